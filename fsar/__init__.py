@@ -1,0 +1,37 @@
+"""fsar: few-shot action recognition from cached features.
+
+The public names below are imported on first use, so that `import fsar` stays as fast as an empty Python start.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "InputError": "fsar.errors",
+    "load_split": "fsar.splits",
+    "list_splits": "fsar.splits",
+    "open_store": "fsar.pipeline.store",
+    "create_head": "fsar.heads",
+    "list_heads": "fsar.heads",
+    "register_head": "fsar.heads",
+}
+
+__all__ = ["InputError", "create_head", "list_heads", "list_splits", "load_split", "open_store", "register_head"]
+
+if TYPE_CHECKING:
+    from fsar.errors import InputError
+    from fsar.heads import create_head, list_heads, register_head
+    from fsar.pipeline.store import open_store
+    from fsar.splits import list_splits, load_split
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fsar' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

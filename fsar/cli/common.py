@@ -1,0 +1,73 @@
+"""What every command shares: one line per user error, exit codes, --debug, JSON summaries on stdout."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from fsar.errors import InputError
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+USER_ERRORS = (
+    InputError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+    OSError,
+)
+
+
+def run_command(command: click.Command, prog_name: str) -> None:
+    """Run a click command as a program: 0 done, 1 failed or some items failed, 2 usage, 130 interrupted.
+
+    A user error prints its message alone; `--debug` anywhere on the line shows the traceback. Anything else is a bug of
+    ours and always shows it.
+    """
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        code = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _interrupted()
+    except KeyboardInterrupt:
+        code = _interrupted()
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except USER_ERRORS as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"error: {_one_line(error)}", err=True)
+        code = EXIT_FAILED
+    sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def _interrupted() -> int:
+    click.echo("interrupted: what was finished is kept; run the same command again to go on", err=True)
+    return 130
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def summary(data: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print the result of a command on stdout: JSON for machines or text for people."""
+    click.echo(json.dumps(data, indent=2, sort_keys=True) if as_json else text)
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json`: the summary as one JSON document on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")(function)
+
+
+def jobs_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--jobs N`: number of worker processes."""
+    return click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Worker processes.")(
+        function
+    )

@@ -1,0 +1,16 @@
+"""Errors that a user can mend. Every room may raise them; the command line prints their message alone and exits."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: the message says what, where (file, row, id) and what to do about it."""
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> InputError:
+    """Return an error for a `name` that is none of `choices`, with the nearest ones first."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known) or '(none)'}"
+    return InputError(f"unknown {kind} {name!r}: {hint}")

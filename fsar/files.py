@@ -1,0 +1,75 @@
+"""Files that are either whole or absent: temporary name, flush, rename."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY_MARK = ".tmp-"
+"""Every unfinished file of ours carries this in its name, so that leftovers of a killed run can be told and removed."""
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a fresh name beside `path`; the suffix is kept because video writers choose the container by it."""
+    return path.with_name(f".{path.stem}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success it is flushed to disk and renamed to `path`, else removed.
+
+    Parent folders are made. A crash leaves at most a file marked with `TEMPORARY_MARK`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    try:
+        yield temporary
+        sync_file(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write `data` (text as UTF-8) to `path` so that a reader sees the old file or the new one, never a part."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a written file to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut. Does nothing where folders cannot be opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove the temporary files that killed runs left anywhere below `folder`; return how many."""
+    leftovers = [path for path in folder.rglob(f".*{TEMPORARY_MARK}*") if path.is_file()]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

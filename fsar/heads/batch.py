@@ -1,0 +1,86 @@
+"""What a head sees: batches of episodes as tensors. The true labels of the queries live apart, in `Targets`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsar.errors import InputError
+
+Features = dict[str, Tensor]
+"""One tensor per input role that a head declares, e.g. {"frames": (B, V, T, D)} or {"map": (B, V, T, C, h, w)}."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeBatch:
+    """B episodes of the same way, support and query counts. Query labels are not in here, so no head can see them."""
+
+    support: Features
+    """role -> (B, S, T, ...) features."""
+    support_labels: Tensor
+    """(B, S) int64 episode labels; every value of 0..n_way-1 is present, in any order, shots may be unequal."""
+    query: Features
+    """role -> (B, Q, T, ...) features."""
+    n_way: int
+    class_text: Tensor | None = None
+    """(B, N, M, D) text vectors of the classes, M templates, row c = label c; None if the head asks for no text."""
+    unlabelled: Features | None = None
+    """role -> (B, U, T, ...) features of videos without labels, for semi-supervised heads."""
+
+    def __post_init__(self) -> None:
+        present = torch.nn.functional.one_hot(self.support_labels, self.n_way).sum(1)  # (B, N)
+        if not bool((present > 0).all()):
+            episode, label = (int(i) for i in (present == 0).nonzero()[0])
+            raise InputError(
+                f"support labels must use every value in 0..{self.n_way - 1}: episode {episode} misses {label}"
+            )
+
+    @property
+    def n_episodes(self) -> int:
+        """Number of episodes B."""
+        return self.support_labels.shape[0]
+
+    def to(self, *args: Any, **kwargs: Any) -> "EpisodeBatch":
+        """Return the batch on another device, or with floating-point features of another dtype (as `Tensor.to`)."""
+        return replace(
+            self,
+            support=move(self.support, *args, **kwargs),
+            query=move(self.query, *args, **kwargs),
+            unlabelled=None if self.unlabelled is None else move(self.unlabelled, *args, **kwargs),
+            class_text=None if self.class_text is None else self.class_text.to(*args, **kwargs),
+            support_labels=self.support_labels.to(*(a for a in args if not isinstance(a, torch.dtype))),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What the loss may know beyond the batch. Class ids are positions in the list of training classes."""
+
+    query_labels: Tensor
+    """(B, Q) int64 episode labels."""
+    support_class_ids: Tensor | None = None
+    """(B, S) int64; None where the loss of the head needs no class ids."""
+    query_class_ids: Tensor | None = None
+    """(B, Q) int64."""
+    all_class_text: Tensor | None = None
+    """(K, M, D) text vectors of all K training classes; None if the head asks for no text."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """Training data of a head that does not train on episodes: two videos of each of B classes, adjacent."""
+
+    features: Features
+    """role -> (2B, T, ...); rows 2i and 2i+1 show the same class."""
+    class_ids: Tensor
+    """(2B,) int64 positions in the list of training classes."""
+    video_text: Tensor | None = None
+    """(2B, M, D) text vectors of the videos' classes."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def move(features: Features, *args: Any, **kwargs: Any) -> Features:
+    """Return the features after `Tensor.to(*args, **kwargs)`."""
+    return {role: tensor.to(*args, **kwargs) for role, tensor in features.items()}

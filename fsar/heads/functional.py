@@ -1,0 +1,72 @@
+"""The arithmetic that several heads share, batched over leading axes. No Python loop over queries, classes or cells."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+COSINE_OFFSET = 0.01
+"""Added to the product of norms by the OTAM family (OTAM, TSN, CLIP-FSAR, CLIP-MEI, EMP-Net, MoLo): small norms shrink."""
+
+
+def class_means(x: Tensor, labels: Tensor, n_way: int) -> Tensor:
+    """Return the mean of `x` (B, S, ...) over the supports of each class, (B, N, ...)."""
+    weights = F.one_hot(labels, n_way).to(x.dtype)  # (B, S, N)
+    weights = weights / weights.sum(1, keepdim=True)
+    means = weights.transpose(1, 2) @ x.flatten(2)  # (B, N, ...)
+    return means.unflatten(2, x.shape[2:]) if x.ndim > 3 else means
+
+
+def offset_cosine(a: Tensor, b: Tensor, offset: float = COSINE_OFFSET) -> Tensor:
+    """Return <a_i, b_j> / (|a_i| |b_j| + offset) for a (..., L, D) and b (..., M, D): (..., L, M)."""
+    norms = a.norm(dim=-1).unsqueeze(-1) * b.norm(dim=-1).unsqueeze(-2)
+    return (a @ b.transpose(-1, -2)) / (norms + offset)
+
+
+def frame_distances(query: Tensor, support: Tensor, offset: float = COSINE_OFFSET) -> Tensor:
+    """Return 1 - cosine of every query frame to every support frame.
+
+    For query (B, Q, T, D) and support (B, S, U, D): (B, Q, S, T, U). One matrix product per episode.
+    """
+    n_query, n_frames = query.shape[1:3]
+    n_support, n_other = support.shape[1:3]
+    cosine = offset_cosine(query.flatten(1, 2), support.flatten(1, 2), offset)
+    return 1 - cosine.view(-1, n_query, n_frames, n_support, n_other).transpose(2, 3)
+
+
+def soft_alignment(distance: Tensor, smoothing: float) -> Tensor:
+    """Return the soft alignment cost of OTAM (Cao et al., CVPR 2020) for matrices (..., L, M): (...).
+
+    Rows are one video's frames, columns the other's; the path may start and end at any row. The recursion over cells is
+    swept a column at a time: within a column each cell depends on the one before it in the previous column only, so M
+    vector steps (and L for the first column) replace L*(M+2) cells, and `logaddexp` keeps it finite where exp() would
+    underflow (distances of 1 at smoothing 0.1 over 16 frames).
+    """
+    x = -distance / smoothing
+    n_rows, n_columns = x.shape[-2:]
+    log_two = math.log(2.0)
+    first = [x[..., 0, 0]]
+    for row in range(1, n_rows):
+        # Three predecessors, two of which cost zero: exp(0) + exp(0) = 2.
+        first.append(x[..., row, 0] + torch.logaddexp(first[-1], first[-1].new_tensor(log_two)))
+    column = torch.stack(first, -1)
+    for index in range(1, n_columns):
+        before = torch.logaddexp(column[..., :-1], column[..., 1:])
+        column = x[..., index] + torch.cat((column[..., :1], before), -1)
+    # Leaving the last column is free at every row; only the last row is left in one way instead of two.
+    exits = column.new_full((n_rows,), log_two)
+    exits[-1] = 0.0
+    return -smoothing * torch.logsumexp(column + exits, -1)
+
+
+def two_way_alignment(distance: Tensor, smoothing: float) -> Tensor:
+    """Return `soft_alignment` of (..., T, U) plus that of its transpose, in one sweep where T = U."""
+    if distance.shape[-1] != distance.shape[-2]:
+        return soft_alignment(distance, smoothing) + soft_alignment(distance.transpose(-1, -2), smoothing)
+    return soft_alignment(torch.stack((distance, distance.transpose(-1, -2))), smoothing).sum(0)
+
+
+def hausdorff(distance: Tensor) -> Tensor:
+    """Return the bidirectional mean-free Hausdorff distance of (..., T, U): both sums of nearest distances, (...)."""
+    return distance.amin(-1).sum(-1) + distance.amin(-2).sum(-1)

@@ -1,0 +1,159 @@
+"""The interface of every head, and the registry that the command line and the conformance suite read."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsar.errors import InputError, unknown_name
+from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
+
+Outputs = dict[str, Tensor]
+"""What a head computes for a batch: "logits" (B, Q, N), and whatever its loss or a curious user wants besides."""
+Losses = dict[str, Tensor]
+"""Named scalar loss terms; "total" is the one to differentiate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One feature tensor that a head asks for."""
+
+    role: str
+    """The key of the tensor in `EpisodeBatch.support` and `.query`."""
+    taps: tuple[str, ...]
+    """Names of taps that can fill the role, best first; a trailing '.' matches a family ("tokens.")."""
+    shape: str
+    """What one frame of it looks like, for error messages, e.g. "(D,)" or "(C, h, w)"."""
+
+
+class Head(nn.Module):
+    """A few-shot head: features of labelled support videos and of queries in, one logit per class out.
+
+    A subclass states what it needs in class attributes, takes its published options as keyword arguments of the
+    constructor (with the width of the features, `dim`, first), and implements `outputs`. Everything is vectorised over
+    the B episodes of a batch. Heads whose per-video work does not depend on the episode also implement `embed` and
+    `match`, so that evaluation embeds each test video once.
+    """
+
+    inputs: ClassVar[tuple[Input, ...]] = (Input("frames", ("pooled", "avgpool"), "(D,)"),)
+    text: ClassVar[Literal["none", "optional", "required"]] = "none"
+    inductive: ClassVar[bool] = True
+    """False for a head whose answer for one query depends on the other queries."""
+    training_unit: ClassVar[Literal["episodes", "pairs"]] = "episodes"
+    paper: ClassVar[str] = ""
+    """Authors, title, venue, link."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """The keyword arguments that made this head (set by `create_head`); with the weights, they are the head."""
+
+    def forward(self, batch: EpisodeBatch) -> Tensor:
+        """Return logits (B, Q, N), larger is closer."""
+        return self.outputs(batch)["logits"]
+
+    @abstractmethod
+    def outputs(self, batch: EpisodeBatch) -> Outputs:
+        """Return "logits" (B, Q, N) and the intermediate results that `loss` needs."""
+
+    def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
+        """Return the loss terms of the method, each a mean over the B episodes; "total" is their weighted sum."""
+        classification = cross_entropy(outputs["logits"], targets.query_labels)
+        return {"classification": classification, "total": classification}
+
+    def pair_loss(self, batch: PairBatch) -> Losses:
+        """Return the loss terms of a head with `training_unit = "pairs"`."""
+        raise InputError(f"{type(self).__name__} trains on episodes, not on pairs of videos")
+
+
+class TableHead(Head):
+    """A head whose episode falls into per-video work (`embed`) and a comparison of embedded videos (`match`)."""
+
+    @abstractmethod
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return what `match` needs of each video, role -> (..., T, *), from features role -> (..., T, *).
+
+        Queries are embedded without text. Supports of a head that uses text are embedded with the text vectors of their
+        class, (..., M, D).
+        """
+
+    @abstractmethod
+    def match(
+        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
+    ) -> Outputs:
+        """Return outputs for embedded supports role -> (B, S, ...), labels (B, S) and embedded queries (B, Q, ...)."""
+
+    def outputs(self, batch: EpisodeBatch) -> Outputs:
+        """Embed, then match."""
+        support_text = None
+        if batch.class_text is not None:
+            index = batch.support_labels[..., None, None].expand(-1, -1, *batch.class_text.shape[2:])
+            support_text = batch.class_text.gather(1, index)  # (B, S, M, D)
+        support = self.embed(batch.support, support_text)
+        query = self.embed(batch.query, None)
+        return self.match(support, batch.support_labels, query, batch.n_way, batch.class_text)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Return the cross entropy of logits (B, Q, N) and labels (B, Q): mean or sum over queries, mean over episodes."""
+    total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    return total / (labels.numel() if reduction == "mean" else labels.shape[0])
+
+
+HeadType = TypeVar("HeadType", bound=type[Head])
+_REGISTRY: dict[str, type[Head]] = {}
+
+
+def register_head(name: str) -> Callable[[HeadType], HeadType]:
+    """Return a class decorator that makes a head known as `name` to the command line, the tests and `create_head`."""
+
+    def register(head_type: HeadType) -> HeadType:
+        if name in _REGISTRY:
+            raise ValueError(f"head {name!r} is already registered by {_REGISTRY[name].__qualname__}")
+        _REGISTRY[name] = head_type
+        return head_type
+
+    return register
+
+
+def list_heads() -> list[str]:
+    """Return the names of all registered heads, sorted."""
+    return sorted(_REGISTRY)
+
+
+def head_type(name: str) -> type[Head]:
+    """Return the class registered as `name`; raises InputError with the nearest names."""
+    if name not in _REGISTRY:
+        raise unknown_name("head", name, _REGISTRY)
+    return _REGISTRY[name]
+
+
+def create_head(name: str, **options: Any) -> Head:
+    """Return a new head with its published defaults, overridden by `options`.
+
+    The weights are drawn from torch's current generator: call it inside `seeded(seed)` to fix them.
+
+    Raises:
+        InputError: unknown name, or an option that the head does not take.
+    """
+    import inspect
+
+    kind = head_type(name)
+    known = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of head {name!r}", option, known)
+    head = kind(**options)
+    head.options = MappingProxyType(dict(options))
+    return head
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Make weight initialisation inside the block depend on `seed` alone; torch's generator is restored after it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
