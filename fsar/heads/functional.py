@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 COSINE_OFFSET = 0.01
-"""Added to the product of norms by OTAM and its relatives (TSN, CLIP-FSAR, CLIP-MEI, EMP-Net, MoLo): small norms shrink."""
+"""Added to the product of norms by OTAM, TSN, CLIP-FSAR, CLIP-MEI, EMP-Net and MoLo: small norms shrink."""
 
 
 def class_means(x: Tensor, labels: Tensor, n_way: int) -> Tensor:
