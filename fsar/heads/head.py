@@ -46,6 +46,8 @@ class Head(nn.Module):
     inductive: ClassVar[bool] = True
     """False for a head whose answer for one query depends on the other queries."""
     training_unit: ClassVar[Literal["episodes", "pairs"]] = "episodes"
+    one_template_in_training: ClassVar[bool] = False
+    """True for a head that trains with one random text template per episode; otherwise all templates are averaged."""
     paper: ClassVar[str] = ""
     """Authors, title, venue, link."""
     options: Mapping[str, Any] = MappingProxyType({})
@@ -72,6 +74,9 @@ class Head(nn.Module):
 class TableHead(Head):
     """A head whose episode falls into per-video work (`embed`) and a comparison of embedded videos (`match`)."""
 
+    class_roles: ClassVar[tuple[str, ...]] = ()
+    """Roles of `embed_for_classes` whose last axis runs over the K classes; `match` gets an episode's N columns."""
+
     @abstractmethod
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
         """Return what `match` needs of each video, role -> (..., T, *), from features role -> (..., T, *).
@@ -85,6 +90,17 @@ class TableHead(Head):
         self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
     ) -> Outputs:
         """Return outputs for embedded supports role -> (B, S, ...), labels (B, S) and embedded queries (B, Q, ...)."""
+
+    def embed_for_classes(self, features: Features, class_text: Tensor | None, all_class_text: Tensor | None) -> Features:
+        """Return what `embed` does and the `class_roles`, for evaluation that embeds each video once.
+
+        `all_class_text` (K, M, D) holds the text vectors of all classes that an episode may be drawn from.
+        """
+        return self.embed(features, class_text)
+
+    def tabular(self, n_shot: int) -> bool:
+        """Tell whether supports can be embedded one by one at this number of shots; if not, `outputs` must be used."""
+        return True
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Embed, then match."""
