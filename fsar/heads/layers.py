@@ -1,0 +1,132 @@
+"""Blocks that several heads are built from. Leading axes are free; the last two are tokens L and width D."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FEED_FORWARD_WIDTH = 2048
+"""Hidden width of every feed-forward block in the CLIP-FSAR, MoLo and CLIP-MEI code, whatever the feature width."""
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU (exact), linear; dropout after both. Neither norm nor residual: the caller adds them.
+
+    Parameter names are `net.0` and `net.3`, as in the official checkpoints.
+    """
+
+    def __init__(self, dim: int, hidden: int = FEED_FORWARD_WIDTH, *, dropout: float = 0.05) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the transform of tokens (..., D), same shape."""
+        transformed: Tensor = self.net(x)
+        return transformed
+
+
+class SelfAttention(nn.Module):
+    """Pre-norm multi-head self attention with its residual: x + to_out(attend(norm(x))).
+
+    `to_qkv` is one bias-free matrix (rows: queries, keys, values; heads are contiguous chunks of each). With one head
+    as wide as the input the official code has no output projection, and neither has this.
+    """
+
+    def __init__(self, dim: int, *, heads: int = 8, head_dim: int | None = None, dropout: float = 0.2) -> None:
+        super().__init__()
+        inner = heads * (dim // heads if head_dim is None else head_dim)
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
+        self.to_out = nn.Identity() if heads == 1 and inner == dim else nn.Linear(inner, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return tokens (..., L, D) after attending to each other within the last but one axis."""
+        query, key, value = self.to_qkv(self.norm(x)).chunk(3, -1)
+        update: Tensor = self.dropout(self.to_out(attend(query, key, value, self.heads)))
+        return x + update
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention with one norm shared by queries, keys and values, and its residual.
+
+    q + to_out(attend(to_q(norm(q)), to_k(norm(kv)), to_v(norm(kv)))). The residual is the un-normalised q. The inner
+    width is heads * head_dim, whatever D is.
+    """
+
+    def __init__(self, dim: int, *, heads: int = 8, head_dim: int | None = None, dropout: float = 0.2) -> None:
+        super().__init__()
+        inner = heads * (dim // heads if head_dim is None else head_dim)
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_k = nn.Linear(dim, inner, bias=False)
+        self.to_v = nn.Linear(dim, inner, bias=False)
+        self.to_out = nn.Linear(inner, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return tokens x (..., L, D) after attending to `context` (..., M, D); None means to themselves."""
+        query = self.norm(x)
+        key = query if context is None else self.norm(context)
+        update: Tensor = self.dropout(self.to_out(attend(self.to_q(query), self.to_k(key), self.to_v(key), self.heads)))
+        return x + update
+
+
+class CrossBlock(nn.Module):
+    """`CrossAttention`, then y + FF(y) without a norm: the block of CLIP-FSAR, CLIP-MEI and EMP-Net."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int = 8,
+        head_dim: int | None = None,
+        hidden: int = FEED_FORWARD_WIDTH,
+        attention_dropout: float = 0.2,
+        dropout: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.attention = CrossAttention(dim, heads=heads, head_dim=head_dim, dropout=attention_dropout)
+        self.feed_forward = FeedForward(dim, hidden, dropout=dropout)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return tokens x (..., L, D) after attending to `context` (..., M, D); None means to themselves."""
+        y: Tensor = self.attention(x, context)
+        transformed: Tensor = self.feed_forward(y)
+        return y + transformed
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int = 1) -> Tensor:
+    """Return softmax(q k^T / sqrt(E)) v per head of E channels, heads joined again.
+
+    query (..., L, H*E), key and value (..., M, H*E) -> (..., L, H*E). Leading axes are flattened into one, the form in
+    which torch picks its fused kernels.
+    """
+    lead = query.shape[:-2]
+    query, key, value = (
+        x.reshape(-1, x.shape[-2], heads, x.shape[-1] // heads).transpose(1, 2) for x in (query, key, value)
+    )
+    joined = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return joined.view(*lead, *joined.shape[1:])
+
+
+def sinusoid_table(length: int, dim: int) -> Tensor:
+    """Return the usual position table (length, D), D even: sin and cos of p / 10000^(2i/D) at columns 2i and 2i+1."""
+    angle = torch.arange(length).unsqueeze(1) * torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
+    return torch.stack((angle.sin(), angle.cos()), -1).flatten(1)
+
+
+def steep_sinusoid_table(length: int, dim: int) -> Tensor:
+    """Return the position table of HyRSM and MoLo (length, D), D even.
+
+    Column k holds sin (k even) or cos (k odd) of p / 10000^(2k/D): k counts channels, not pairs, so exponents run up to
+    nearly 2 and the sine and cosine of a pair differ in frequency. Computed in float64 as the official code does.
+    """
+    exponent = 2 * torch.arange(dim, dtype=torch.float64) / dim
+    angle = torch.arange(length, dtype=torch.float64).unsqueeze(1) / 10000**exponent
+    return torch.where(torch.arange(dim) % 2 == 0, angle.sin(), angle.cos()).float()

@@ -1,0 +1,21 @@
+"""Importers of published checkpoints, one file per code base. Importing a file registers its methods."""
+
+from fsar.heads.official import metric
+from fsar.heads.official.formats import (
+    TRANSFORMER_RENAMES,
+    OfficialFormat,
+    import_official,
+    list_official,
+    official_format,
+    register_official,
+)
+
+__all__ = [
+    "TRANSFORMER_RENAMES",
+    "OfficialFormat",
+    "import_official",
+    "list_official",
+    "metric",
+    "official_format",
+    "register_official",
+]

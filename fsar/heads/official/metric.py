@@ -1,0 +1,1 @@
+"""Official forms of the metric heads."""
