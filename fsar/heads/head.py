@@ -91,7 +91,9 @@ class TableHead(Head):
     ) -> Outputs:
         """Return outputs for embedded supports role -> (B, S, ...), labels (B, S) and embedded queries (B, Q, ...)."""
 
-    def embed_for_classes(self, features: Features, class_text: Tensor | None, all_class_text: Tensor | None) -> Features:
+    def embed_for_classes(
+        self, features: Features, class_text: Tensor | None, all_class_text: Tensor | None
+    ) -> Features:
         """Return what `embed` does and the `class_roles`, for evaluation that embeds each video once.
 
         `all_class_text` (K, M, D) holds the text vectors of all classes that an episode may be drawn from.
