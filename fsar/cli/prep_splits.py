@@ -1,0 +1,158 @@
+"""`fsar-prep splits`: look at few-shot splits and import others."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fsar.cli.common import json_option, summary
+from fsar.errors import InputError
+
+if TYPE_CHECKING:
+    from fsar.splits import Split
+
+PARTS = ("train", "val", "test")
+
+
+@click.group("splits")
+def command() -> None:
+    """List, show, compare and import few-shot splits.
+
+    A split is named (ssv2-otam), aliased (ssv2-full) or the path of a CSV with the columns part, class, video_id.
+    """
+
+
+@command.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """List the shipped splits."""
+    from fsar.splits import list_splits, load_split
+
+    splits = [load_split(name) for name in list_splits()]
+    lines = [f"{'split':<22}{'classes':<12}{'videos (train/val/test)':<26}{'aliases'}"]
+    for split in splits:
+        counts = "/".join(str(len(split.parts[part])) for part in PARTS)
+        videos = "/".join(str(split.n_videos(part)) for part in PARTS)
+        lines.append(f"{split.name:<22}{counts:<12}{videos:<26}{', '.join(split.aliases)}".rstrip())
+    summary({"splits": [_facts(split) for split in splits]}, "\n".join(lines), as_json=as_json)
+
+
+@command.command("show")
+@click.argument("split")
+@click.option("--part", type=click.Choice(PARTS), help="Only this part.")
+@click.option("--csv", "as_csv", is_flag=True, help="Every video, as CSV (its sha256 is the split's).")
+@json_option
+def show_command(split: str, part: str | None, as_csv: bool, as_json: bool) -> None:
+    """Show the classes of SPLIT with their number of videos."""
+    from fsar.splits import load_split
+
+    table = load_split(split)
+    if as_csv:
+        click.echo(_csv(table, part), nl=False)
+        return
+    shown = [part] if part else list(PARTS)
+    lines = [f"{table.name}: {table.title}" if table.title else table.name]
+    lines += [f"{label}: {text}" for label, text in (("paper", table.paper), ("link", table.link)) if text]
+    lines.append(f"sha256: {table.sha256}")
+    for name in shown:
+        lines.append(f"{name}: {len(table.parts[name])} classes, {table.n_videos(name)} videos")
+        lines += [
+            f"{k:>4}  {_count(table, name, class_name):>5}  {class_name}" for k, class_name in _numbered(table, name)
+        ]
+    classes = {name: _class_facts(table, name) for name in shown}
+    summary({**_facts(table), "classes": classes}, "\n".join(lines), as_json=as_json)
+
+
+@command.command("compare")
+@click.argument("first")
+@click.argument("second")
+@json_option
+def compare_command(first: str, second: str, as_json: bool) -> None:
+    """Say what the splits FIRST and SECOND share, part by part: above all, whether one trains on the other's test."""
+    from fsar.splits import load_split
+    from fsar.splits.compare import compare_splits
+
+    comparison = compare_splits(load_split(first), load_split(second))
+    summary(comparison.to_dict(), comparison.to_text(), as_json=as_json)
+
+
+@command.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="CSV to write.")
+@click.option("--part", type=click.Choice(PARTS), help="Part of lists that do not say it themselves.")
+@click.option(
+    "--names", type=click.Path(path_type=Path), help="Names of numbered classes: JSON, or 'train8 name' lines."
+)
+@click.option("--like", help="Take the names of numbered classes from this split, by class number.")
+@click.option("--force", is_flag=True, help="Replace an existing CSV.")
+@json_option
+def import_command(
+    files: tuple[Path, ...],
+    out: Path,
+    part: str | None,
+    names: Path | None,
+    like: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    r"""Write the published lists FILES as one split CSV.
+
+    The form is recognised: TRX and CLIP-MEI class/video, CLIP-FSAR train8/78687 and train0//path.ext, HCL *.list with
+    *_class.txt, and CSV.
+
+    \b
+    Example:
+        fsar-prep splits import trainlist03.txt vallist03.txt testlist03.txt --out mine.csv
+    """
+    from fsar.files import write_atomic
+    from fsar.splits import import_lists, load_split
+    from fsar.splits.published import names_from_split, read_class_names
+
+    if names and like:
+        raise click.UsageError("--names and --like are two sources for one thing: give one")
+    if out.exists() and not force:
+        raise InputError(f"{out} exists: choose another --out or add --force")
+    class_names = read_class_names(names) if names else names_from_split(load_split(like)) if like else None
+    split = import_lists(files, name=out.stem, part=part, class_names=class_names)
+    write_atomic(out, split.to_csv())
+    lines = [f"wrote {out}", f"sha256: {split.sha256}"]
+    lines += [f"{name}: {len(split.parts[name])} classes, {split.n_videos(name)} videos" for name in PARTS]
+    summary({**_facts(split), "path": str(out)}, "\n".join(lines), as_json=as_json)
+
+
+def _facts(split: "Split") -> dict[str, Any]:
+    return {
+        "name": split.name,
+        "aliases": list(split.aliases),
+        "title": split.title,
+        "paper": split.paper,
+        "link": split.link,
+        "sha256": split.sha256,
+        "n_classes": {part: len(split.parts[part]) for part in PARTS},
+        "n_videos": {part: split.n_videos(part) for part in PARTS},
+    }
+
+
+def _class_facts(split: "Split", part: str) -> list[dict[str, Any]]:
+    return [
+        {"class_id": k, "class": name, "n_videos": split.expected_counts[part].get(name), "video_ids": ids}
+        for k, (name, ids) in enumerate(split.parts[part].items())
+    ]
+
+
+def _numbered(split: "Split", part: str) -> Iterable[tuple[int, str]]:
+    return enumerate(split.parts[part])
+
+
+def _count(split: "Split", part: str, class_name: str) -> str:
+    count = split.expected_counts[part].get(class_name)
+    return "all" if count is None else str(count)
+
+
+def _csv(split: "Split", part: str | None) -> str:
+    text = split.to_csv()
+    if part is None:
+        return text
+    header, *rows = text.splitlines(keepends=True)
+    return header + "".join(row for row in rows if row.startswith(f"{part},"))

@@ -1,0 +1,94 @@
+import pytest
+
+from fsar.errors import InputError
+from fsar.splits import import_lists
+from fsar.splits.published import names_from_split, read_class_names
+from fsar.splits.split import Split
+
+
+@pytest.fixture
+def lists(tmp_path):
+    def write(**files):
+        paths = []
+        for name, text in files.items():
+            path = tmp_path / name.replace("__", ".")
+            path.write_text(text)
+            paths.append(path)
+        return paths
+
+    return write
+
+
+def test_trx_lists(lists):
+    paths = lists(
+        trainlist03__txt="brush_hair/a b_1\ncatch/c\nbrush_hair/d\n",
+        vallist03__txt="run/e\n",
+        testlist03__txt="sit/f\n",
+    )
+    split = import_lists(paths, name="trx")
+    assert split.parts == {
+        "train": {"brush_hair": ["a b_1", "d"], "catch": ["c"]},
+        "val": {"run": ["e"]},
+        "test": {"sit": ["f"]},
+    }
+
+
+def test_numbered_lists_are_ordered_by_class_number_and_named(lists):
+    paths = lists(train_few_shot__txt="train10/78687\ntrain2/5\n", names__json='{"train2": "Closing something"}')
+    split = import_lists(paths[:1], name="clip-fsar", class_names=read_class_names(paths[1]))
+    assert split.parts["train"] == {"Closing something": ["5"], "train10": ["78687"]}
+
+
+def test_path_lists_take_class_and_id_from_the_path(lists):
+    text = "train1//val_256/arm_wrestling/x.mp4\ntrain0//train_256/air_drumming/-VtLx-mcPds_000012_000022.mp4\n"
+    split = import_lists(lists(train_few_shot__txt=text), name="kinetics")
+    assert split.parts["train"] == {"air_drumming": ["-VtLx-mcPds_000012_000022"], "arm_wrestling": ["x"]}
+
+
+def test_hcl_class_files_give_order_and_must_agree(lists):
+    paths = lists(train__list="b c/1\na,d/2", train_class__txt="a,d\nb c\n")
+    assert list(import_lists(paths, name="hcl").parts["train"]) == ["a,d", "b c"]
+    paths = lists(train__list="b/1\n", train_class__txt="a\nb\n")
+    with pytest.raises(InputError, match="class 'a' is in only one of class file and video list"):
+        import_lists(paths, name="hcl")
+
+
+def test_class_files_alone_mean_every_video(lists):
+    assert import_lists(lists(test_class__txt="run\nsit\n"), name="hcl").parts["test"] == {"run": None, "sit": None}
+
+
+def test_several_csv_files_combine(lists):
+    paths = lists(one__csv="part,class,video_id\ntrain,walk,1\n", two__csv="part,class,video_id\ntest,run,*\n")
+    assert import_lists(paths, name="both").parts == {"train": {"walk": ["1"]}, "val": {}, "test": {"run": None}}
+
+
+def test_the_part_may_be_given(lists):
+    assert import_lists(lists(mine__txt="run/1\n"), name="mine", part="val").parts["val"] == {"run": ["1"]}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("trainlist__txt", "run/1\n\nwalk\n", r"trainlist\.txt, line 3: must be class/video, got 'walk'"),
+        ("trainlist__txt", "run/1/2\n", "line 1: must be class/video"),
+        ("trainlist__txt", "run/1\nrun/1\n", r"line 2: video '1' is listed already in .*line 1"),
+        ("trainlist__txt", "run/1\nwalk/1\n", "video '1' is listed twice"),
+        ("trainlist__txt", "test3/1\n", "line 1: a test class in a list of train"),
+        ("trainlist__txt", "train3//x.mp4\n", "line 1: must be like train0//folder/clip.mp4"),
+        ("trainlist__txt", "train3//a/x.mp4\ntrain3//b/y.mp4\n", "class number 3 is 'a' elsewhere, here 'b'"),
+        ("trainlist__txt", "train3//a/x.mp4\ntrain4//a/y.mp4\n", "class 'a' is number 3 elsewhere"),
+        ("mine__txt", "run/1\n", "neither the line nor the file's name says train, val or test: give --part"),
+        ("trainlist__txt", " \n", "is empty"),
+    ],
+)
+def test_a_malformed_list_is_refused_with_its_line(lists, file, text, message):
+    with pytest.raises(InputError, match=message):
+        import_lists(lists(**{file: text}), name="bad")
+
+
+def test_class_names_from_lines_and_from_a_split(lists):
+    (path,) = lists(classid2name__txt="train0 bending sth\ntest1,closing, slowly\n")
+    assert read_class_names(path) == {"train0": "bending sth", "test1": "closing, slowly"}
+    assert names_from_split(Split("s", {"test": {"a": None, "b": None}})) == {"test0": "a", "test1": "b"}
+    with pytest.raises(InputError, match="line 1: must be like"):
+        read_class_names(lists(bad__txt="bending\n")[0])
