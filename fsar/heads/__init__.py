@@ -1,5 +1,6 @@
 """Heads: features to predictions. Importing a head's module registers it; third parties use `register_head`."""
 
+from fsar.heads import otam, proto, tsn
 from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
 from fsar.heads.head import Head, Input, TableHead, create_head, list_heads, register_head, seeded
 
@@ -13,6 +14,9 @@ __all__ = [
     "Targets",
     "create_head",
     "list_heads",
+    "otam",
+    "proto",
     "register_head",
     "seeded",
+    "tsn",
 ]

@@ -43,6 +43,8 @@ class Head(nn.Module):
 
     inputs: ClassVar[tuple[Input, ...]] = (Input("frames", ("pooled", "avgpool"), "(D,)"),)
     text: ClassVar[Literal["none", "optional", "required"]] = "none"
+    text_space: ClassVar[Literal["any", "image"]] = "any"
+    """"image" if the text vectors must come from the text tower of the store's own backbone."""
     inductive: ClassVar[bool] = True
     """False for a head whose answer for one query depends on the other queries."""
     training_unit: ClassVar[Literal["episodes", "pairs"]] = "episodes"

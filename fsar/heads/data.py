@@ -1,0 +1,168 @@
+"""Episodes and pairs of videos as tensors, ready for a head."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
+from fsar.heads.counter import Counter
+from fsar.heads.episodes import EpisodePool, Episodes, EpisodeSampler, EpisodeShape, Ints
+from fsar.heads.features import FeatureSource
+
+T = TypeVar("T")
+
+
+class EpisodeData:
+    """Turns episodes into the batch that a head sees and the targets that only its loss sees."""
+
+    def __init__(
+        self,
+        source: FeatureSource,
+        *,
+        class_text: Tensor | None = None,
+        visits_seed: int | None = None,
+        one_template: bool = False,
+    ) -> None:
+        """Keep what is shared by all batches.
+
+        Args:
+            source: Of the features.
+            class_text: (K, M, D) text of the classes that `Episodes.class_ids` point to.
+            visits_seed: Draw the view and the frames of every visit of a video (training); None: first view, spread
+                frames.
+            one_template: Give one random template per episode instead of all M.
+        """
+        self.source = source
+        self._counter = None if visits_seed is None else Counter(visits_seed)
+        self._one_template = one_template
+        self._text = None if class_text is None else class_text.to(source.device)
+
+    def batch(self, episodes: Episodes) -> tuple[EpisodeBatch, Targets]:
+        """Return B episodes as tensors on the device of the source."""
+        parts = (episodes.support, episodes.query, episodes.unlabelled)
+        n_videos = [part.shape[1] for part in parts]
+        views = frames = None
+        if self._counter is not None:
+            views, frames = self.source.draw_visits(self._counter, episodes.indices, sum(n_videos))
+        rows = np.concatenate([part.ravel() for part in parts])
+        features = self.source.gather(rows, _kind_by_kind(views, n_videos), _kind_by_kind(frames, n_videos))
+        support, query, unlabelled = _split_kinds(features, len(episodes), n_videos)
+        batch = EpisodeBatch(
+            support=support,
+            support_labels=self._tensor(episodes.support_labels),
+            query=query,
+            n_way=episodes.n_way,
+            class_text=self._class_text(episodes),
+            unlabelled=unlabelled if episodes.unlabelled.shape[1] else None,
+        )
+        return batch, self._targets(episodes)
+
+    def _targets(self, episodes: Episodes) -> Targets:
+        return Targets(
+            query_labels=self._tensor(episodes.query_labels),
+            support_class_ids=self._tensor(np.take_along_axis(episodes.class_ids, episodes.support_labels, 1)),
+            query_class_ids=self._tensor(np.take_along_axis(episodes.class_ids, episodes.query_labels, 1)),
+            all_class_text=self._text,
+        )
+
+    def _class_text(self, episodes: Episodes) -> Tensor | None:
+        if self._text is None:
+            return None
+        text = self._text[self._tensor(episodes.class_ids)]  # (B, N, M, D)
+        if self._counter is None or not self._one_template:
+            return text
+        numbers = Counter.numbers(self._counter.stream("templates", episodes.indices), 1)[:, 0]
+        template = self._tensor(Counter.below(numbers, np.full(numbers.shape, text.shape[2])))
+        return text[torch.arange(len(text), device=text.device), :, template][:, :, None]
+
+    def _tensor(self, array: Ints) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.source.device)
+
+
+def _kind_by_kind(values: Ints | None, n_videos: list[int]) -> Ints | None:
+    """Reorder values (B * V, ...): the supports of all episodes come first, then the queries, then the others."""
+    if values is None:
+        return None
+    by_episode = values.reshape(-1, sum(n_videos), *values.shape[1:])
+    kinds = np.split(by_episode, np.cumsum(n_videos)[:-1], axis=1)
+    return np.concatenate([kind.reshape(-1, *values.shape[1:]) for kind in kinds])
+
+
+def _split_kinds(features: Features, n_episodes: int, n_videos: list[int]) -> list[Features]:
+    """Cut role -> (B * V, ...), kind by kind, into role -> (B, S, ...), (B, Q, ...), (B, U, ...) without copying."""
+    sizes = [n_episodes * n for n in n_videos]
+    cut = {role: torch.split(tensor, sizes) for role, tensor in features.items()}
+    return [
+        {role: parts[kind].unflatten(0, (n_episodes, n)) for role, parts in cut.items()} if n else {}
+        for kind, n in enumerate(n_videos)
+    ]
+
+
+class PairData:
+    """Two videos of each of B classes per batch, for heads that do not train on episodes."""
+
+    def __init__(
+        self, source: FeatureSource, pool: EpisodePool, *, n_classes: int, seed: int, class_text: Tensor | None = None
+    ) -> None:
+        n_classes = min(n_classes, pool.n_classes)
+        self._sampler = EpisodeSampler(pool, EpisodeShape(n_classes, 1, 1), seed=seed)
+        self._source, self._counter = source, Counter(seed)
+        self._text = None if class_text is None else class_text.to(source.device)
+
+    def batch(self, index: int) -> PairBatch:
+        """Return batch number `index`: rows 2i and 2i + 1 show the same class."""
+        draw = self._sampler.draw(index, 1)
+        queries = draw.query[0, np.argsort(draw.query_labels[0])]  # in the order of the supports
+        rows = np.stack((draw.support[0], queries), 1).ravel()
+        views, frames = self._source.draw_visits(self._counter, draw.indices, len(rows))
+        class_ids = torch.from_numpy(np.repeat(draw.class_ids[0], 2)).to(self._source.device)
+        return PairBatch(
+            features=self._source.gather(rows, views, frames),
+            class_ids=class_ids,
+            video_text=None if self._text is None else self._text[class_ids],
+        )
+
+
+def prefetched(make: Callable[[int], T], numbers: range, *, ahead: int = 2) -> Iterator[T]:
+    """Yield make(number) for `numbers` in order, made by one thread up to `ahead` items early.
+
+    Reading mapped features waits for the disk, so the next batch is read while the head computes. An exception in
+    `make` is raised here. Leaving the loop early stops the thread.
+    """
+    items: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=ahead)
+    stopped = threading.Event()
+
+    def put(item: tuple[T | None, BaseException | None]) -> None:
+        while not stopped.is_set():
+            try:
+                items.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        for number in numbers:
+            try:
+                put((make(number), None))
+            except Exception as error:
+                put((None, error))
+                return
+            if stopped.is_set():
+                return
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        for _ in numbers:
+            item, error = items.get()
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,128 @@
+"""Which taps of a store feed which inputs of a head."""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fsar.errors import InputError, unknown_name
+from fsar.heads.head import Head, Input
+
+if TYPE_CHECKING:
+    from fsar.pipeline.store import FeatureStore
+
+
+def choose_taps(
+    name: str, kind: type[Head], store: "FeatureStore", chosen: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return role -> tap for head class `kind`, called `name` in messages.
+
+    Args:
+        name: Of the head.
+        kind: Its class; says which roles it has and which taps can fill them.
+        store: Says which taps there are.
+        chosen: Roles that the user filled by name.
+
+    Raises:
+        InputError: nothing in the store fills a role (the message holds the command that adds it), or several do.
+    """
+    chosen = dict(chosen or {})
+    roles = [item.role for item in kind.inputs]
+    for role, tap in chosen.items():
+        if role not in roles:
+            raise unknown_name(f"input of head {name!r}", role, roles)
+        if tap not in store.taps:
+            raise unknown_name(f"tap of {store.path}", tap, store.taps)
+    for group in _families(kind.inputs):
+        open_roles = [item for item in group if item.role not in chosen]
+        if open_roles:
+            chosen |= _fill(name, open_roles, store)
+    return {role: chosen[role] for role in roles}
+
+
+def _families(inputs: Sequence[Input]) -> list[list[Input]]:
+    groups: dict[tuple[str, ...], list[Input]] = {}
+    for item in inputs:
+        groups.setdefault(item.taps, []).append(item)
+    return list(groups.values())
+
+
+def _fill(name: str, group: list[Input], store: "FeatureStore") -> dict[str, str]:
+    """Fill the roles of one family: one role by the first tap that fits, several by depth."""
+    fitting = [tap for pattern in group[0].taps for tap in _matching(pattern, store)]
+    fitting = [tap for tap in dict.fromkeys(fitting) if len(store.taps[tap].shape) == _n_axes(group[0])]
+    if len(group) == 1 and fitting:
+        return {group[0].role: fitting[0]}
+    if len(group) > 1 and len(fitting) >= len(group):
+        by_depth = sorted(fitting, key=_depth)
+        places = _evenly_deep([_depth(tap) for tap in by_depth], len(group))
+        if places is None and len(by_depth) == len(group):
+            places = list(range(len(group)))
+        if places is not None:
+            return {item.role: by_depth[place] for item, place in zip(group, places, strict=True)}
+        roles = ", ".join(f"--tap {item.role}=TAP" for item in group)
+        raise InputError(f"head {name!r} can take several of {', '.join(by_depth)} of {store.path}: say which, {roles}")
+    raise InputError(_missing(name, group, store))
+
+
+def _matching(pattern: str, store: "FeatureStore") -> list[str]:
+    return [tap for tap in store.taps if tap == pattern or (pattern.endswith(".") and tap.startswith(pattern))]
+
+
+def _depth(tap: str) -> int:
+    numbers = re.findall(r"\d+", tap)
+    return int(numbers[0]) if numbers else -1
+
+
+def _evenly_deep(depths: list[int], n_roles: int) -> list[int] | None:
+    """Return the places of the layers at 1/n, 2/n, ... n/n of the depth, e.g. 3, 7, 11 of 12 layers."""
+    n_layers = max(depths) + 1
+    wanted = [n_layers * (i + 1) // n_roles - 1 for i in range(n_roles)]
+    return [depths.index(depth) for depth in wanted] if set(wanted) <= set(depths) else None
+
+
+def _missing(name: str, group: list[Input], store: "FeatureStore") -> str:
+    roles = " and ".join(repr(item.role) for item in group)
+    tap = group[0].taps[0] + ("early" if group[0].taps[0].endswith(".") else "")
+    taps = [*store.taps, tap] if len(group) == 1 else [*store.taps, *(f"{group[0].taps[0]}{d}" for d in _DEPTHS)]
+    backbone = backbone_spec(store.recipe)
+    options = " ".join(f"--tap {tap}" for tap in taps)
+    return (
+        f"head {name!r} needs {roles}: a tap named {' or '.join(group[0].taps)} with {group[0].shape} per frame; "
+        f"{store.path} has {', '.join(f'{t} {tuple(s.shape)}' for t, s in store.taps.items())}. Add it: "
+        f"fsar-prep encode catalog.csv --backbone {backbone} --frames {store.n_slots} {options} --out NEW.zarr"
+    )
+
+
+_DEPTHS = ("early", "middle", "late")
+
+
+def backbone_spec(recipe: Mapping[str, Any]) -> str:
+    """Return the backbone of a recipe as the command line writes it."""
+    library, backbone, tag = (recipe.get(key, "") for key in ("library", "backbone", "pretrained"))
+    if not library:
+        return str(backbone or "BACKBONE")
+    if str(tag).startswith("random"):
+        return f"random:{library}/{backbone}"
+    return f"{library}:{backbone}/{'FILE' if tag == 'file' else tag}"
+
+
+def _n_axes(item: Input) -> int:
+    return len(_axes(item))
+
+
+def _axes(item: Input) -> list[str]:
+    return [axis.strip() for axis in item.shape.strip("()").split(",") if axis.strip()]
+
+
+def feature_width(item: Input, shape: Sequence[int]) -> int:
+    """Return the size of the axis that an input calls D or C, e.g. 2048 for "(C, h, w)" and (2048, 7, 7)."""
+    axes = _axes(item)
+    place = next((i for i, axis in enumerate(axes) if axis in ("D", "C")), 0)
+    return int(shape[place])
+
+
+def default_options(kind: type[Head], given: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `given` plus those of `facts` (dim, n_classes, ...) that the constructor takes and `given` lacks."""
+    taken = inspect.signature(kind).parameters
+    return {**{key: value for key, value in facts.items() if key in taken and value is not None}, **given}

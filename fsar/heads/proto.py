@@ -1,0 +1,62 @@
+"""Prototypical networks on mean-pooled videos."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsar.heads.adapters import AdapterName, make_adapter
+from fsar.heads.batch import Features
+from fsar.heads.functional import class_means
+from fsar.heads.head import Outputs, TableHead, register_head
+from fsar.heads.tsn import squared_distances
+
+
+@register_head("proto")
+class Proto(TableHead):
+    """Score a query by its closeness to the mean of each class.
+
+    Snell, Swersky, Zemel, "Prototypical Networks for Few-shot Learning", NIPS 2017, https://arxiv.org/abs/1703.05175.
+    A video is the mean of its frames, a class the mean of its videos. The scale of the logits is learned, which the
+    paper does not have: features come from a frozen backbone, so nothing else could set the temperature.
+    """
+
+    paper = "Snell et al., Prototypical Networks for Few-shot Learning, NIPS 2017, https://arxiv.org/abs/1703.05175"
+
+    def __init__(
+        self,
+        *,
+        dim: int | None = None,
+        metric: Literal["cosine", "euclidean"] = "cosine",
+        adapter: AdapterName = "none",
+        dropout: float = 0.1,
+    ) -> None:
+        """Build the head.
+
+        Args:
+            dim: Width of the features; only an adapter needs it.
+            metric: "cosine", or "euclidean" for minus the squared distance per channel.
+            adapter: Learned layers in front: none, linear, mlp or temporal.
+            dropout: Of the adapter.
+        """
+        super().__init__()
+        self.adapter = make_adapter(adapter, dim, dropout)
+        self.metric = metric
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return the mean frame, "video" (..., D)."""
+        return {"video": self.adapter(features["frames"]).mean(-2)}
+
+    def match(
+        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
+    ) -> Outputs:
+        """Return logits (B, Q, N)."""
+        prototypes = class_means(support["video"], labels, n_way)
+        if self.metric == "cosine":
+            closeness = F.normalize(query["video"], dim=-1) @ F.normalize(prototypes, dim=-1).transpose(-1, -2)
+        else:
+            closeness = -squared_distances(query["video"], prototypes) / prototypes.shape[-1]
+        return {"logits": self.log_scale.exp() * closeness}

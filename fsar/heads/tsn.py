@@ -1,0 +1,74 @@
+"""The mean-pooled baseline: no order, no parameters."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from fsar.heads.adapters import AdapterName, make_adapter
+from fsar.heads.batch import Features
+from fsar.heads.functional import class_means, offset_cosine
+from fsar.heads.head import Outputs, TableHead, register_head
+
+
+@register_head("tsn")
+class TSN(TableHead):
+    """Compare videos by the mean of their frames.
+
+    Wang et al., "Temporal Segment Networks", ECCV 2016, https://arxiv.org/abs/1608.00859, as few-shot papers use it for
+    a
+    baseline: a query is as close to a class as its mean frame is, on average, to the mean frames of the class's videos.
+    It cannot see the order of frames, which is its use: what a head gains over it, it gains by time.
+
+    Two code bases publish the "cosine" form, one with mean squared distance to the class mean as an alternative
+    ("euclidean"). Both divide cosines by the product of norms plus 0.01 and use no temperature. That makes logits lie
+    in [-1, 1]; with an adapter, `scale` sharpens the softmax of the loss (the published heads have scale 1).
+    """
+
+    paper = "Wang et al., Temporal Segment Networks, ECCV 2016, https://arxiv.org/abs/1608.00859"
+
+    def __init__(
+        self,
+        *,
+        dim: int | None = None,
+        metric: Literal["cosine", "euclidean"] = "cosine",
+        adapter: AdapterName = "none",
+        dropout: float = 0.1,
+        scale: float | None = None,
+    ) -> None:
+        """Build the head.
+
+        Args:
+            dim: Width of the features; only an adapter needs it.
+            metric: "cosine": mean cosine to the class's videos; "euclidean": minus squared distance to their mean.
+            adapter: Learned layers in front: none, linear, mlp or temporal.
+            dropout: Of the adapter.
+            scale: Factor of the logits; None for 1 without and 16 with an adapter.
+        """
+        super().__init__()
+        self.adapter = make_adapter(adapter, dim, dropout)
+        self.metric = metric
+        self.scale = scale if scale is not None else (1.0 if adapter == "none" or metric == "euclidean" else 16.0)
+
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return the mean frame, "video" (..., D)."""
+        return {"video": self.adapter(features["frames"]).mean(-2)}
+
+    def match(
+        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
+    ) -> Outputs:
+        """Return logits (B, Q, N)."""
+        if self.metric == "cosine":
+            cosine = offset_cosine(query["video"], support["video"])  # (B, Q, S)
+            logits = class_means(cosine.transpose(1, 2), labels, n_way).transpose(1, 2)
+        else:
+            prototypes = class_means(support["video"], labels, n_way)
+            logits = -squared_distances(query["video"], prototypes)
+        return {"logits": self.scale * logits}
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Return |a_i - b_j|^2 for a (..., L, D) and b (..., M, D): (..., L, M), from the differences themselves.
+
+    The form |a|^2 - 2ab + |b|^2 loses the digits in which close prototypes differ.
+    """
+    return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
