@@ -1,0 +1,161 @@
+"""CLIP-FSAR: class text as an extra token of the support videos, soft alignment of frames."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.functional import class_means, frame_distances, offset_cosine, soft_alignment, two_way_alignment
+from fsar.heads.head import Losses, Outputs, TableHead, register_head
+from fsar.heads.layers import CrossBlock
+from fsar.heads.text_input import check_choice, mean_text
+
+SMOOTHING = 0.5
+"""Smoothing of the alignment (the OTAM of the same code base uses 0.1)."""
+OFFICIAL_FRAMES = 8
+"""The official code divides alignment costs by 8 whatever the number of frames."""
+
+
+@register_head("clip-fsar")
+class ClipFsarHead(TableHead):
+    """Align queries with prototypes whose frames have attended to their class text.
+
+    A transformer shared by all videos lets the frames of one video attend to each other; a support video gets its class
+    text as one more token, which is dropped again. Prototypes are class means, the score is minus the two-way soft
+    alignment cost. In training an auxiliary loss classifies every video among all training classes by its cosine to
+    their texts. There is no position encoding: temporal order enters through the alignment alone.
+
+    Args:
+        dim: width D of frame features and text vectors.
+        depth: transformer layers (official TRANSFORMER_DEPTH).
+        n_heads: attention heads of D / n_heads channels.
+        hidden: width of the feed-forward blocks.
+        merge_before: average the supports of a class before the transformer (official 5-shot configs) instead of after.
+        single_direction: align queries to prototypes only, not back (official SINGLE_DIRECT).
+        scoring: what evaluation ranks by: "visual" alignment (all released configs), class "text" alone, or
+            "combined": the product p_text^text_exponent * p_visual^(1 - text_exponent).
+        text_exponent: weight of text in "combined", 0 to 1.
+        text_loss_weight: weight of the auxiliary loss; 0 leaves it out. Released: SSv2 3, Kinetics and UCF101 1.5,
+            HMDB51 1.2.
+        attention_dropout: after the attention's output projection.
+        dropout: inside the feed-forward blocks.
+        compat: "official" returns probabilities for "text" and "combined" and divides costs by 8 frames there; "fixed"
+            returns their logarithms, so that a cross entropy of them means something, and divides by the number of
+            frames. Both rank alike at 8 frames.
+    """
+
+    text = "required"
+    text_space = "image"
+    paper = (
+        "Wang et al., CLIP-guided Prototype Modulating for Few-shot Action Recognition, IJCV 2023, "
+        "https://arxiv.org/abs/2303.02982"
+    )
+
+    def __init__(
+        self,
+        *,
+        dim: int = 512,
+        depth: int = 1,
+        n_heads: int = 8,
+        hidden: int = 2048,
+        merge_before: bool = False,
+        single_direction: bool = False,
+        scoring: Literal["visual", "text", "combined"] = "visual",
+        text_exponent: float = 0.9,
+        text_loss_weight: float = 3.0,
+        attention_dropout: float = 0.2,
+        dropout: float = 0.05,
+        compat: Literal["fixed", "official"] = "fixed",
+    ) -> None:
+        super().__init__()
+        self.dim, self.merge_before, self.single_direction = dim, merge_before, single_direction
+        self.scoring = check_choice("scoring", scoring, ("visual", "text", "combined"))
+        self.compat = check_choice("compat", compat, ("fixed", "official"))
+        self.text_exponent, self.text_loss_weight = text_exponent, text_loss_weight
+        self.scale = nn.Parameter(torch.ones(1))
+        self.context = nn.ModuleList(
+            CrossBlock(dim, heads=n_heads, hidden=hidden, attention_dropout=attention_dropout, dropout=dropout)
+            for _ in range(depth)
+        )
+
+    def outputs(self, batch: EpisodeBatch) -> Outputs:
+        """Return "logits" (B, Q, N) and the alignment "cost" (B, Q, N)."""
+        mean_text(batch.class_text, "clip-fsar", self.dim)
+        return super().outputs(self._merged(batch) if self._merges(batch.support_labels, batch.n_way) else batch)
+
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return "frames" (..., T, D) in context, and the "raw" frames where matching needs them."""
+        frames = features["frames"]
+        text = None if class_text is None else mean_text(class_text, "clip-fsar", self.dim)
+        embedded = {"frames": self._in_context(frames, text)}
+        if self.merge_before or self.scoring != "visual":
+            embedded["raw"] = frames
+        return embedded
+
+    def match(
+        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
+    ) -> Outputs:
+        """Return "logits" (B, Q, N) and the alignment "cost" (B, Q, N)."""
+        text = mean_text(class_text, "clip-fsar", self.dim)  # (B, N, D)
+        if self._merges(labels, n_way):
+            prototypes = self._in_context(class_means(support["raw"], labels, n_way), text)
+        else:
+            prototypes = class_means(support["frames"], labels, n_way)  # (B, N, T, D)
+        distance = frame_distances(query["frames"], prototypes)
+        align = soft_alignment if self.single_direction else two_way_alignment
+        cost = align(distance, SMOOTHING)
+        if self.training or self.scoring == "visual":
+            return {"logits": -cost, "cost": cost}
+        return {"logits": self._text_scores(query["raw"], text, cost), "cost": cost}
+
+    def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
+        """Return "classification" over the episode's classes, "text" over all training classes, and "total"."""
+        losses = super().loss(batch, outputs, targets)
+        if not self.text_loss_weight:
+            return losses
+        logits, class_ids = self.class_logits(batch, targets)
+        losses["text"] = F.cross_entropy(logits.flatten(0, 1), class_ids.flatten())
+        return {**losses, "total": losses["classification"] + self.text_loss_weight * losses["text"]}
+
+    def class_logits(self, batch: EpisodeBatch, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return the scaled cosines of every video, supports first, to all K training texts, and their class ids.
+
+        (B, S+Q, K) and (B, S+Q). The videos are means of raw frames: the transformer is not part of this.
+        """
+        text = mean_text(targets.all_class_text, "clip-fsar", self.dim)  # (K, D)
+        assert targets.support_class_ids is not None
+        assert targets.query_class_ids is not None
+        videos = torch.cat([features["frames"].mean(2) for features in (batch.support, batch.query)], 1)  # (B, S+Q, D)
+        class_ids = torch.cat((targets.support_class_ids, targets.query_class_ids), 1)
+        return self.scale * offset_cosine(videos, text), class_ids
+
+    def _in_context(self, frames: Tensor, text: Tensor | None) -> Tensor:
+        """Return frames (..., T, D) after attending to each other and, if given, to a text token (..., D)."""
+        tokens = frames if text is None else torch.cat((frames, text.unsqueeze(-2)), -2)
+        *inner, last = self.context
+        for block in inner:
+            tokens = block(tokens)
+        # The text token's own output is dropped, so the last block computes those of the frames alone.
+        in_context: Tensor = last(tokens) if text is None else last(tokens[..., :-1, :], tokens)
+        return in_context
+
+    def _merges(self, labels: Tensor, n_way: int) -> bool:
+        return self.merge_before and labels.shape[1] > n_way  # with one shot, before and after are the same
+
+    def _merged(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """Return the batch with one support per class, the mean of its supports."""
+        means = class_means(batch.support["frames"], batch.support_labels, batch.n_way)
+        labels = torch.arange(batch.n_way, device=means.device).expand(batch.n_episodes, -1)
+        return replace(batch, support={"frames": means}, support_labels=labels)
+
+    def _text_scores(self, raw: Tensor, text: Tensor, cost: Tensor) -> Tensor:
+        videos = F.normalize(raw.mean(2), dim=-1)  # (B, Q, D)
+        by_text = self.scale * videos @ F.normalize(text, dim=-1).transpose(1, 2)
+        n_frames = OFFICIAL_FRAMES if self.compat == "official" else raw.shape[2]
+        log_text, log_visual = by_text.log_softmax(-1), (-cost / n_frames).log_softmax(-1)
+        weight = 1.0 if self.scoring == "text" else self.text_exponent
+        scores = weight * log_text + (1 - weight) * log_visual
+        return scores.exp() if self.compat == "official" else scores

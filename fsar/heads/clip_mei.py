@@ -1,0 +1,200 @@
+"""CLIP-MEI: query-specific semantics and whole-episode attention between the frames of CLIP and class text."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsar.errors import InputError
+from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.functional import class_means, frame_distances, soft_alignment, two_way_alignment
+from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
+from fsar.heads.layers import CrossBlock, FeedForward
+from fsar.heads.motion import MotionSummary
+from fsar.heads.text_input import check_choice, mean_text
+
+SMOOTHING = 0.5
+TOKEN_SHARE = 0.1
+"""How much of a video's token is added to each of its frames."""
+
+
+@register_head("clip-mei")
+class ClipMeiHead(TableHead):
+    """Align queries with prototypes twice: after attention within each video, and after attention within the episode.
+
+    Every video gets a text token: a support that of its class, a query the mean class text scaled by the query's mean
+    activation and sent through a small network. One block attends over the frames and the token of a video; a second
+    one, frame by frame, over the videos of the episode. In training, queries are also pulled towards what their true
+    class text would have made of them, and motion summaries before and after the first block towards each other.
+
+    The head is transductive: a query attends to the other queries, so its scores depend on them.
+
+    Differences from the official code, which takes the mean of the queries' own class texts as base of the query token,
+    so that the queries' labels leak: here it is the mean of the texts of all classes of the episode. Both are equal when
+    every class has the same number of queries, as in the official evaluation.
+
+    Args:
+        dim: width D of frame features and text vectors.
+        n_heads: attention heads.
+        head_dim: channels of a head; the inner width is n_heads * head_dim whatever D is.
+        hidden: width of the feed-forward blocks.
+        single_direction: align queries to prototypes only, not back (official SINGLE_DIRECT).
+        auxiliary_weight: weight of the auxiliary losses against the sum of the queries' cross entropies. The official
+            0.001 is not divided by the 16 episodes of a step, the cross entropy is: relative to it, 0.016.
+        attention_dropout: after the attention's output projection.
+        dropout: inside the feed-forward blocks.
+        compat: "official" opens `outputs(batch, query_text=...)`, through which the texts of the queries' own classes
+            can be given to reproduce released numbers; without them the base token is the same as in "fixed".
+    """
+
+    text = "required"
+    text_space = "image"
+    inductive = False
+    paper = (
+        "Deng et al., Exploit more effective information for few-shot action recognition, Knowledge-Based Systems 2025, "
+        "https://doi.org/10.1016/j.knosys.2025.113965"
+    )
+
+    def __init__(
+        self,
+        *,
+        dim: int = 512,
+        n_heads: int = 8,
+        head_dim: int = 256,
+        hidden: int = 2048,
+        single_direction: bool = False,
+        auxiliary_weight: float = 0.016,
+        attention_dropout: float = 0.2,
+        dropout: float = 0.05,
+        compat: Literal["fixed", "official"] = "fixed",
+    ) -> None:
+        super().__init__()
+        self.dim, self.single_direction, self.auxiliary_weight = dim, single_direction, auxiliary_weight
+        self.compat = check_choice("compat", compat, ("fixed", "official"))
+        self.video_block, self.episode_block = (
+            CrossBlock(
+                dim,
+                heads=n_heads,
+                head_dim=head_dim,
+                hidden=hidden,
+                attention_dropout=attention_dropout,
+                dropout=dropout,
+            )
+            for _ in range(2)
+        )
+        self.token_network = FeedForward(dim, hidden, dropout=dropout)
+        self.motion = MotionSummary(dim)
+        self.motion_weight = nn.Parameter(torch.ones(1))
+
+    def outputs(self, batch: EpisodeBatch, *, query_text: Tensor | None = None) -> Outputs:
+        """Return "logits" (B, Q, N) and the intermediate results for the loss.
+
+        `query_text` (B, Q, D), the texts of the queries' true classes, is taken with compat="official" only.
+        """
+        if query_text is None:
+            return super().outputs(batch)
+        if self.compat != "official":
+            raise InputError("query texts give the answers away: only compat='official' takes them")
+        support_text = take_rows(mean_text(batch.class_text, "clip-mei", self.dim), batch.support_labels)
+        support = self.embed(batch.support, support_text.unsqueeze(-2))
+        return self._match(support, batch.support_labels, batch.query["frames"], batch.n_way, query_text.mean(1))
+
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return supports after attention to their class text; queries as they are, for their token is the episode's."""
+        if class_text is None:
+            return {"frames": features["frames"]}
+        return {"frames": self._attend(features["frames"], mean_text(class_text, "clip-mei", self.dim))[1]}
+
+    def match(
+        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
+    ) -> Outputs:
+        """Return "logits" (B, Q, N) and the intermediate results for the loss."""
+        base = mean_text(class_text, "clip-mei", self.dim).mean(1)
+        return self._match(support, labels, query["frames"], n_way, base)
+
+    def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
+        """Return "classification" (a sum over queries), "consistency", "text", "motion" and "total"."""
+        classification = cross_entropy(outputs["logits"], targets.query_labels, reduction="sum")
+        if not self.auxiliary_weight:
+            return {"classification": classification, "total": classification}
+        terms = self._auxiliary(batch, outputs, targets)
+        auxiliary = terms["consistency"] + terms["text"] + self.motion_weight.squeeze() * terms["motion"]
+        return {
+            "classification": classification,
+            **terms,
+            "auxiliary": auxiliary,
+            "total": classification + self.auxiliary_weight * auxiliary,
+        }
+
+    def _match(self, support: Features, labels: Tensor, raw_query: Tensor, n_way: int, base: Tensor) -> Outputs:
+        activation = raw_query.mean((2, 3))  # (B, Q)
+        token = self.token_network(activation.unsqueeze(-1) * base.unsqueeze(1))  # (B, Q, D)
+        query_token, query = self._attend(raw_query, token)
+        cost = self._cost(support["frames"], labels, query, n_way)
+        return {"logits": -cost, "token": token, "query_token": query_token, "query": query}
+
+    def _attend(self, frames: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the token (..., D) and the frames (..., T, D) after attention within each video."""
+        token = token.unsqueeze(-2)
+        tokens = self.video_block(torch.cat((token, frames + TOKEN_SHARE * token), -2))
+        return tokens[..., 0, :], tokens[..., 1:, :]
+
+    def _cost(self, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """Return 0.5 alignment within videos + alignment within the episode + one term per class: (B, Q, N)."""
+        n_query = query.shape[1]
+        class_token = self._class_tokens(support, labels, query, n_way)  # (B, N, T, D)
+        class_token_2, support_2 = self._across_videos(class_token, support)
+        query_token_2, query_2 = self._across_videos(class_token.mean(1, keepdim=True), query)
+        distances = (
+            frame_distances(query, class_means(support, labels, n_way)),
+            frame_distances(query_2, class_means(support_2, labels, n_way)),
+            frame_distances(query_token_2, class_token_2),
+        )
+        align = soft_alignment if self.single_direction else two_way_alignment
+        within, across, bias = align(torch.cat(distances, 1), SMOOTHING).split((n_query, n_query, 1), 1)
+        return 0.5 * within + across + bias
+
+    @staticmethod
+    def _class_tokens(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """Return the mean over the supports of a class and all queries, for each class: (B, N, T, D)."""
+        members = F.one_hot(labels, n_way).to(support.dtype)  # (B, S, N)
+        total = torch.einsum("bsn,bstd->bntd", members, support) + query.sum(1, keepdim=True)
+        return total / (members.sum(1) + query.shape[1])[..., None, None]
+
+    def _across_videos(self, token: Tensor, videos: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens and videos after attention among them, for each frame index by itself."""
+        sequence = torch.cat((token, videos), 1).transpose(1, 2)  # (B, T, videos, D)
+        mixed = self.episode_block(sequence.contiguous()).transpose(1, 2)
+        return mixed[:, : token.shape[1]], mixed[:, token.shape[1] :]
+
+    def _auxiliary(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
+        """Return the auxiliary terms. The queries' true texts are known here, in the loss, and nowhere else."""
+        true_text = take_rows(mean_text(batch.class_text, "clip-mei", self.dim), targets.query_labels)  # (B, Q, D)
+        query, support = batch.query["frames"], batch.support["frames"]
+        frames = torch.cat((query, query, support), 1)
+        motion = self.motion(frames[:, query.shape[1] :])
+        token, frames = self._attend(frames, torch.cat((true_text, motion), 1))
+        n_query = query.shape[1]
+        true_token, motion_token = token[:, :n_query], token[:, n_query:]
+        deep_motion = self.motion(frames[:, n_query:])
+        consistency = square_distance(frames[:, :n_query], outputs["query"]) + square_distance(
+            true_token, outputs["query_token"]
+        )
+        text = square_distance(true_text, outputs["token"]) + square_distance(true_token, outputs["query_token"])
+        moved = (deep_motion - motion_token).square().sum(-1)  # (B, Q + S)
+        return {
+            "consistency": consistency,
+            "text": 0.5 * text,
+            "motion": moved[:, :n_query].mean() + moved[:, n_query:].mean(),
+        }
+
+
+def take_rows(text: Tensor, labels: Tensor) -> Tensor:
+    """Return the row of `text` (B, N, D) that each label (B, V) names: (B, V, D)."""
+    return text.gather(1, labels.unsqueeze(-1).expand(-1, -1, text.shape[-1]))
+
+
+def square_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return the squared distance of videos (B, V, ...), summed over their elements, mean over videos and episodes."""
+    return (a - b).square().flatten(2).sum(2).mean()

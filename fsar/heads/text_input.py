@@ -1,0 +1,31 @@
+"""Checks of what the vision-language heads are given: class text that exists and is as wide as the features."""
+
+from torch import Tensor
+
+from fsar.errors import InputError
+
+
+def mean_text(class_text: Tensor | None, head: str, dim: int) -> Tensor:
+    """Return text vectors averaged over their templates: (..., M, D) -> (..., D). They are not normalised.
+
+    Raises:
+        InputError: no class text, or text vectors that are not `dim` wide like the features.
+    """
+    if class_text is None:
+        raise InputError(
+            f"head {head!r} needs class text and got none: add a text table to the store with "
+            "`fsar-prep text STORE --encoder ...` (the text tower of the model that encoded the videos)"
+        )
+    if class_text.shape[-1] != dim:
+        raise InputError(
+            f"class text must be as wide as the features of head {head!r} ({dim}), got {class_text.shape[-1]}: "
+            "use the text tower of the model that encoded the videos (`fsar-prep text STORE --encoder ...`)"
+        )
+    return class_text.mean(-2)
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `choices`; raises InputError naming the option otherwise."""
+    if value not in choices:
+        raise InputError(f"{option} must be {' or '.join(map(repr, choices))}, got {value!r}")
+    return value

@@ -1,0 +1,46 @@
+"""How the parity vectors of CLIP-FSAR, CLIP-MEI and EMP-Net are run."""
+
+from dataclasses import replace
+
+from fsar.heads import Head
+from fsar.heads.clip_mei import ClipMeiHead
+from fsar.heads.official.settings import DIVISOR
+from tests.heads.goldens import Comparison, Golden, class_ids, episode, golden_method, leaves
+
+
+@golden_method("clip_fsar")
+def clip_fsar(golden: Golden, head: Head) -> Comparison:
+    batch, targets = episode(golden, text=golden.inputs["text"])
+    targets = replace(targets, all_class_text=golden.inputs["text_train"].unsqueeze(1))
+    outputs = head.outputs(batch)
+    values = {"logits": outputs["logits"][0]}
+    if "class_logits" in golden.outputs:
+        values["class_logits"] = head.class_logits(batch, targets)[0][0]
+    losses = head.loss(batch, outputs, targets)
+    values["loss_fewshot_ce"] = losses["classification"]
+    if head.text_loss_weight:
+        values["loss_class_ce"] = losses["text"]
+    total = losses["total"] / DIVISOR
+    return Comparison({**values, "loss_total": total}, total, leaves(golden))
+
+
+@golden_method("clip_mei")
+def clip_mei(golden: Golden, head: Head) -> Comparison:
+    assert isinstance(head, ClipMeiHead)
+    batch, targets = episode(golden, text=golden.inputs["text"])
+    query_text = golden.inputs["text"][class_ids(golden, "query")].unsqueeze(0)  # the official leak
+    outputs = head.outputs(batch, query_text=query_text)
+    losses = head.loss(batch, outputs, targets)
+    total = losses["total"] / golden.metadata["tasks_per_batch"]
+    values = {
+        "logits": outputs["logits"][0],
+        "qsa_query": outputs["query"][0],
+        "qsa_query_token": outputs["query_token"][0],
+        "loss_ce_sum": losses["classification"],
+        "loss_total": total,
+        "aux_dists": losses["auxiliary"],
+        "consist_distance": losses["consistency"],
+        "text_distance": losses["text"],
+        "motion_distance": losses["motion"],
+    }
+    return Comparison(values, total, leaves(golden))
