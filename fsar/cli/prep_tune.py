@@ -1,0 +1,62 @@
+"""`fsar-prep tune`: train a backbone on the base classes."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fsar.cli.common import EXIT_FAILED, jobs_option, json_option, summary
+
+
+@click.command("tune")
+@click.argument("catalog", type=click.Path(path_type=Path))
+@click.option("--backbone", required=True, help="Where to start: random:timm/test_resnet, torchvision:resnet18/FILE, …")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights to start from instead of the backbone's own.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Weights file to write (.safetensors).")
+@click.option("--split", help="Split (name or CSV) that says which classes are base classes.")
+@click.option("--part", default="train", show_default=True, help="Part of the split to train on.")
+@click.option("--frames", "n_frames", default=8, show_default=True, type=click.IntRange(min=2), help="Frames a video.")
+@click.option("--size", default=64, show_default=True, type=click.IntRange(min=16), help="Pixels of the network input.")
+@click.option("--epochs", default=12, show_default=True, type=click.IntRange(min=1))
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=2), help="Videos a step.")
+@click.option("--lr", "learning_rate", default=1.5e-3, show_default=True, type=float, help="Peak learning rate.")
+@click.option("--weight-decay", default=0.05, show_default=True, type=float)
+@click.option("--held-out", default=0.1, show_default=True, type=click.FloatRange(0, 0.5), help="Share to test on.")
+@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
+@click.option("--decoder", default="pyav", show_default=True, help="pyav, torchcodec or decord.")
+@jobs_option
+@json_option
+def command(catalog: Path, split: str | None, part: str, out: Path, jobs: int, as_json: bool, **options: Any) -> int:
+    """Train a backbone to tell the base classes' motions apart and save its weights.
+
+    Only videos of one part are used (the base classes); the others stay unseen. The weights file is what
+    `fsar-prep encode --backbone LIB:NAME/FILE` takes. An interrupted run goes on from its last epoch.
+    """
+    from fsar.errors import InputError
+    from fsar.pipeline.catalog import read_catalog, select_rows
+    from fsar.pipeline.tune import TuneOptions, tune
+    from fsar.splits import load_split
+
+    rows = select_rows(read_catalog(catalog), load_split(split) if split else None)
+    base = [row for row in rows if row.part == part]
+    if not base:
+        raise InputError(f"{catalog} has no videos of part {part!r}: give --split, or index with one")
+    report = tune(base, out, TuneOptions(**options), n_jobs=jobs)
+    data = {
+        "weights": str(report.path),
+        "sha256": report.weights_sha256,
+        "classes": report.n_classes,
+        "videos": report.n_videos,
+        "held_out_accuracy": report.held_out_accuracy,
+        "failures": report.failures,
+    }
+    text = (
+        f"{report.path}: tuned on {report.n_videos} videos of {report.n_classes} classes; "
+        f"{report.held_out_accuracy:.1%} of held-out videos right (chance {1 / report.n_classes:.1%})"
+    )
+    for failure in report.failures:
+        click.echo(f"failed: {failure['video_id']}: {failure['message']}", err=True)
+    summary(data, text, as_json=as_json)
+    return EXIT_FAILED if report.failures else 0
