@@ -1,0 +1,78 @@
+"""The pages in docs/ say what the code does, every command explains itself, and the README's snippets are real."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["commands.md", "heads.md"])
+def test_generated_pages_are_up_to_date(generate, page):
+    message = "run `python docs/generate.py`"
+    assert (ROOT / "docs" / page).read_text() == generate.PAGES[page](), message
+
+
+def test_every_command_and_option_has_help(generate):
+    for name in generate.PROGRAMS:
+        for title, command in walk(generate.program(name), name):
+            assert command.help, f"{title} has no help"
+            missing = [p.name for p in command.params if hasattr(p, "help") and p.help is None and not p.hidden]
+            unexplained = [name for name in missing if name not in SELF_EXPLANATORY]
+            assert not unexplained, f"{title}: options without help: {unexplained}"
+
+
+SELF_EXPLANATORY = {"seed", "epochs", "weight_decay", "device", "precision"}
+
+
+def walk(command, name):
+    import click
+
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=name)
+        for sub_name in command.list_commands(context):
+            yield from walk(command.get_command(context, sub_name), f"{name} {sub_name}")
+
+
+def readme_blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+
+
+def test_readme_commands_parse(generate):
+    lines = [line for block in readme_blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+    calls = [line.split("#")[0].split() for line in lines if line.startswith("fsar-")]
+    assert len(calls) >= 8
+    for program, *arguments in calls:
+        check_call(generate.program(program), program, arguments)
+
+
+def check_call(command, name, arguments):
+    import click
+
+    if isinstance(command, click.Group):
+        sub = command.get_command(click.Context(command, info_name=name), arguments[0])
+        assert sub is not None, f"{name} has no command {arguments[0]}"
+        return check_call(sub, f"{name} {arguments[0]}", arguments[1:])
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    unknown = [word for word in arguments if word.startswith("--") and word not in known]
+    assert not unknown, f"{name}: {unknown} in the README do not exist"
+    return None
+
+
+def test_readme_python_parses():
+    blocks = readme_blocks("python")
+    assert blocks
+    for block in blocks:
+        ast.parse(block)
