@@ -1,0 +1,134 @@
+"""catalog.csv: which videos there are. One catalog serves every split of its dataset."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fsar.errors import InputError
+from fsar.files import write_atomic
+from fsar.splits import PARTS, Split, match_videos
+from fsar.splits.names import natural_key
+
+COLUMNS = ("video_id", "path", "class", "bytes", "part")
+NO_PART = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRow:
+    """One video: a file, or a folder that holds its frames as images."""
+
+    video_id: str
+    path: Path
+    class_name: str
+    bytes: int
+    """Size on disk; 0 for an empty file, which stays in the catalog so that later stages list it as a failure."""
+    part: str = NO_PART
+    """train, val, test, or "" where no split decides it."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The videos of one dataset, no id twice."""
+
+    rows: tuple[CatalogRow, ...]
+    dataset: str
+
+    def __post_init__(self) -> None:
+        check_unique((row.video_id, str(row.path)) for row in self.rows)
+
+
+def check_unique(entries: Iterable[tuple[str, str]]) -> None:
+    """Raise InputError for a video id that occurs twice. `entries` are (video id, place to name in the message)."""
+    seen: dict[str, str] = {}
+    for video_id, place in entries:
+        if video_id in seen:
+            raise InputError(f"video id {video_id!r} is listed twice: {seen[video_id]} and {place}")
+        seen[video_id] = place
+
+
+def read_catalog(path: str | Path) -> Catalog:
+    """Return the catalog of a CSV file with the columns video_id, path, class, bytes, part (the last two may lack).
+
+    Relative paths are taken from the catalog's own folder. Raises InputError with the line at fault.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no catalog {path}: `fsar-prep index` writes one")
+    rows = read_rows(path, base=path.parent, required=COLUMNS[:3])
+    if not rows:
+        raise InputError(f"{path} lists no videos")
+    check_unique((row.video_id, f"{path}, line {line}") for line, row in rows)
+    return Catalog(tuple(row for _, row in rows), dataset=path.stem)
+
+
+def write_catalog(catalog: Catalog, path: str | Path) -> None:
+    """Write a catalog whole or not at all. Videos below the catalog's folder get relative paths, so both can move."""
+    path = Path(path)
+    base = path.parent.absolute()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in catalog.rows:
+        writer.writerow((row.video_id, _relative(row.path, base), row.class_name, row.bytes, row.part))
+    write_atomic(path, text.getvalue())
+
+
+def select_rows(catalog: Catalog, split: Split | None = None) -> list[CatalogRow]:
+    """Return the videos in the order in which stores keep them: part (train, val, test, none), class, video.
+
+    With a split: its videos alone, with its spelling of the classes, in its order of classes and videos. Without:
+    all videos with the catalog's own parts, classes by name, videos by id (`clip2` before `clip10`).
+
+    Raises:
+        InputError: the split shares no video with the catalog.
+    """
+    if split is None:
+        parts = (*PARTS, NO_PART)
+        return sorted(catalog.rows, key=lambda row: (parts.index(row.part), row.class_name, natural_key(row.video_id)))
+    places = match_videos(split, [(row.video_id, row.class_name) for row in catalog.rows]).places
+    class_ids = {(part, name): k for k, (part, name, _) in enumerate(split.classes())}
+    chosen = [
+        (
+            class_ids[place.part, place.class_name],
+            place.order,
+            replace(row, part=place.part, class_name=place.class_name),
+        )
+        for row, place in zip(catalog.rows, places, strict=True)
+        if place is not None
+    ]
+    if not chosen:
+        raise InputError(f"no video of catalog {catalog.dataset!r} is in split {split.name!r}: is it the same dataset?")
+    return [row for _, _, row in sorted(chosen, key=lambda item: item[:2])]
+
+
+def read_rows(path: Path, *, base: Path, required: Sequence[str]) -> list[tuple[int, CatalogRow]]:
+    """Return (line number, row) for each line of a CSV of videos. An id that is not given is the file's stem."""
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), restkey="")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} must be UTF-8 text: byte {error.start} is not") from None
+    lacking = [column for column in required if column not in (reader.fieldnames or ())]
+    if lacking:
+        raise InputError(f"{path}, line 1: no column {lacking[0]!r}; the header must have {','.join(required)}")
+    return [(reader.line_num, _row(cells, base, f"{path}, line {reader.line_num}")) for cells in reader]
+
+
+def _row(cells: dict[str, str | None], base: Path, where: str) -> CatalogRow:
+    if "" in cells:
+        raise InputError(f"{where}: more cells than the header has")
+    path, name, size, part = (str(cells.get(key) or "").strip() for key in ("path", "class", "bytes", "part"))
+    if not path or not name:
+        raise InputError(f"{where}: {'class' if path else 'path'} is empty")
+    if part not in (*PARTS, NO_PART):
+        raise InputError(f"{where}: part must be train, val, test or empty, got {part!r}")
+    if not (size or "0").isdecimal():
+        raise InputError(f"{where}: bytes must be a whole number, got {size!r}")
+    video_id = str(cells.get("video_id") or "").strip() or Path(path).stem
+    return CatalogRow(video_id, (base / path).absolute(), name, int(size or 0), part)
+
+
+def _relative(path: Path, base: Path) -> Path:
+    absolute = path.absolute()
+    return absolute.relative_to(base) if absolute.is_relative_to(base) else absolute
