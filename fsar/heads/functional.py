@@ -15,13 +15,14 @@ def class_means(x: Tensor, labels: Tensor, n_way: int) -> Tensor:
     weights = F.one_hot(labels, n_way).to(x.dtype)  # (B, S, N)
     weights = weights / weights.sum(1, keepdim=True)
     means = weights.transpose(1, 2) @ x.flatten(2)  # (B, N, ...)
-    return means.unflatten(2, x.shape[2:]) if x.ndim > 3 else means
+    return means.view(*means.shape[:2], *x.shape[2:])
 
 
 def offset_cosine(a: Tensor, b: Tensor, offset: float = COSINE_OFFSET) -> Tensor:
     """Return <a_i, b_j> / (|a_i| |b_j| + offset) for a (..., L, D) and b (..., M, D): (..., L, M)."""
     norms = a.norm(dim=-1).unsqueeze(-1) * b.norm(dim=-1).unsqueeze(-2)
-    return (a @ b.transpose(-1, -2)) / (norms + offset)
+    cosine: Tensor = (a @ b.transpose(-1, -2)) / (norms + offset)
+    return cosine
 
 
 def frame_distances(query: Tensor, support: Tensor, offset: float = COSINE_OFFSET) -> Tensor:
@@ -70,3 +71,22 @@ def two_way_alignment(distance: Tensor, smoothing: float) -> Tensor:
 def hausdorff(distance: Tensor) -> Tensor:
     """Return the bidirectional mean-free Hausdorff distance of (..., T, U): both sums of nearest distances, (...)."""
     return distance.amin(-1).sum(-1) + distance.amin(-2).sum(-1)
+
+
+def group_by_class(labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+    """Return the positions of each class's supports (B, N, K), K the most shots of any class, and which are real.
+
+    For labels (B, S). Places beyond a class's shots repeat some other support; `mask` (B, N, K) is false there.
+    """
+    counts = F.one_hot(labels, n_way).sum(1)  # (B, N)
+    starts = counts.cumsum(1) - counts
+    place = torch.arange(int(counts.max()), device=labels.device)
+    order = labels.argsort(stable=True, dim=1)  # (B, S)
+    index = (starts.unsqueeze(-1) + place).clamp(max=labels.shape[1] - 1)
+    return order.gather(1, index.flatten(1)).view_as(index), place < counts.unsqueeze(-1)
+
+
+def take_videos(x: Tensor, index: Tensor) -> Tensor:
+    """Return the videos of x (B, S, ...) at index (B, N, K): (B, N, K, ...)."""
+    batch = torch.arange(len(index), device=index.device).view(-1, 1, 1)
+    return x[batch, index]

@@ -1,1 +1,59 @@
-"""Official forms of the metric heads."""
+"""Official forms of OTAM, TSN, TRX, PAL and CrossTransformer, in the code bases that publish them."""
+
+from typing import Any
+
+from fsar.heads.official.formats import Metadata, OfficialFormat, State, register_official
+
+
+def _nothing(metadata: Metadata, state: State) -> dict[str, Any]:
+    return {}
+
+
+def _tsn(metadata: Metadata, state: State) -> dict[str, Any]:
+    return {"metric": "euclidean" if metadata.get("norm_sq_dist") else "cosine"}
+
+
+def _trx(metadata: Metadata, state: State) -> dict[str, Any]:
+    """Read widths and tuple sizes off the tensors; only the original repository sums the loss over queries."""
+    weights = [tensor for name, tensor in sorted(state.items()) if name.endswith(".k_linear.weight")]
+    dim = state["transformers.0.pe.pe"].shape[-1]
+    return {
+        "dim": dim,
+        "temp_set": [weight.shape[1] // dim for weight in weights],
+        "out_dim": weights[0].shape[0],
+        "reduction": "mean" if metadata.get("lib") else "sum",
+    }
+
+
+def _trx_mean(metadata: Metadata, state: State) -> dict[str, Any]:
+    return _trx({**metadata, "lib": True}, state)
+
+
+def _pal(metadata: Metadata, state: State) -> dict[str, Any]:
+    return {"dim": state["mha.out_proj.weight"].shape[0], "compat": "official"}
+
+
+def _crosstransformer(metadata: Metadata, state: State) -> dict[str, Any]:
+    hidden, dim = state["key_head.weight"].shape[:2]
+    return {"dim": dim, "hidden": hidden, "compat": "official"}
+
+
+_TRX_LEFTOVERS = (
+    r".*\.pe\.pe",  # a table, computed
+    r".*\.norm_v\..*",  # never used
+    r".*\.tuples\..*",  # indices, computed
+    r".*\.v_linear\.bias",  # cancels
+)
+
+register_official("otam", OfficialFormat("otam", _nothing))
+register_official("otam_perrett", OfficialFormat("otam", _nothing))
+register_official("tsn", OfficialFormat("tsn", _nothing))
+register_official("tsn_perrett", OfficialFormat("tsn", _tsn))
+register_official("trx", OfficialFormat("trx", _trx, leftovers=_TRX_LEFTOVERS))
+register_official("trx_clipfsar", OfficialFormat("trx", _trx_mean, leftovers=_TRX_LEFTOVERS))
+register_official("pal_perrett", OfficialFormat("pal", _pal))
+register_official(
+    "crosstransformer",
+    # Queries are made by the key projection; the checkpoint holds it under both names.
+    OfficialFormat("crosstransformer", _crosstransformer, leftovers=(r"query_head\.weight",)),
+)

@@ -1,0 +1,63 @@
+"""CrossTransformers on frames."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsar.heads.batch import Features
+from fsar.heads.functional import group_by_class, take_videos
+from fsar.heads.head import Outputs, TableHead, register_head
+
+OFFICIAL_FRAMES = 8
+
+
+@register_head("crosstransformer")
+class CrossTransformer(TableHead):
+    """Compare each query frame with a prototype that it attends to among all frames of a class.
+
+    Doersch et al., "CrossTransformers: spatially-aware few-shot transfer", NeurIPS 2020,
+    https://arxiv.org/abs/2007.11498, in the video form that comes with the CLIP-FSAR code: frames take the place of
+    spatial cells, one projection makes queries and keys, and values are compared by cosine.
+
+    Two differences: any number of supports per class (officially equal ones), and the sum over frames is divided by the
+    number of frames (officially by 8 whatever it is; `compat="official"` gives that back).
+    """
+
+    paper = (
+        "Doersch et al., CrossTransformers: spatially-aware few-shot transfer, NeurIPS 2020, "
+        "https://arxiv.org/abs/2007.11498"
+    )
+
+    def __init__(self, *, dim: int, hidden: int = 1024, compat: Literal["fixed", "official"] = "fixed") -> None:
+        """Build the head.
+
+        Args:
+            dim: Width D of the frame features.
+            hidden: Width of keys and values.
+            compat: "official" divides the sum over frames by 8 whatever their number.
+        """
+        super().__init__()
+        self.key_head = nn.Linear(dim, hidden, bias=False)
+        self.value_head = nn.Linear(dim, hidden, bias=False)
+        self.divisor = OFFICIAL_FRAMES if compat == "official" else None
+
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return "keys" and "values" (..., T, hidden)."""
+        return {"keys": self.key_head(features["frames"]), "values": self.value_head(features["frames"])}
+
+    def match(
+        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
+    ) -> Outputs:
+        """Return logits (B, Q, N)."""
+        index, mask = group_by_class(labels, n_way)
+        keys, values = (
+            take_videos(support[name], index).flatten(2, 3) for name in ("keys", "values")
+        )  # (B, N, K*T, d)
+        n_query, n_frames = query["keys"].shape[1:3]
+        asking = query["keys"].flatten(1, 2).unsqueeze(1).expand(-1, n_way, -1, -1)  # (B, N, Q*T, d)
+        real = mask.repeat_interleave(n_frames, dim=2).unsqueeze(2)  # (B, N, 1, K*T)
+        prototypes = F.scaled_dot_product_attention(asking, keys, values, attn_mask=real)  # (B, N, Q*T, d)
+        cosine = F.cosine_similarity(prototypes, query["values"].flatten(1, 2).unsqueeze(1), dim=-1)
+        total = cosine.view(len(labels), n_way, n_query, n_frames).sum(-1).transpose(1, 2)
+        return {"logits": total / (self.divisor or n_frames)}

@@ -1,0 +1,19 @@
+"""Our heads against numbers that the official code produced: every file of every registered method's folder."""
+
+import pytest
+
+from fsar.heads.official import list_official
+from tests.conftest import GOLDENS
+from tests.heads.goldens import METHODS, check
+
+CASES = [(method, path) for method in sorted(METHODS) for path in sorted(GOLDENS.glob(f"{method}/*.safetensors"))]
+
+
+@pytest.mark.skipif(not CASES, reason=f"no parity vectors at {GOLDENS} (set FSAR_GOLDENS)")
+@pytest.mark.parametrize(("method", "path"), CASES, ids=[f"{method}/{path.stem}" for method, path in CASES])
+def test_head_reproduces_the_official_numbers(method, path):
+    check(method, path)
+
+
+def test_every_importer_has_parity_vectors_to_answer_to():
+    assert set(list_official()) == set(METHODS)
