@@ -1,0 +1,52 @@
+"""How the parity vectors of STRM and HCL are run."""
+
+import torch
+from torch import Tensor
+
+from fsar.heads import EpisodeBatch, Head, PairBatch
+from fsar.heads.hcl import HCL, TERMS
+from tests.heads.goldens import Comparison, Golden, golden_method
+
+HCL_TERMS = dict(zip(TERMS, ("ce", "global", "temp", "temp_cycle", "spatial", "spa_cycle"), strict=True))
+HCL_LEVELS = {"global": "global", "temporal": "temp", "spatial": "spa"}
+
+
+@golden_method("hcl")
+def hcl(golden: Golden, head: Head) -> Comparison:
+    """The episode gives the logits; the batch of pairs gives the loss terms and the gradients."""
+    assert isinstance(head, HCL)
+    pairs = hcl_pairs(golden)
+    terms = head.pair_terms(pairs)
+    if not golden.metadata["use_spa_cycle"]:  # recorded as zero then
+        terms["spatial_cycle"] = torch.zeros(())
+    total = head.pair_loss(pairs)["total"]
+    values = {f"loss.{official}": terms[ours] for ours, official in HCL_TERMS.items()} | {"loss.total": total}
+    values["logits"] = hcl_outputs(golden, head)["logits"]
+    head.fusion_weights = dict.fromkeys(head.fusion_weights, 1.0)  # the file holds levels of weight zero, too
+    levels = hcl_outputs(golden, head)
+    return Comparison(values | {f"logits_{name}": levels[level] for level, name in HCL_LEVELS.items()}, total)
+
+
+def hcl_outputs(golden: Golden, head: HCL) -> dict[str, Tensor]:
+    inputs = golden.inputs
+    batch = EpisodeBatch(
+        support={"map": inputs["support"][None]},
+        support_labels=inputs["support_labels"][None],
+        query={"map": inputs["query"][None]},
+        n_way=golden.metadata["way"],
+    )
+    text = inputs["text"][None] if "text" in inputs else None
+    tables = head.embed(batch.support), head.embed(batch.query)
+    return head.match(tables[0], batch.support_labels, tables[1], batch.n_way, None, video_text=text)
+
+
+def hcl_pairs(golden: Golden) -> PairBatch:
+    """Return the training batch; the recorded tuple settles the tie of the first video matched with itself."""
+    inputs = golden.inputs
+    recorded = golden.trace.get("train_top1_tuple")
+    return PairBatch(
+        features={"map": inputs["train"]},
+        class_ids=inputs["train_labels"],
+        video_text=inputs["train_text"].unsqueeze(1) if "train_text" in inputs else None,
+        extras={} if recorded is None else {"self_tuple": recorded[:, 0, 0]},
+    )
