@@ -1,0 +1,39 @@
+"""Feature stores: written in chunks by any number of processes, sealed by hash, read through memory maps."""
+
+from fsar.pipeline.store import hdf5_format, zarr_format
+from fsar.pipeline.store.chunk_data import ChunkData
+from fsar.pipeline.store.formats import list_formats
+from fsar.pipeline.store.identity import canonical_json, differing_fields, recipe_id
+from fsar.pipeline.store.layout import (
+    STATUS_FAILED,
+    STATUS_OK,
+    STATUS_PENDING,
+    Chunk,
+    TapSpec,
+    VideoRow,
+)
+from fsar.pipeline.store.reader import FeatureStore, open_store
+from fsar.pipeline.store.text_table import TextTable
+from fsar.pipeline.store.writer import StoreWriter, create_store, extend_store
+
+__all__ = [
+    "STATUS_FAILED",
+    "STATUS_OK",
+    "STATUS_PENDING",
+    "Chunk",
+    "ChunkData",
+    "FeatureStore",
+    "StoreWriter",
+    "TapSpec",
+    "TextTable",
+    "VideoRow",
+    "canonical_json",
+    "create_store",
+    "differing_fields",
+    "extend_store",
+    "hdf5_format",
+    "list_formats",
+    "open_store",
+    "recipe_id",
+    "zarr_format",
+]

@@ -1,0 +1,161 @@
+"""Who works on which chunk: one file per claim, created exclusively. They only save work; the journal keeps stores right.
+
+A claim is stale when its process is gone (same machine) or when nobody has touched it for ten minutes (elsewhere).
+"""
+
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from fsar.pipeline.store.disk import create_exclusive, list_names
+
+HEARTBEAT_SECONDS = 30.0
+STALE_SECONDS = 600.0
+
+_live_tokens: set[str] = set()
+
+
+class Claims:
+    """The claims of one writer."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._token = secrets.token_hex(8)
+        self._held: set[int] = set()
+        self._stop = threading.Event()
+        self._heartbeat: threading.Thread | None = None
+        _live_tokens.add(self._token)
+
+    def take(self, index: int) -> bool:
+        """Claim a chunk; return whether it is ours now. A stale claim is taken over."""
+        path = self._path(index)
+        if not self._create(path) and not (is_stale(path) and self._take_over(path)):
+            return False
+        self._held.add(index)
+        self._start_heartbeat()
+        return True
+
+    def release(self, index: int) -> None:
+        """Give a chunk back, whether it is finished or not."""
+        self._held.discard(index)
+        path = self._path(index)
+        if _read(path).get("token") == self._token:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._stop.set()
+        for index in sorted(self._held):
+            self.release(index)
+        _live_tokens.discard(self._token)
+
+    def others(self) -> list[int]:
+        """Return the chunks that living writers other than this one hold."""
+        return [index for index in live_claims(self._folder) if index not in self._held]
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index:06d}"
+
+    def _create(self, path: Path) -> bool:
+        owner = {"host": host_id(), "pid": os.getpid(), "started": _process_start(os.getpid()), "token": self._token}
+        return create_exclusive(
+            path, json.dumps(owner).encode(), path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        )
+
+    def _take_over(self, path: Path) -> bool:
+        aside = path.with_name(f".{path.name}-stale-{secrets.token_hex(4)}")
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return False
+        aside.unlink(missing_ok=True)
+        return self._create(path)
+
+    def _start_heartbeat(self) -> None:
+        if self._heartbeat is None:
+            self._heartbeat = threading.Thread(target=self._beat, name="fsar-store-claims", daemon=True)
+            self._heartbeat.start()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            for index in tuple(self._held):
+                try:
+                    os.utime(self._path(index))
+                except OSError:  # taken over, or the disk is away for a moment: the journal decides in the end
+                    continue
+
+
+def live_claims(folder: Path) -> list[int]:
+    """Return the chunks that some living writer holds."""
+    names = [name for name in list_names(folder) if name.isdigit()]
+    return [int(name) for name in names if not is_stale(folder / name)]
+
+
+def is_stale(path: Path) -> bool:
+    """Return whether the claim's writer is gone; False as well when the claim itself is gone."""
+    owner = _read(path)
+    if not owner:
+        return False
+    if owner.get("host") == host_id():
+        if owner["pid"] == os.getpid():
+            return owner["token"] not in _live_tokens
+        return _process_start(owner["pid"]) != owner["started"] or not _process_exists(owner["pid"])
+    return _age_seconds(path) > STALE_SECONDS
+
+
+def host_id() -> str:
+    """Return a name under which a process id is unique: machine, boot, and process namespace."""
+    parts = [socket.gethostname()]
+    try:
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    except OSError:  # not Linux: the host's name has to do
+        pass
+    return "/".join(parts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        owner = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError:  # torn by a crash on a disk without hard links: nobody's
+        owner = {"host": "", "pid": 0, "started": "", "token": ""}
+    return dict(owner)
+
+
+def _process_exists(pid: int) -> bool:
+    if sys.platform == "win32":  # signal 0 would end the process there
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _process_start(pid: int) -> str:
+    """Return the start time of a process in clock ticks, empty when unknown: a process id may come back."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _age_seconds(path: Path) -> float:
+    """Return the age of a file by the file server's own clock."""
+    probe = path.with_name(f".clock-{secrets.token_hex(4)}")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+    finally:
+        probe.unlink(missing_ok=True)

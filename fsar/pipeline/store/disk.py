@@ -1,0 +1,101 @@
+"""The few ways in which a store touches the disk; every write is flushed, every appearance is one rename or link."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from fsar.files import sync_folder
+
+Buffer = bytes | memoryview
+HASH_IN_THREAD_BYTES = 4 << 20
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What is known of a finished file."""
+
+    sha256: str
+    n_bytes: int
+
+    @classmethod
+    def of(cls, buffers: Sequence[Buffer]) -> "FileEntry":
+        """Return the entry of a file that consists of `buffers`."""
+        digest = hashlib.sha256()
+        for buffer in buffers:
+            digest.update(buffer)
+        return cls(digest.hexdigest(), sum(memoryview(buffer).nbytes for buffer in buffers))
+
+
+def write_new(path: Path, buffers: Sequence[Buffer]) -> FileEntry:
+    """Write a file that must not exist yet, flush it to the disk, and return its entry."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sum(memoryview(buffer).nbytes for buffer in buffers) < HASH_IN_THREAD_BYTES:
+        _write(path, buffers)
+        return FileEntry.of(buffers)
+    with ThreadPoolExecutor(1) as pool:  # hashing and writing both release the interpreter lock
+        entry = pool.submit(FileEntry.of, buffers)
+        _write(path, buffers)
+        return entry.result()
+
+
+def _write(path: Path, buffers: Sequence[Buffer]) -> None:
+    with open(path, "xb", buffering=0) as file:
+        for buffer in buffers:
+            rest = memoryview(buffer).cast("B")
+            while rest.nbytes:
+                rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a finished file to its place, over an older one if there is one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)
+
+
+def create_exclusive(path: Path, data: bytes, temporary: Path) -> bool:
+    """Create `path` with `data` unless it exists; return whether it was us. Whole or absent at every moment."""
+    write_new(temporary, [data])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _create_without_links(path, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
+def _create_without_links(path: Path, data: bytes) -> bool:
+    try:
+        _write(path, [data])
+    except FileExistsError:
+        return False
+    return True
+
+
+def file_entry(path: Path) -> FileEntry | None:
+    """Return the entry of a file on the disk, None if there is none."""
+    try:
+        with open(path, "rb") as file:
+            return FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
+    except FileNotFoundError:
+        return None
+
+
+def list_names(folder: Path) -> list[str]:
+    """Return the sorted names in a folder, none if it does not exist."""
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []

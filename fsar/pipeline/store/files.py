@@ -1,0 +1,135 @@
+"""Names inside a store's home folder, and the two tables of rows in it."""
+
+import csv
+import hashlib
+import io
+import socket
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from fsar.errors import InputError
+from fsar.pipeline.store.disk import list_names
+from fsar.pipeline.store.formats import StoreFormat, format_of
+from fsar.pipeline.store.identity import canonical_json, checked_json, parse_checked_json, recipe_id
+from fsar.pipeline.store.layout import Layout, VideoRow
+
+STORE_FILE, VIDEOS_FILE, FAILURES_FILE, MANIFEST_FILE = "store.json", "videos.csv", "failures.csv", "manifest.json"
+JOURNAL, CLAIMS, STAGING, RUNS = "journal", "claims", "staging", "runs"
+METADATA_KEY = "metadata"
+VIDEO_COLUMNS = ("video_id", "class", "part", "path")
+RESULT_COLUMNS = ("status", "n_frames", "sha256")
+FAILURE_COLUMNS = ("video_id", "path", "stage", "reason", "message")
+
+
+@dataclass(frozen=True)
+class StoreFiles:
+    """Where the files of one store lie."""
+
+    path: Path
+    format: StoreFormat
+
+    @classmethod
+    def at(cls, path: str | Path) -> "StoreFiles":
+        """Return the files of the store at `path`, whether or not they exist."""
+        return cls(Path(path), format_of(Path(path)))
+
+    @property
+    def home(self) -> Path:
+        """The folder of everything but, for some formats, one master file."""
+        return self.format.home(self.path)
+
+    def locate(self, name: str) -> Path:
+        """Return the path of the file called `name` in journals and manifests."""
+        return self.format.locate(self.path, name)
+
+    def folder(self, name: str) -> Path:
+        """Return a folder of the store's own book-keeping."""
+        return self.home / name
+
+    def exists(self) -> bool:
+        """Return whether the creation of a store here was completed."""
+        return (self.home / JOURNAL / f"{METADATA_KEY}.json").exists()
+
+    def names(self) -> list[str]:
+        """Return the names of all files on disk, book-keeping included."""
+        inside = [path.relative_to(self.home).as_posix() for path in self.home.rglob("*") if not path.is_dir()]
+        outside = [name for name in self.format.extra_names() if self.locate(name).exists()]
+        return sorted(inside) + outside
+
+
+def store_json(layout: Layout, videos: Sequence[VideoRow]) -> bytes:
+    """Return the bytes of store.json."""
+    identity = {"recipe_id": recipe_id(layout.recipe), "n_videos": len(videos), "videos_sha256": videos_sha256(videos)}
+    return checked_json(layout.to_dict() | identity)
+
+
+def videos_sha256(videos: Sequence[VideoRow]) -> str:
+    """Return the hash of the rows' identity."""
+    return hashlib.sha256(canonical_json([astuple(video) for video in videos]).encode()).hexdigest()
+
+
+def read_store(files: StoreFiles) -> tuple[Layout, list[VideoRow]]:
+    """Return layout and rows, checked against each other.
+
+    Raises:
+        FileNotFoundError: there is no store.
+        InputError: a file is damaged or of another version.
+    """
+    if not files.exists():
+        missing = f"no store at {files.path}"
+        if files.path.exists() and files.home != files.path:
+            missing = f"{files.path} lacks its folder {files.home.name}; the two belong together"
+        elif files.path.exists():
+            missing = f"{files.path} is not a store that fsar wrote, or its creation was cut short"
+        raise FileNotFoundError(missing)
+    data = parse_checked_json(files.locate(STORE_FILE).read_bytes(), str(files.locate(STORE_FILE)))
+    videos = read_videos(files.locate(VIDEOS_FILE))
+    if data["videos_sha256"] != videos_sha256(videos):
+        raise InputError(
+            f"{files.locate(VIDEOS_FILE)} is damaged: it does not list the videos that the store was made for"
+        )
+    return Layout.from_dict(data, str(files.path)), videos
+
+
+def videos_csv(videos: Sequence[VideoRow], results: Sequence[Sequence[Any]] | None = None) -> bytes:
+    """Return videos.csv, with columns of results (status, n_frames, sha256) once there are any."""
+    columns = VIDEO_COLUMNS + (RESULT_COLUMNS if results is not None else ())
+    rows = [[*astuple(video), *(results[row] if results is not None else ())] for row, video in enumerate(videos)]
+    return csv_bytes(columns, rows)
+
+
+def read_videos(path: Path) -> list[VideoRow]:
+    """Return the rows of videos.csv."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [VideoRow(*(row[column] for column in VIDEO_COLUMNS)) for row in csv.DictReader(file)]
+    except (KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+
+
+def csv_bytes(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    """Return a CSV file as bytes, the same on every system."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def record_run(files: StoreFiles, run: dict[str, Any]) -> None:
+    """Keep what does not decide the numbers (device, batch size, machine), once per distinct content."""
+    data = checked_json({"host": socket.gethostname(), **run})
+    target = files.folder(RUNS) / f"{hashlib.sha256(data).hexdigest()[:16]}.json"
+    from fsar.files import write_atomic
+
+    if not target.exists():
+        write_atomic(target, data)
+
+
+def read_runs(files: StoreFiles) -> list[dict[str, Any]]:
+    """Return what `record_run` kept."""
+    folder = files.folder(RUNS)
+    names = [name for name in list_names(folder) if not name.startswith(".")]
+    return [parse_checked_json((folder / name).read_bytes(), str(folder / name)) for name in names]

@@ -1,0 +1,203 @@
+"""HDF5: `NAME.h5` is a small file of virtual datasets over part files in `NAME.h5.parts`, one part per chunk.
+
+A part's metadata is the same for every chunk of a store, so it is laid out once in memory by h5py; a commit then writes
+those few bytes and the raw rows between them, and no half-written HDF5 file ever carries a part's name. Links are
+relative: the two can move together. A part that is missing reads as the fill value (NaN).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fsar.pipeline.store.disk import Buffer
+from fsar.pipeline.store.formats import ChunkFiles, raw_bytes, register_format
+from fsar.pipeline.store.identity import canonical_json, recipe_id
+from fsar.pipeline.store.layout import ArraySpec, Layout
+from fsar.pipeline.store.text_table import TextTable
+
+if TYPE_CHECKING:
+    import h5py
+
+MASTER = "@master.h5"
+"""Name in manifests of the file outside the parts folder, whatever the store is called."""
+PART_FOLDER = "chunks"
+ALIGN_BYTES = 4096
+"""Arrays of a page and more start on a page, so that they map into memory as they lie."""
+
+
+@register_format(".h5")
+class Hdf5Format:
+    """A virtual HDF5 file and its parts."""
+
+    name = "hdf5"
+    suffix = ".h5"
+
+    def __init__(self) -> None:
+        self._templates: dict[str, PartTemplate] = {}
+
+    def home(self, path: Path) -> Path:
+        """Return the folder of parts beside the file."""
+        return path.with_name(path.name + ".parts")
+
+    def locate(self, path: Path, name: str) -> Path:
+        """Return the virtual file itself or a file below the folder of parts."""
+        return path if name == MASTER else self.home(path) / name
+
+    def extra_names(self) -> tuple[str, ...]:
+        """Return the mark of the virtual file."""
+        return (MASTER,)
+
+    def metadata_files(
+        self, path: Path, layout: Layout, n_videos: int, tables: Mapping[str, TextTable]
+    ) -> dict[str, list[Buffer]]:
+        """Return the virtual file, which also holds recipe and text tables."""
+        return {MASTER: [_master_image(self.home(path).name, self, layout, n_videos, tables)]}
+
+    def chunk_files(self, layout: Layout, index: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> ChunkFiles:
+        """Return one part file with all arrays."""
+        specs = list(layout.arrays().values())
+        key = canonical_json(layout.to_dict())
+        template = self._templates.setdefault(key, part_template(specs, layout.chunk_rows))
+        name = self.chunk_file(specs[0], index)
+        return ChunkFiles({name: template.fill(arrays)}, dict(template.offsets))
+
+    def chunk_file(self, spec: ArraySpec, index: int) -> str:
+        """Return the part's name, the same for all arrays."""
+        return f"{PART_FOLDER}/{index:06d}.h5"
+
+    def read_tables(self, path: Path) -> dict[str, TextTable]:
+        """Return the text tables in the virtual file."""
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return {name: _read_table(name, dataset) for name, dataset in file["text"].items()}
+
+
+@dataclass(frozen=True)
+class PartTemplate:
+    """An HDF5 file without its numbers: where each array goes, and the bytes between them."""
+
+    gaps: tuple[tuple[int, bytes], ...]
+    offsets: Mapping[str, int]
+
+    def fill(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> list[Buffer]:
+        """Return the file as buffers in order of their position."""
+        pieces: list[tuple[int, Buffer]] = list(self.gaps)
+        pieces += [(self.offsets[name], raw_bytes(array)) for name, array in arrays.items()]
+        return [piece for _, piece in sorted(pieces, key=lambda item: item[0])]
+
+
+def part_template(specs: list[ArraySpec], n_rows: int) -> PartTemplate:
+    """Return the template of a part with `n_rows` rows of every array, contiguous and uncompressed."""
+    import h5py
+
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fapl_core(1 << 20, False)
+    access.set_alignment(ALIGN_BYTES, ALIGN_BYTES)
+    file = h5py.h5f.create(b"part.h5", h5py.h5f.ACC_TRUNC, _untimed(h5py.h5p.FILE_CREATE), access)
+    _create_groups(file, specs)
+    offsets = {}
+    for spec in specs:
+        creation = _untimed(h5py.h5p.DATASET_CREATE)
+        creation.set_layout(h5py.h5d.CONTIGUOUS)
+        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        space = h5py.h5s.create_simple((n_rows, *spec.tail))
+        dataset = h5py.h5d.create(file, spec.name.encode(), _type(spec), space, creation)
+        offsets[spec.name] = int(dataset.get_offset())
+    h5py.h5f.flush(file)
+    image = file.get_file_image()
+    sizes = {spec.name: n_rows * spec.row_bytes for spec in specs}
+    return PartTemplate(_gaps(image, [(offsets[name], sizes[name]) for name in offsets]), offsets)
+
+
+def _gaps(image: bytes, extents: list[tuple[int, int]]) -> tuple[tuple[int, bytes], ...]:
+    gaps, position = [], 0
+    for start, size in [*sorted(extents), (len(image), 0)]:
+        if start > position:
+            gaps.append((position, image[position:start]))
+        position = start + size
+    return tuple(gaps)
+
+
+def _master_image(
+    parts: str, store_format: Hdf5Format, layout: Layout, n_videos: int, tables: Mapping[str, TextTable]
+) -> bytes:
+    import h5py
+
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fapl_core(1 << 20, False)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    identifier = h5py.h5f.create(b"master.h5", h5py.h5f.ACC_TRUNC, _untimed(h5py.h5p.FILE_CREATE), access)
+    specs = list(layout.arrays().values())
+    _create_groups(identifier, specs)
+    h5py.h5g.create(identifier, b"text", gcpl=_untimed(h5py.h5p.GROUP_CREATE))
+    for spec in specs:
+        _create_virtual(identifier, spec, parts, store_format, layout, n_videos)
+    with h5py.File(identifier) as file:
+        file.attrs["recipe"] = canonical_json(layout.recipe)
+        file.attrs["recipe_id"] = recipe_id(layout.recipe)
+        for name, table in sorted(tables.items()):
+            dataset = file.create_dataset(f"text/{name}", data=table.vectors, track_times=False)
+            for key, value in table.attributes().items():
+                dataset.attrs[key] = canonical_json(value)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _create_virtual(
+    file: "h5py.h5f.FileID", spec: ArraySpec, parts: str, store_format: Hdf5Format, layout: Layout, n_videos: int
+) -> None:
+    import h5py
+
+    creation = _untimed(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.VIRTUAL)
+    creation.set_fill_value(np.array([spec.fill], spec.numpy_dtype))
+    for index in range(layout.n_chunks(n_videos)):
+        rows = layout.chunk_range(index, n_videos)
+        target = h5py.h5s.create_simple((n_videos, *spec.tail))
+        target.select_hyperslab((rows.start, *(0 for _ in spec.tail)), (len(rows), *spec.tail))
+        source = h5py.h5s.create_simple((layout.chunk_rows, *spec.tail))
+        source.select_hyperslab((0, *(0 for _ in spec.tail)), (len(rows), *spec.tail))
+        link = f"{parts}/{store_format.chunk_file(spec, index)}".replace("%", "%%")
+        creation.set_virtual(target, link.encode(), spec.name.encode(), source)
+    space = h5py.h5s.create_simple((n_videos, *spec.tail))
+    h5py.h5d.create(file, spec.name.encode(), _type(spec), space, creation)
+
+
+def _create_groups(file: "h5py.h5f.FileID", specs: list[ArraySpec]) -> None:
+    import h5py
+
+    for group in sorted({spec.name.rpartition("/")[0] for spec in specs} - {""}):
+        h5py.h5g.create(file, group.encode(), gcpl=_untimed(h5py.h5p.GROUP_CREATE))
+
+
+def _untimed(kind: Any) -> Any:
+    """Return a creation property list that keeps clocks out of the file: equal content, equal bytes."""
+    import h5py
+
+    properties = h5py.h5p.create(kind)
+    properties.set_obj_track_times(False)
+    return properties
+
+
+def _type(spec: ArraySpec) -> Any:
+    import h5py
+
+    return h5py.h5t.py_create(spec.numpy_dtype, logical=True)
+
+
+def _read_table(name: str, dataset: "h5py.Dataset") -> TextTable:
+    attributes = {key: json.loads(dataset.attrs[key]) for key in ("class_names", "templates", "encoder")}
+    return TextTable(
+        name,
+        dataset[...],
+        tuple(attributes["class_names"]),
+        tuple(attributes["templates"]),
+        attributes["encoder"],
+    )

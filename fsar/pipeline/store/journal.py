@@ -1,0 +1,162 @@
+"""Publish a set of files as one step: staged, announced, renamed, recorded.
+
+    staging/<key>-<token>/…     every file, written and flushed
+    journal/<key>.intent        names them with their sha256; created exclusively: the first of two writers wins
+    (rename each to its place)
+    journal/<key>.json          the record: from here on the files are final; the intent goes
+
+Whoever finds an intent can carry it out again (`redo`), so a crash after the intent loses nothing and a crash before it
+leaves only staged files. Records hold no clock, order or process id: equal content, equal bytes.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fsar.errors import InputError
+from fsar.files import sync_folder, write_atomic
+from fsar.pipeline.store.disk import Buffer, FileEntry, create_exclusive, file_entry, list_names, replace, write_new
+from fsar.pipeline.store.files import JOURNAL, METADATA_KEY, STAGING, StoreFiles
+from fsar.pipeline.store.identity import checked_json, parse_checked_json
+
+Entries = dict[str, FileEntry]
+LastFile = Callable[[Entries, bytes], dict[str, bytes]]
+
+
+def chunk_key(index: int, n_rows: int) -> str:
+    """Return the journal's name of chunk `index` with `n_rows` rows stored in it."""
+    return f"{index:06d}.{n_rows:06d}"
+
+
+def stored_rows(files: StoreFiles) -> dict[int, int]:
+    """Return how many rows of each finished chunk are stored, by listing names only."""
+    stored: dict[int, int] = {}
+    for name in list_names(files.folder(JOURNAL)):
+        index, _, rest = name.partition(".")
+        n_rows, _, suffix = rest.partition(".")
+        if index.isdigit() and n_rows.isdigit() and suffix == "json":
+            stored[int(index)] = max(stored.get(int(index), 0), int(n_rows))
+    return stored
+
+
+def read_record(files: StoreFiles, key: str) -> dict[str, Any]:
+    """Return the record of a published set of files: files (name -> sha256, bytes) and what its writer added."""
+    path = files.folder(JOURNAL) / f"{key}.json"
+    return parse_checked_json(path.read_bytes(), str(path))
+
+
+def record_entries(record: Mapping[str, Any]) -> Entries:
+    """Return the files that a record names."""
+    return {name: FileEntry(entry["sha256"], entry["bytes"]) for name, entry in record["files"].items()}
+
+
+def publish(
+    files: StoreFiles,
+    key: str,
+    contents: Mapping[str, list[Buffer]],
+    details: Mapping[str, Any] | None = None,
+    *,
+    keep: Entries | None = None,
+    last: LastFile | None = None,
+) -> bool:
+    """Make `contents` (file name -> buffers) appear as one step; return whether it was ours that did.
+
+    Args:
+        files: the store.
+        key: name of the record.
+        contents: the files.
+        details: what else the record says.
+        keep: files of an older record under the same key that stay as they are.
+        last: makes a file that may only appear after the record, from all entries and the record's bytes.
+    """
+    token = f"{key}-{os.getpid()}-{secrets.token_hex(4)}"
+    folder = files.folder(STAGING) / token
+    try:
+        entries = {name: write_new(folder / name, buffers) for name, buffers in contents.items()}
+        record = {"files": _listed((keep or {}) | entries), **(details or {})}
+        final = last((keep or {}) | entries, checked_json(record)) if last else {}
+        final_entries = {name: write_new(folder / name, [data]) for name, data in final.items()}
+        for parent in sorted({path.parent for path in folder.rglob("*")} | {folder.parent}):
+            sync_folder(parent)
+        intent = {"record": record, "staging": token, "moves": sorted(entries), "last": _listed(final_entries)}
+        ours = _announce(files, key, checked_json(intent), folder, replaces_record=keep is not None)
+        if ours and not redo(files, key):
+            raise InputError(f"{folder} was removed while it was being published")
+        return ours
+    finally:
+        if not _is_announced(files, key, token):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _announce(files: StoreFiles, key: str, intent: bytes, folder: Path, *, replaces_record: bool) -> bool:
+    path = files.folder(JOURNAL) / f"{key}.intent"
+    while not create_exclusive(path, intent, folder / "intent"):
+        if redo(files, key) and not replaces_record:
+            return False
+    if not replaces_record and (files.folder(JOURNAL) / f"{key}.json").exists():
+        path.unlink(missing_ok=True)  # another writer finished between our check and our intent
+        return False
+    return True
+
+
+def _is_announced(files: StoreFiles, key: str, token: str) -> bool:
+    try:
+        return token.encode() in (files.folder(JOURNAL) / f"{key}.intent").read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+def redo(files: StoreFiles, key: str) -> bool:
+    """Carry out an announced publication; return whether it is complete now, False if there is nothing to carry out.
+
+    An intent whose staged files are gone or torn is discarded.
+    """
+    path = files.folder(JOURNAL) / f"{key}.intent"
+    try:
+        intent = parse_checked_json(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        return (files.folder(JOURNAL) / f"{key}.json").exists()
+    except InputError:
+        path.unlink(missing_ok=True)
+        return False
+    staging = files.folder(STAGING) / intent["staging"]
+    entries = record_entries(intent["record"])
+    moved = all(_move(files, staging, name, entries[name]) for name in intent["moves"])
+    if moved:
+        write_atomic(files.folder(JOURNAL) / f"{key}.json", checked_json(intent["record"]))
+        last = record_entries({"files": intent["last"]})
+        moved = all(_move(files, staging, name, entry) for name, entry in last.items())
+    path.unlink(missing_ok=True)
+    sync_folder(files.folder(JOURNAL))
+    shutil.rmtree(staging, ignore_errors=True)
+    return moved
+
+
+def _move(files: StoreFiles, staging: Path, name: str, entry: FileEntry) -> bool:
+    source, target = staging / name, files.locate(name)
+    try:
+        if source.stat().st_size != entry.n_bytes:
+            return False
+        replace(source, target)
+        sync_folder(target.parent)
+    except FileNotFoundError:  # moved before a crash, or by another process at this moment
+        return file_entry(target) == entry
+    return True
+
+
+def intents(files: StoreFiles) -> list[str]:
+    """Return the keys that were announced and not finished."""
+    names = list_names(files.folder(JOURNAL))
+    return [name.removesuffix(".intent") for name in names if name.endswith(".intent") and not name.startswith(".")]
+
+
+def _listed(entries: Entries) -> dict[str, dict[str, Any]]:
+    return {name: {"sha256": entry.sha256, "bytes": entry.n_bytes} for name, entry in sorted(entries.items())}
+
+
+def metadata_entries(files: StoreFiles) -> Entries:
+    """Return the files of the metadata record."""
+    return record_entries(read_record(files, METADATA_KEY))

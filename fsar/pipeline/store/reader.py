@@ -1,0 +1,336 @@
+"""Open a store and read from it at the speed of memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from fsar.errors import InputError, unknown_name
+from fsar.pipeline.store.files import STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
+from fsar.pipeline.store.gather import Gather
+from fsar.pipeline.store.identity import recipe_id
+from fsar.pipeline.store.journal import metadata_entries, stored_rows
+from fsar.pipeline.store.layout import STATUS_OK, TapSpec
+from fsar.pipeline.store.rows import read_column
+from fsar.pipeline.store.seal import describe_missing, is_sealed, publish_metadata, read_failures, read_manifest
+from fsar.pipeline.store.text_table import TextTable
+
+if TYPE_CHECKING:
+    import torch
+
+Array = np.ndarray[Any, Any]
+
+
+def open_store(path: str | Path, *, allow_unsealed: bool = False) -> "FeatureStore":
+    """Return the store at `path` for reading.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: it is damaged, or not sealed and `allow_unsealed` is off; the message says what is missing.
+    """
+    files = StoreFiles.at(path)
+    store = FeatureStore(files)
+    if not store.sealed and not allow_unsealed:
+        raise InputError(f"{path} is not sealed: {_what_is_missing(store)} (or open it with allow_unsealed=True)")
+    return store
+
+
+def _what_is_missing(store: "FeatureStore") -> str:
+    missing = store.missing_rows()
+    if not missing.size:
+        return f"everything is there but the manifest; run `fsar-store seal {store.path}`"
+    described = describe_missing(store.videos, map(int, missing))
+    return f"{described}; run the command that encodes them again (fsar-prep encode)"
+
+
+class FeatureStore:
+    """Features of N videos, V views and T slots, read through memory maps. Pickling it reopens it."""
+
+    def __init__(self, files: StoreFiles) -> None:
+        self.files = files
+        self.layout, self.videos = read_store(files)
+        self.sealed = is_sealed(files)
+        self._stored = stored_rows(files)
+        self._gathers: dict[str, Gather] = {}
+        self._columns: dict[str, Array] = {}
+        self._row_of: dict[str, int] = {}
+        if self.sealed:
+            self._check_manifest()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(self.path), not self.sealed)
+
+    def __repr__(self) -> str:
+        taps = ", ".join(f"{name} {list(tap.shape)} {tap.dtype}" for name, tap in self.taps.items())
+        shape = f"{self.n_videos} videos, {self.n_views} views, {self.n_slots} slots"
+        return f"FeatureStore({str(self.path)!r}: {shape}; {taps})"
+
+    @property
+    def path(self) -> Path:
+        """Where the store is."""
+        return self.files.path
+
+    @property
+    def format(self) -> str:
+        """Name of the format: zarr or hdf5."""
+        return self.files.format.name
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decided the numbers."""
+        return dict(self.layout.recipe)
+
+    @property
+    def recipe_id(self) -> str:
+        """The hash of the recipe."""
+        return recipe_id(self.layout.recipe)
+
+    @property
+    def taps(self) -> dict[str, TapSpec]:
+        """Tap name -> shape and dtype per frame."""
+        return dict(self.layout.taps)
+
+    @property
+    def n_videos(self) -> int:
+        """N, rows."""
+        return len(self.videos)
+
+    @property
+    def n_views(self) -> int:
+        """V, stored views of each video."""
+        return self.layout.n_views
+
+    @property
+    def n_slots(self) -> int:
+        """T, stored frames of each view."""
+        return self.layout.n_slots
+
+    @property
+    def status(self) -> Array:
+        """(N,) uint8: STATUS_PENDING, STATUS_OK or STATUS_FAILED."""
+        return self._column("status")
+
+    @property
+    def n_frames(self) -> Array:
+        """(N,) int32 frames in each video."""
+        return self._column("n_frames")
+
+    @property
+    def source_sha256(self) -> Array:
+        """(N, 32) uint8 hash of each video file."""
+        return self._column("source_sha256")
+
+    @property
+    def ok_rows(self) -> Array:
+        """Rows that hold features, int64 ascending."""
+        return np.flatnonzero(self.status == STATUS_OK)
+
+    def failures(self) -> list[tuple[int, str, str]]:
+        """Return (row, reason, message) of the videos that could not be encoded."""
+        return read_failures(self.files)
+
+    def missing_rows(self) -> Array:
+        """Return the rows that are not committed, int64 ascending; none in a sealed store."""
+        starts = range(0, self.n_videos, self.layout.chunk_rows)
+        pending = [
+            np.arange(start + self._stored.get(index, 0), min(start + self.layout.chunk_rows, self.n_videos))
+            for index, start in enumerate(starts)
+        ]
+        return np.concatenate(pending)
+
+    def row_of(self, video_id: str) -> int:
+        """Return the row of a video.
+
+        Raises:
+            InputError: the store has no such video; the nearest ids are given.
+        """
+        if not self._row_of:
+            self._row_of = {video.video_id: row for row, video in enumerate(self.videos)}
+        if video_id not in self._row_of:
+            raise unknown_name("video", video_id, self._row_of)
+        return self._row_of[video_id]
+
+    @overload
+    def read(
+        self,
+        tap: str,
+        rows: Sequence[int] | Array,
+        *,
+        views: int | Array | None = 0,
+        frames: Array | None = None,
+        as_torch: Literal[False] = False,
+    ) -> Array: ...
+
+    @overload
+    def read(
+        self,
+        tap: str,
+        rows: Sequence[int] | Array,
+        *,
+        views: int | Array | None = 0,
+        frames: Array | None = None,
+        as_torch: Literal[True],
+    ) -> "torch.Tensor": ...
+
+    def read(
+        self,
+        tap: str,
+        rows: Sequence[int] | Array,
+        *,
+        views: int | Array | None = 0,
+        frames: Array | None = None,
+        as_torch: bool = False,
+    ) -> "Array | torch.Tensor":
+        """Return features of some rows, in their order, as a fresh array (R, T, *shape).
+
+        Args:
+            tap: name of the tap.
+            rows: (R,) row numbers, 0 to N - 1; repeats are fine.
+            views: one view for all rows, (R,) one view per row, or None for all: (R, V, T, *shape).
+            frames: (T',) slots for all rows or (R, T') per row, instead of all T slots.
+            as_torch: return a CPU tensor instead of a numpy array.
+
+        Failed videos read as NaN.
+
+        Raises:
+            InputError: unknown tap, or a row that is not encoded yet.
+            IndexError: a row, view or slot that the store does not have.
+        """
+        index = _indices("row", rows, self.n_videos, ndim=(1,))
+        view_index = views if views is None else _views(views, self.n_views, len(index))
+        frame_index = None if frames is None else _frames(frames, self.n_slots, len(index))
+        features = self._gather(tap).read(index, view_index, frame_index)
+        return _to_torch(features) if as_torch else features
+
+    def load(
+        self,
+        tap: str,
+        *,
+        rows: Sequence[int] | Array | None = None,
+        device: "str | torch.device" = "cpu",
+        dtype: "torch.dtype | None" = None,
+    ) -> "torch.Tensor":
+        """Return a tap as one tensor (N, V, T, *shape) in memory or on a GPU, e.g. to index it there.
+
+        Args:
+            tap: name of the tap.
+            rows: only these rows, in this order; None: all.
+            device: where the tensor shall live.
+            dtype: convert to it; None: as stored.
+        """
+        import torch
+
+        wanted = np.arange(self.n_videos) if rows is None else _indices("row", rows, self.n_videos, ndim=(1,))
+        gather, spec = self._gather(tap), self.taps[tap]
+        kind = dtype or getattr(torch, spec.dtype)
+        out = torch.empty((len(wanted), self.n_views, self.n_slots, *spec.shape), dtype=kind, device=device)
+        step = self.layout.chunk_rows
+        for start in range(0, len(wanted), step):
+            out[start : start + step] = _to_torch(gather.read(wanted[start : start + step], None, None))
+        return out
+
+    def frame_index(self, rows: Sequence[int] | Array) -> Array:
+        """Return which frame of its video each slot shows: (R, V, T) int32."""
+        return self._gather_array("frame_index").read(_indices("row", rows, self.n_videos, ndim=(1,)), None, None)
+
+    def frame_time(self, rows: Sequence[int] | Array) -> Array:
+        """Return the time of each slot's frame in seconds: (R, V, T) float64."""
+        return self._gather_array("frame_time").read(_indices("row", rows, self.n_videos, ndim=(1,)), None, None)
+
+    def text_tables(self) -> list[str]:
+        """Return the names of the text tables."""
+        return sorted(self.files.format.read_tables(self.path))
+
+    def text(self, name: str) -> TextTable:
+        """Return a text table.
+
+        Raises:
+            InputError: there is none of that name; the nearest names are given.
+        """
+        tables = self.files.format.read_tables(self.path)
+        if name not in tables:
+            raise unknown_name("text table", name, tables)
+        return tables[name]
+
+    def write_text(self, table: TextTable, *, overwrite: bool = False) -> None:
+        """Add a text table as one step; a sealed store stays sealed.
+
+        Raises:
+            InputError: the store has another table of that name and `overwrite` is off.
+        """
+        tables = self.files.format.read_tables(self.path)
+        if table.name in tables and not overwrite:
+            if _same_table(tables[table.name], table):
+                return
+            raise InputError(f"{self.path} has another text table {table.name!r}: overwrite it or choose another name")
+        tables[table.name] = table
+        contents = self.files.format.metadata_files(self.path, self.layout, self.n_videos, tables)
+        publish_metadata(self.files, contents, sealed=self.sealed)
+
+    def _column(self, name: str) -> Array:
+        if name not in self._columns:
+            column = read_column(self.files, self.layout, self.n_videos, name)
+            column.flags.writeable = False
+            self._columns[name] = column
+        return self._columns[name]
+
+    def _gather(self, tap: str) -> Gather:
+        if tap not in self.layout.taps:
+            raise unknown_name("tap", tap, self.layout.taps)
+        return self._gather_array(f"features/{tap}")
+
+    def _gather_array(self, name: str) -> Gather:
+        gather = self._gathers.get(name)
+        if gather is None:
+            gather = Gather(self.files, self.layout, self.layout.arrays()[name], self._stored, self.n_videos)
+            gather = self._gathers.setdefault(name, gather)
+        return gather
+
+    def _check_manifest(self) -> None:
+        """Refuse a manifest that belongs to other rows or another recipe."""
+        manifest, metadata = read_manifest(self.files), metadata_entries(self.files)
+        for name in (STORE_FILE, VIDEOS_FILE):
+            if manifest.get(name) != metadata.get(name):
+                raise InputError(f"{self.path} has a manifest of another state: run `fsar-store verify {self.path}`")
+
+
+def _reopen(path: str, allow_unsealed: bool) -> FeatureStore:
+    return open_store(path, allow_unsealed=allow_unsealed)
+
+
+def _indices(kind: str, values: Any, limit: int, ndim: tuple[int, ...]) -> Array:
+    index = np.asarray(values)
+    if index.size == 0:
+        index = index.astype(np.int64)
+    if index.dtype.kind not in "iu" or index.ndim not in ndim:
+        raise TypeError(f"{kind}s must be whole numbers in {ndim[-1]} axes at most, got {index.dtype} {index.shape}")
+    if index.size and (index.min() < 0 or index.max() >= limit):
+        raise IndexError(f"{kind}s must be 0 to {limit - 1}, got {int(index.min())} to {int(index.max())}")
+    return index.astype(np.int64, copy=False)
+
+
+def _views(views: Any, n_views: int, n_rows: int) -> Array | int:
+    index = _indices("view", views, n_views, ndim=(0, 1))
+    if index.ndim == 0:
+        return int(index)
+    if len(index) != n_rows:
+        raise IndexError(f"views must be one per row ({n_rows}), got {len(index)}")
+    return index
+
+
+def _frames(frames: Any, n_slots: int, n_rows: int) -> Array:
+    index = _indices("slot", frames, n_slots, ndim=(1, 2))
+    if index.ndim == 2 and len(index) != n_rows:
+        raise IndexError(f"slots must be the same for all rows or one list per row ({n_rows}), got {index.shape}")
+    return index
+
+
+def _to_torch(array: Array) -> "torch.Tensor":
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def _same_table(a: TextTable, b: TextTable) -> bool:
+    return a.attributes() == b.attributes() and a.vectors.tobytes() == b.vectors.tobytes()

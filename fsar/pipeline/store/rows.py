@@ -1,0 +1,37 @@
+"""Whole chunks of one array, straight from their files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fsar.errors import InputError
+from fsar.pipeline.store.files import StoreFiles
+from fsar.pipeline.store.journal import chunk_key, read_record, stored_rows
+from fsar.pipeline.store.layout import ArraySpec, Layout
+
+
+def stored_chunk(
+    files: StoreFiles, layout: Layout, spec: ArraySpec, index: int, record: Mapping[str, Any]
+) -> np.ndarray[Any, Any]:
+    """Return chunk `index` of an array, padding included: (chunk rows, *tail), mapped read-only."""
+    path = files.locate(files.format.chunk_file(spec, index))
+    offset = record["offsets"].get(spec.name, 0)
+    shape = (layout.chunk_rows, *spec.tail)
+    try:
+        if path.stat().st_size < offset + layout.chunk_rows * spec.row_bytes:
+            raise InputError(f"{path} is cut short: run `fsar-store verify {files.path}`")
+        return np.memmap(path, spec.numpy_dtype, "r", offset, shape)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: run `fsar-store verify {files.path}`") from None
+
+
+def read_column(files: StoreFiles, layout: Layout, n_videos: int, name: str) -> np.ndarray[Any, Any]:
+    """Return a whole small array (N, *tail); rows that are not committed have the fill value."""
+    spec = layout.arrays()[name]
+    column = np.full((n_videos, *spec.tail), spec.fill, spec.numpy_dtype)
+    for index, n_rows in stored_rows(files).items():
+        start = index * layout.chunk_rows
+        record = read_record(files, chunk_key(index, n_rows))
+        column[start : start + n_rows] = stored_chunk(files, layout, spec, index, record)[:n_rows]
+    return column

@@ -1,0 +1,110 @@
+"""The manifest: sha256 and size of every file, written last. A store without one is unfinished."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fsar.pipeline.store.disk import Buffer, FileEntry
+from fsar.pipeline.store.files import (
+    CLAIMS,
+    FAILURE_COLUMNS,
+    FAILURES_FILE,
+    JOURNAL,
+    MANIFEST_FILE,
+    METADATA_KEY,
+    STAGING,
+    VIDEOS_FILE,
+    StoreFiles,
+    csv_bytes,
+    read_store,
+    videos_csv,
+)
+from fsar.pipeline.store.identity import checked_json, parse_checked_json
+from fsar.pipeline.store.journal import (
+    Entries,
+    chunk_key,
+    metadata_entries,
+    publish,
+    read_record,
+    record_entries,
+    stored_rows,
+)
+from fsar.pipeline.store.layout import VideoRow
+from fsar.pipeline.store.rows import read_column
+
+PARTS = ("train", "val", "test", "")
+
+
+def is_sealed(files: StoreFiles) -> bool:
+    """Return whether the store has a manifest."""
+    return files.locate(MANIFEST_FILE).exists()
+
+
+def read_manifest(files: StoreFiles) -> Entries:
+    """Return file name -> sha256 and size.
+
+    Raises:
+        InputError: the manifest itself is damaged.
+    """
+    path = files.locate(MANIFEST_FILE)
+    return record_entries(parse_checked_json(path.read_bytes(), str(path)))
+
+
+def seal_files(files: StoreFiles) -> None:
+    """Write videos.csv with its results, failures.csv and the manifest; every chunk must be stored."""
+    if not is_sealed(files):
+        layout, videos = read_store(files)
+        columns = [read_column(files, layout, len(videos), name) for name in ("status", "n_frames", "source_sha256")]
+        results = [(int(s), int(n), bytes(h).hex()) for s, n, h in zip(*columns, strict=True)]
+        failures = [_failure_row(videos, failure) for failure in read_failures(files)]
+        contents: dict[str, list[Buffer]] = {
+            VIDEOS_FILE: [videos_csv(videos, results)],
+            FAILURES_FILE: [csv_bytes(FAILURE_COLUMNS, failures)],
+        }
+        publish_metadata(files, contents, sealed=True)
+    for name in (CLAIMS, STAGING):
+        shutil.rmtree(files.folder(name), ignore_errors=True)
+
+
+def publish_metadata(files: StoreFiles, contents: dict[str, list[Buffer]], *, sealed: bool) -> None:
+    """Replace some of the files that do not hold numbers, as one step, with a new manifest if the store is sealed."""
+
+    def manifest(entries: Entries, record: bytes) -> dict[str, bytes]:
+        own = {f"{JOURNAL}/{METADATA_KEY}.json": FileEntry.of([record])}
+        every = chunk_entries(files) | entries | own
+        listed = {name: {"sha256": entry.sha256, "bytes": entry.n_bytes} for name, entry in sorted(every.items())}
+        return {MANIFEST_FILE: checked_json({"files": listed})}
+
+    keep = metadata_entries(files)
+    publish(files, METADATA_KEY, contents, keep=keep, last=manifest if sealed else None)
+
+
+def chunk_entries(files: StoreFiles) -> Entries:
+    """Return the files of all stored chunks and of their records."""
+    entries: Entries = {}
+    for index, n_rows in stored_rows(files).items():
+        key = chunk_key(index, n_rows)
+        data = (files.folder(JOURNAL) / f"{key}.json").read_bytes()
+        entries[f"{JOURNAL}/{key}.json"] = FileEntry.of([data])
+        entries |= record_entries(parse_checked_json(data, key))
+    return entries
+
+
+def read_failures(files: StoreFiles) -> list[tuple[int, str, str]]:
+    """Return (row, reason, message) of every failed row, in row order."""
+    records = (read_record(files, chunk_key(index, n_rows)) for index, n_rows in stored_rows(files).items())
+    return sorted((int(row), reason, message) for record in records for row, reason, message in record["failures"])
+
+
+def _failure_row(videos: Sequence[VideoRow], failure: tuple[int, str, str]) -> list[Any]:
+    row, reason, message = failure
+    return [videos[row].video_id, videos[row].path, "encode", reason, message]
+
+
+def describe_missing(videos: Sequence[VideoRow], rows: Iterable[int]) -> str:
+    """Return how many videos of which split part are missing: "12 of 40 videos are missing (train 8, test 4)"."""
+    missing = Counter(videos[row].part for row in rows)
+    parts = [part for part in PARTS if missing[part]] + sorted(missing.keys() - set(PARTS))
+    listed = ", ".join(f"{part or 'no part'} {missing[part]}" for part in parts)
+    return f"{missing.total()} of {len(videos)} videos are missing ({listed})"
