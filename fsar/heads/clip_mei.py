@@ -30,9 +30,9 @@ class ClipMeiHead(TableHead):
 
     The head is transductive: a query attends to the other queries, so its scores depend on them.
 
-    Differences from the official code, which takes the mean of the queries' own class texts as base of the query token,
-    so that the queries' labels leak: here it is the mean of the texts of all classes of the episode. Both are equal when
-    every class has the same number of queries, as in the official evaluation.
+    The official code takes the mean of the queries' own class texts as base of the query token, so that their labels
+    leak: here it is the mean of the texts of all classes of the episode. Both are equal when every class has the same
+    number of queries, as in the official evaluation.
 
     Args:
         dim: width D of frame features and text vectors.
@@ -52,8 +52,8 @@ class ClipMeiHead(TableHead):
     text_space = "image"
     inductive = False
     paper = (
-        "Deng et al., Exploit more effective information for few-shot action recognition, Knowledge-Based Systems 2025, "
-        "https://doi.org/10.1016/j.knosys.2025.113965"
+        "Deng et al., Exploit more effective information for few-shot action recognition, Knowledge-Based Systems "
+        "2025, https://doi.org/10.1016/j.knosys.2025.113965"
     )
 
     def __init__(
@@ -101,7 +101,7 @@ class ClipMeiHead(TableHead):
         return self._match(support, batch.support_labels, batch.query["frames"], batch.n_way, query_text.mean(1))
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
-        """Return supports after attention to their class text; queries as they are, for their token is the episode's."""
+        """Return supports after attention to their class text; queries as they are, their token being the episode's."""
         if class_text is None:
             return {"frames": features["frames"]}
         return {"frames": self._attend(features["frames"], mean_text(class_text, "clip-mei", self.dim))[1]}
@@ -152,8 +152,8 @@ class ClipMeiHead(TableHead):
             frame_distances(query_token_2, class_token_2),
         )
         align = soft_alignment if self.single_direction else two_way_alignment
-        within, across, bias = align(torch.cat(distances, 1), SMOOTHING).split((n_query, n_query, 1), 1)
-        return 0.5 * within + across + bias
+        cost = align(torch.cat(distances, 1), SMOOTHING)  # (B, 2Q + 1, N)
+        return 0.5 * cost[:, :n_query] + cost[:, n_query:-1] + cost[:, -1:]
 
     @staticmethod
     def _class_tokens(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:

@@ -48,8 +48,6 @@ class Head(nn.Module):
     inductive: ClassVar[bool] = True
     """False for a head whose answer for one query depends on the other queries."""
     training_unit: ClassVar[Literal["episodes", "pairs"]] = "episodes"
-    one_template_in_training: ClassVar[bool] = False
-    """True for a head that trains with one random text template per episode; otherwise all templates are averaged."""
     paper: ClassVar[str] = ""
     """Authors, title, venue, link."""
     options: Mapping[str, Any] = MappingProxyType({})
@@ -167,7 +165,7 @@ def create_head(name: str, **options: Any) -> Head:
         if option not in known:
             raise unknown_name(f"option of head {name!r}", option, known)
     head = kind(**options)
-    head.options = MappingProxyType(dict(options))
+    head.options = dict(options)  # a plain dict: heads are deep-copied and pickled
     return head
 
 

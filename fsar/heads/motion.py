@@ -33,7 +33,7 @@ class MotionSummary(nn.Module):
 
 
 def time_weights(n_frames: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weights of frames (T,), their sums per tap (3,), and the weights of frames per pair of taps (3, 3, T)."""
+    """Return the frames' weights (T,), their sums per tap (3,), and the frames' weights per pair of taps (3, 3, T)."""
     weights = torch.full((n_frames,), 1.0 / (n_frames - 1), device=device, dtype=dtype)
     weights[[0, -1]] /= 2
     per_tap = shift_taps(weights)  # (3, T)

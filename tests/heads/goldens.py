@@ -42,6 +42,7 @@ class Golden:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    trace: dict[str, Tensor] = field(default_factory=dict)
     input_grads: dict[str, Tensor] = field(default_factory=dict)
     grads: dict[str, Tensor] = field(default_factory=dict)
     gradnorms: dict[str, Tensor] = field(default_factory=dict)
@@ -217,4 +218,4 @@ def assert_close(name: str, ours: Tensor, reference: Tensor) -> None:
     assert float(excess.max()) <= VALUE_TOLERANCE, f"{name}: off by {float(excess.max()):.2e}"
 
 
-from tests.heads import goldens_metric  # noqa: E402, F401 - registers its methods
+from tests.heads import goldens_metric, goldens_spatial, goldens_vision_language  # noqa: E402, F401 - register their methods

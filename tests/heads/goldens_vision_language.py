@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from fsar.heads import Head
+from fsar.heads import EpisodeBatch, Head, Targets
 from fsar.heads.clip_mei import ClipMeiHead
+from fsar.heads.emp_net import LEVELS
 from fsar.heads.official.settings import DIVISOR
 from tests.heads.goldens import Comparison, Golden, class_ids, episode, golden_method, leaves
 
@@ -44,3 +45,25 @@ def clip_mei(golden: Golden, head: Head) -> Comparison:
         "motion_distance": losses["motion"],
     }
     return Comparison(values, total, leaves(golden))
+
+
+@golden_method("emp_net")
+def emp_net(golden: Golden, head: Head) -> Comparison:
+    inputs, way = golden.inputs, int(golden.metadata["way"])
+    text = inputs["text"]  # (M, K, D)
+    if golden.metadata["template_index"] is not None:
+        text = text[golden.metadata["template_index"]].unsqueeze(0)
+    labels, ids = inputs["support_labels"], class_ids(golden, "support")
+    first = [int((labels == label).nonzero()[0]) for label in range(way)]
+    roles = {"tokens_early": "l3", "tokens_middle": "l7", "tokens_late": "l11"}
+    support, query = (
+        {role: inputs[f"{part}.{level}"].unsqueeze(0) for role, level in roles.items()} for part in ("support", "query")
+    )
+    class_text = text[:, ids[first]].transpose(0, 1).unsqueeze(0)
+    batch = EpisodeBatch(support, labels.unsqueeze(0), query, way, class_text)
+    outputs = head.outputs(batch, default_text=text[:, 0].mean(0))
+    losses = head.loss(batch, outputs, Targets(inputs["query_labels"].unsqueeze(0)))
+    values = {name: value[0] for name, value in outputs.items() if name.endswith("logits")}
+    values |= {f"{level}_cum_dist": outputs[f"{level}_cost"][0] for level in LEVELS}
+    values |= {f"ce_{name}": value for name, value in losses.items() if name != "total"}
+    return Comparison({**values, "loss": losses["total"]}, losses["total"])

@@ -1,6 +1,6 @@
 """Importers of published checkpoints, one file per code base. Importing a file registers its methods."""
 
-from fsar.heads.official import metric
+from fsar.heads.official import clip_fsar, clip_mei, emp_net, hcl, metric
 from fsar.heads.official.formats import (
     TRANSFORMER_RENAMES,
     OfficialFormat,
@@ -13,6 +13,10 @@ from fsar.heads.official.formats import (
 __all__ = [
     "TRANSFORMER_RENAMES",
     "OfficialFormat",
+    "clip_fsar",
+    "clip_mei",
+    "emp_net",
+    "hcl",
     "import_official",
     "list_official",
     "metric",

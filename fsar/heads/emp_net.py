@@ -1,0 +1,245 @@
+"""EMP-Net: class tokens, frames and patches of three depths of a frozen CLIP, matched by text and by alignment."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fsar.errors import InputError
+from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.emp_net_encoder import DEPTHS, LEVELS, Encoder, Levels, score
+from fsar.heads.functional import class_means, frame_distances, two_way_alignment
+from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
+from fsar.heads.text_input import check_choice, mean_text
+
+SMOOTHING = 0.5
+Encode = Callable[[Features, Tensor | None, Tensor | None], tuple[Tensor, ...]]
+"""From the tokens of V videos, their own text (V, D) and the texts to score (V, K, D) to tensors (V, ...)."""
+
+
+@register_head("emp-net")
+class EmpNetHead(TableHead):
+    """Mean of six probabilities per class: three levels (class token, frame, patch), by text and by alignment.
+
+    Three stages take up the tokens of an early, a middle and the late layer of CLIP one after the other; a block per
+    level refines the result. Each level is compared with the texts of the episode's classes, and, after the supports
+    have been fused with the text of their class, aligned with class prototypes. The backbone is frozen in the published
+    method too, so a store reproduces all of it. The stored tokens have been through CLIP's final norm and projection.
+
+    Differences from the official code: any way instead of 5, and the texts of a class are found from all supports. The
+    official code looks at the first `way` supports of the episode only and gives a class that it misses there the text
+    of class 0. `compat="official"` does the same; with several shots it needs that text.
+
+    Args:
+        dim: width C of tokens and text vectors, a multiple of 8.
+        merge_before: average the supports of a class before they are fused with text (official 5-shot configs).
+        attention_dropout: after the attentions' output projections.
+        dropout: inside the feed-forward blocks.
+        chunk_videos: videos encoded at a time: bounds the memory of evaluation, keeps activations near the processor.
+        recompute: keep no activations of the encoder in training and compute them again in the backward pass: a
+            fraction of the memory (6 GB for 30 videos otherwise) for a third more time.
+        compat: "official" reproduces the text lookup described above.
+    """
+
+    inputs = tuple(Input(f"tokens_{depth}", ("tokens.",), "(1+P, D)") for depth in DEPTHS)
+    text = "required"
+    text_space = "image"
+    class_roles = ("scores",)
+    paper = (
+        "Wu et al., Efficient Few-Shot Action Recognition via Multi-Level Post-Reasoning, ECCV 2024, "
+        "https://github.com/cong-wu/EMP-Net"
+    )
+
+    def __init__(
+        self,
+        *,
+        dim: int = 512,
+        merge_before: bool = False,
+        attention_dropout: float = 0.2,
+        dropout: float = 0.05,
+        chunk_videos: int = 4,
+        recompute: bool = False,
+        compat: Literal["fixed", "official"] = "fixed",
+    ) -> None:
+        super().__init__()
+        if dim % 8:
+            raise InputError(f"the width of the tokens must be a multiple of 8, got {dim}")
+        if chunk_videos < 1:
+            raise InputError(f"chunk_videos must be at least 1, got {chunk_videos}")
+        self.dim, self.merge_before = dim, merge_before
+        self.chunk_videos, self.recompute = chunk_videos, recompute
+        self.compat = check_choice("compat", compat, ("fixed", "official"))
+        self.encoder = Encoder(dim, attention_dropout=attention_dropout, dropout=dropout)
+
+    def tabular(self, n_shot: int) -> bool:
+        """Tell whether a support can be fused with its text by itself: not if several shots are merged before."""
+        return not self.merge_before or n_shot == 1
+
+    def outputs(self, batch: EpisodeBatch, *, default_text: Tensor | None = None) -> Outputs:
+        """Return "logits" and, per level, probabilities "<level>_logits" and "<level>_class_logits" (B, S+Q, N).
+
+        `default_text` (D,), the text of class 0, is what the official code gives to a class that it overlooks; it is
+        needed with compat="official" and several shots only.
+        """
+        text = mean_text(batch.class_text, "emp-net", self.dim)  # (B, N, D)
+        labels, n_way = batch.support_labels, batch.n_way
+        scored = self._scored_text(text, labels, default_text)
+        if self.merge_before and labels.shape[1] > n_way:
+            support = self._merged(batch, text, scored)
+            labels = torch.arange(n_way, device=labels.device).expand(len(labels), -1)
+        else:
+            own = text.gather(1, labels.unsqueeze(-1).expand(-1, -1, self.dim))  # (B, S, D)
+            support = self._encode(batch.support, own, scored)
+        query = self._encode(batch.query, None, scored)
+        outputs = self._compare(support["levels"], labels, query["levels"], query["scores"], n_way)
+        scores = torch.cat((support["scores"], query["scores"]), 1).softmax(-1)  # (B, S+Q, 3, N)
+        return {**outputs, **{f"{level}_class_logits": scores[:, :, i] for i, level in enumerate(LEVELS)}}
+
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return "levels" (..., 3, T, C): class tokens, frames and patch means, of supports after fusion with text."""
+        return self._encode(features, None if class_text is None else mean_text(class_text, "emp-net", self.dim), None)
+
+    def embed_for_classes(
+        self, features: Features, class_text: Tensor | None, all_class_text: Tensor | None
+    ) -> Features:
+        """Return "levels", and for queries their "scores" (..., 3, K) against the texts of all classes.
+
+        With compat="official", "default_scores" (..., 3) besides: those against the text of class 0.
+        """
+        if class_text is not None:
+            return self.embed(features, class_text)
+        embedded = self._encode(features, None, mean_text(all_class_text, "emp-net", self.dim))
+        if self.compat == "official":
+            embedded["default_scores"] = embedded["scores"][..., 0]
+        return embedded
+
+    def match(
+        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
+    ) -> Outputs:
+        """Return "logits" (B, Q, N) and "<level>_logits" from embedded videos and the "scores" of the queries."""
+        scores = query["scores"]
+        if self.compat == "official":
+            overlooked = _overlooked(labels, n_way)[:, None, None]  # (B, 1, 1, N)
+            scores = torch.where(overlooked, query["default_scores"].unsqueeze(-1), scores)
+        return self._compare(support["levels"], labels, query["levels"], scores, n_way)
+
+    def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
+        """Return one cross entropy per level and kind, and their sum as "total".
+
+        As published, probabilities go through a softmax a second time: a 5-way total lies between 5.43 and 11.43.
+        """
+        both = torch.cat((batch.support_labels, targets.query_labels), 1)
+        losses = {level: cross_entropy(outputs[f"{level}_logits"], targets.query_labels) for level in LEVELS}
+        losses |= {f"{level}_class": cross_entropy(outputs[f"{level}_class_logits"], both) for level in LEVELS}
+        return {**losses, "total": torch.stack(list(losses.values())).sum()}
+
+    def _encode(self, features: Features, own_text: Tensor | None, scored_text: Tensor | None) -> Features:
+        """Return "levels" (..., 3, T, C) and, against `scored_text` (K, D) or (B, K, D), "scores" (..., 3, K).
+
+        Texts of their own, `own_text` (..., D), make supports of the videos.
+        """
+
+        def encode(tokens: Features, own: Tensor | None, text: Tensor | None) -> tuple[Tensor, ...]:
+            levels = self.encoder.describe(tokens)
+            fused = self.encoder.fuse(levels, own)
+            return (fused,) if text is None else (fused, score(levels, text))
+
+        parts = self._in_chunks(encode, features, own_text, scored_text)
+        return dict(zip(("levels", "scores"), parts, strict=False))
+
+    def _merged(self, batch: EpisodeBatch, text: Tensor, scored_text: Tensor) -> Features:
+        """Return what `_encode` does for the means of the classes: "levels" (B, N, ...); "scores" of every support."""
+
+        def encode(tokens: Features, own: Tensor | None, text: Tensor | None) -> tuple[Tensor, ...]:
+            levels = self.encoder.describe(tokens)
+            assert text is not None
+            return levels.token, levels.frame, levels.patch, score(levels, text)
+
+        *levels, scores = self._in_chunks(encode, batch.support, None, scored_text)
+        means = (class_means(level, batch.support_labels, batch.n_way).flatten(0, 1) for level in levels)
+        fused = self.encoder.fuse(Levels(*means), text.flatten(0, 1))
+        return {"levels": fused.view(-1, batch.n_way, *fused.shape[1:]), "scores": scores}
+
+    def _in_chunks(self, encode: Encode, features: Features, own: Tensor | None, scored: Tensor | None) -> list[Tensor]:
+        """Run `encode` on a few videos at a time; return its results with the leading axes (...) of the features."""
+        lead = features["tokens_late"].shape[:-3]
+        tokens = {role.role: features[role.role].flatten(0, -4) for role in self.inputs}
+        n_videos = len(tokens["tokens_late"])
+        if own is not None:
+            own = own.reshape(n_videos, self.dim)
+        if scored is not None and scored.ndim == 3:  # the texts of an episode go with each of its videos
+            scored = scored.unsqueeze(1).expand(*lead, -1, -1).flatten(0, -3)
+        elif scored is not None:
+            scored = scored.expand(n_videos, -1, -1)
+        dtype = self.encoder.early.spatial.norm.weight.dtype
+        chunks = []
+        for start in range(0, n_videos, self.chunk_videos):
+            rows = slice(start, start + self.chunk_videos)
+            arguments = (
+                {role: x[rows].to(dtype) for role, x in tokens.items()},
+                None if own is None else own[rows],
+                None if scored is None else scored[rows],
+            )
+            if self.recompute and torch.is_grad_enabled():
+                chunks.append(checkpoint(encode, *arguments, use_reentrant=False))
+            else:
+                chunks.append(encode(*arguments))
+        joined = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        return [part.view(*lead, *part.shape[1:]) for part in joined]
+
+    @staticmethod
+    def _compare(support: Tensor, labels: Tensor, query: Tensor, scores: Tensor, n_way: int) -> Outputs:
+        """Return the outputs for levels (B, S, 3, T, C) and (B, Q, 3, T, C) and text scores (B, Q, 3, N)."""
+        prototypes = class_means(support, labels, n_way)
+        # The levels join the episodes, so that one sweep aligns all of them.
+        query, prototypes = (x.transpose(1, 2).flatten(0, 1) for x in (query, prototypes))
+        cost = two_way_alignment(frame_distances(query, prototypes), SMOOTHING)
+        cost = cost.view(-1, len(LEVELS), *cost.shape[1:])  # (B, 3, Q, N)
+        aligned = (-cost).softmax(-1)
+        outputs = {"logits": (aligned.sum(1) + scores.softmax(-1).sum(2)) / (2 * len(LEVELS))}
+        for i, level in enumerate(LEVELS):
+            outputs[f"{level}_logits"], outputs[f"{level}_cost"] = aligned[:, i], cost[:, i]
+        return outputs
+
+    def _scored_text(self, text: Tensor, labels: Tensor, default_text: Tensor | None) -> Tensor:
+        """Return the texts (B, N, D) that videos are scored against."""
+        if self.compat == "fixed":
+            return text
+        overlooked = _overlooked(labels, text.shape[1])
+        if not bool(overlooked.any()):
+            return text
+        if default_text is None:
+            raise InputError(
+                "compat='official' gives a class that the first supports do not show the text of class 0, which is not "
+                "at hand here: use compat='fixed', or pass default_text"
+            )
+        return torch.where(overlooked.unsqueeze(-1), default_text, text)
+
+
+def _overlooked(labels: Tensor, n_way: int) -> Tensor:
+    """Return which classes (B, N) the first `n_way` of the supports with labels (B, S) do not show."""
+    return ~F.one_hot(labels[:, :n_way], n_way).bool().any(1)
+
+
+def depth_taps(stored: Sequence[str]) -> dict[str, str]:
+    """Return role -> tap for the "tokens.I" taps of a store: a third, two thirds and all of the way up the backbone.
+
+    With the deepest stored block taken for the last one: 3, 7, 11 of 12 blocks, 7, 15, 23 of 24. A store with exactly
+    three token taps gives them in order of depth.
+
+    Raises:
+        InputError: neither rule applies.
+    """
+    blocks = sorted(int(tap.removeprefix("tokens.")) for tap in stored if tap.startswith("tokens."))
+    n_blocks = blocks[-1] + 1 if blocks else 0
+    wanted = [n_blocks // 3 - 1, 2 * n_blocks // 3 - 1, n_blocks - 1]
+    chosen = wanted if set(wanted) <= set(blocks) else blocks
+    if len(chosen) != len(DEPTHS) or not blocks:
+        raise InputError(
+            f"emp-net needs tokens of three depths, the store has {', '.join(stored) or 'none'}: encode with "
+            "--tap tokens.3 --tap tokens.7 --tap tokens.11, or name them with --tap tokens_early=..."
+        )
+    return {f"tokens_{depth}": f"tokens.{block}" for depth, block in zip(DEPTHS, chosen, strict=True)}

@@ -1,0 +1,77 @@
+"""Baselines without parameters on CLIP features: class text alone, and class text times visual prototypes."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fsar.heads.batch import Features
+from fsar.heads.functional import class_means
+from fsar.heads.head import Outputs, TableHead, register_head
+from fsar.heads.text_input import mean_text
+
+CLIP_SCALE = 100.0
+"""The inverse temperature that CLIP's training ends with."""
+
+
+def cosine(videos: Tensor, classes: Tensor) -> Tensor:
+    """Return the cosines of videos (B, Q, D) and classes (B, N, D): (B, Q, N)."""
+    return F.normalize(videos, dim=-1) @ F.normalize(classes, dim=-1).transpose(1, 2)
+
+
+@register_head("clip-zero-shot")
+class ClipZeroShotHead(TableHead):
+    """Cosine of the mean frame and the class text, as CLIP classifies images; supports are not looked at.
+
+    What a few-shot head has to beat before its supports can be said to help. Nothing to train.
+
+    Args:
+        scale: inverse temperature; changes losses and probabilities, not the ranking.
+    """
+
+    text = "required"
+    text_space = "image"
+    paper = (
+        "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, "
+        "https://arxiv.org/abs/2103.00020"
+    )
+
+    def __init__(self, *, scale: float = CLIP_SCALE) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return "frames" (..., 1, D), the mean frame."""
+        return {"frames": features["frames"].mean(-2, keepdim=True)}
+
+    def match(
+        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
+    ) -> Outputs:
+        """Return "logits" (B, Q, N)."""
+        videos = query["frames"].squeeze(2)
+        return {"logits": self.scale * cosine(videos, mean_text(class_text, "clip-zero-shot", videos.shape[-1]))}
+
+
+@register_head("clip-proto-text")
+class ClipProtoTextHead(ClipZeroShotHead):
+    """Product of two softmaxes: cosine to the class text and cosine to the class mean of the supports' mean frames.
+
+    Logits are the logarithm of p_text^text_weight * p_visual^(1 - text_weight), up to a constant per query. Nothing to
+    train. This is what the baseline "STEN" of the CLIP-MEI repository comes down to.
+
+    Args:
+        text_weight: 1 is text alone, 0 the prototypes alone.
+        scale: inverse temperature of both.
+    """
+
+    def __init__(self, *, text_weight: float = 0.5, scale: float = CLIP_SCALE) -> None:
+        super().__init__(scale=scale)
+        self.text_weight = text_weight
+
+    def match(
+        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
+    ) -> Outputs:
+        """Return "logits" (B, Q, N), "text" and "visual", the two sets of cosines."""
+        videos = query["frames"].squeeze(2)
+        text = cosine(videos, mean_text(class_text, "clip-proto-text", videos.shape[-1]))
+        visual = cosine(videos, class_means(support["frames"].squeeze(2), labels, n_way))
+        logits = self.scale * (self.text_weight * text + (1 - self.text_weight) * visual)
+        return {"logits": logits, "text": text, "visual": visual}
