@@ -16,7 +16,8 @@ class VideoError(Exception):
     """One video cannot be used.
 
     `reason` is a short code for tables: missing, empty, not-a-video, no-video-stream, no-frames, truncated (ends
-    early), damaged (frames lost or patched over), corrupt (the decoder gave up), unsupported, too-short, timeout, crashed. `str(error)` is one line that says what was found.
+    early), damaged (frames lost or patched over), corrupt (the decoder gave up), unsupported,
+    too-short, timeout, crashed. `str(error)` is one line that says what was found.
     """
 
     def __init__(self, reason: str, message: str) -> None:

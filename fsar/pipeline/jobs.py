@@ -1,0 +1,188 @@
+"""One function over many videos in several processes: what fails is listed, what dies is replaced, Ctrl-C is clean."""
+
+import csv
+import errno
+import io
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from fsar.errors import InputError
+from fsar.files import remove_leftovers, write_atomic
+from fsar.pipeline.decode_base import VideoError
+from fsar.progress import progress
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+FAILURE_COLUMNS = ("video_id", "path", "stage", "reason", "message")
+FATAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""Errors of the output disk: every further item would meet them too, so the run stops."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One row of failures.csv."""
+
+    video_id: str
+    path: str
+    stage: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Value]):
+    """What became of one item: `value` as the function returned it, or the failure."""
+
+    key: str
+    value: Value | None = None
+    failure: Failure | None = None
+
+
+def run_jobs(
+    label: str,
+    items: Sequence[Item],
+    function: Callable[[Item], Value],
+    *,
+    n_jobs: int,
+    key: Callable[[Item], str],
+    quiet: bool = False,
+    workspace: Path | None = None,
+) -> list[Outcome[Value]]:
+    """Return one outcome per item, in the order of `items`.
+
+    `function` and the items must be picklable; with `n_jobs` above 1 they run in worker processes (joblib's loky).
+    `VideoError`, `InputError` and `OSError` become failures of their item, and an item that kills its worker gets the
+    reason `crashed`; a full disk ends the run. `label` is the stage in failures and progress. On an interrupt the
+    workers are stopped and unfinished files below `workspace` are removed before `KeyboardInterrupt` goes on.
+    """
+    guarded = _Guarded(label, function, key)
+    outcomes: dict[int, Outcome[Value]] = {}
+    try:
+        with progress(label, len(items), quiet=quiet) as advance:
+            for index, outcome in _run_all(guarded, items, n_jobs):
+                outcomes[index] = outcome
+                advance()
+    except BaseException:
+        _stop_workers(n_jobs)
+        if workspace is not None:
+            remove_leftovers(workspace)
+        raise
+    return [outcomes[index] for index in range(len(items))]
+
+
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Write failures.csv, whole or not at all; with no failures an older file is removed."""
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(FAILURE_COLUMNS)
+    for failure in sorted(failures, key=lambda f: (f.video_id, f.path)):
+        writer.writerow([getattr(failure, column) for column in FAILURE_COLUMNS])
+    write_atomic(path, text.getvalue())
+
+
+class _Guarded(Generic[Item, Value]):
+    """The function with its expected errors turned into outcomes; runs in the worker."""
+
+    def __init__(self, stage: str, function: Callable[[Item], Value], key: Callable[[Item], str]) -> None:
+        self.stage, self.function, self.key = stage, function, key
+
+    def __call__(self, item: Item) -> Outcome[Value]:
+        try:
+            return Outcome(self.key(item), value=self.function(item))
+        except VideoError as error:
+            return self.failure(item, error.reason, str(error))
+        except InputError as error:
+            return self.failure(item, "input", str(error))
+        except OSError as error:
+            if error.errno in FATAL_ERRNOS:
+                raise
+            return self.failure(item, "os-error", str(error))
+
+    def failure(self, item: Item, reason: str, message: str) -> Outcome[Value]:
+        path = str(getattr(item, "path", ""))
+        key = self.key(item)
+        return Outcome(key, failure=Failure(key, path, self.stage, reason, " ".join(message.split())))
+
+
+def _run_all(
+    guarded: _Guarded[Item, Value], items: Sequence[Item], n_jobs: int
+) -> Iterator[tuple[int, Outcome[Value]]]:
+    if n_jobs == 1:
+        yield from ((index, guarded(item)) for index, item in enumerate(items))
+        return
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    left = dict(enumerate(items))
+    while left:
+        try:
+            for index, outcome in _run_parallel(guarded, left, n_jobs):
+                del left[index]
+                yield index, outcome
+        except BrokenProcessPool:
+            # Items start in order, so the one that killed its worker is among the first that are unfinished.
+            for index in list(left)[: 2 * n_jobs]:
+                yield index, _run_alone(guarded, left.pop(index))
+
+
+def _run_parallel(
+    guarded: _Guarded[Item, Value], left: dict[int, Item], n_jobs: int
+) -> Iterator[tuple[int, Outcome[Value]]]:
+    from joblib import Parallel, delayed
+
+    parallel = Parallel(n_jobs=n_jobs, backend="loky", batch_size=1, return_as="generator_unordered")
+    parent = os.getpid()
+    yield from parallel(delayed(_numbered)(parent, guarded, index, item) for index, item in list(left.items()))
+
+
+def _run_alone(guarded: _Guarded[Item, Value], item: Item) -> Outcome[Value]:
+    """Run one suspect in a process of its own."""
+    from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    with ProcessPoolExecutor(max_workers=1) as executor:
+        try:
+            outcome: Outcome[Value] = executor.submit(guarded, item).result()
+        except BrokenProcessPool:
+            return guarded.failure(item, "crashed", "the process that worked on this video died")
+    return outcome
+
+
+def _numbered(parent: int, guarded: _Guarded[Item, Value], index: int, item: Item) -> tuple[int, Outcome[Value]]:
+    _leave_with(parent)
+    return index, guarded(item)
+
+
+_watched: set[int] = set()
+
+
+def _leave_with(parent: int) -> None:
+    """Make this worker end when the main process does, even by kill -9, so that none is left behind writing."""
+    if parent in _watched:
+        return
+    _watched.add(parent)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="fsar-parent-watch").start()
+
+
+def _stop_workers(n_jobs: int) -> None:
+    if n_jobs == 1:
+        return
+    from joblib.externals.loky import reusable_executor
+
+    executor: Any = reusable_executor._executor
+    if executor is not None:
+        executor.shutdown(wait=True, kill_workers=True)
