@@ -12,5 +12,6 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> InputError:
     """Return an error for a `name` that is none of `choices`, with the nearest ones first."""
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known) or '(none)'}"
+    listed = ", ".join(known[:24]) + (f", ... ({len(known)} in all)" if len(known) > 24 else "")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {listed or '(none)'}"
     return InputError(f"unknown {kind} {name!r}: {hint}")

@@ -1,0 +1,167 @@
+"""`fsar-prep encode`: videos to a feature store."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
+
+MAX_DEFAULT_JOBS = 16
+
+
+def _default_jobs() -> int:
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(n_cores, MAX_DEFAULT_JOBS)
+
+
+@click.command("encode")
+@click.argument("catalog", type=click.Path(path_type=Path))
+@click.option("--backbone", required=True, help="open_clip:NAME/TAG, torchvision:NAME/WEIGHTS, timm:NAME/TAG, a FILE …")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Store to fill: NAME.zarr or NAME.h5.")
+@click.option(
+    "--format", "store_format", type=click.Choice(["zarr", "hdf5"]), help="Adds the suffix if --out has none."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint file in place of published weights.")
+@click.option("--tap", "taps", multiple=True, default=["pooled"], show_default=True, help="pooled, map, tokens.K …")
+@click.option("--split", help="Split (name or CSV): only its videos, in its order.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N videos.")
+@click.option("--frames", "n_frames", default=8, show_default=True, type=click.IntRange(min=1), help="Frames a video.")
+@click.option("--slots", type=click.IntRange(min=1), help="Frames to store, when more than --frames (heads re-draw).")
+@click.option("--sampler", default="uniform-center", show_default=True, help="Which frames; see the documentation.")
+@click.option("--views", "n_views", default=1, show_default=True, type=click.IntRange(min=1), help="Stored views.")
+@click.option("--flip/--no-flip", default=False, show_default=True, help="Mirror views after the first. Not for SSv2.")
+@click.option("--jitter/--no-jitter", default=True, show_default=True, help="Change colours of views after the first.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of random frames and views."
+)
+@click.option("--resize", "resize_mode", default="squash", show_default=True, help="squash or short-side.")
+@click.option("--resize-to", "resize", type=click.IntRange(min=1), help="Pixels before the crop [size * 256 / 224].")
+@click.option("--size", type=click.IntRange(min=8), help="Pixels after the crop [what the backbone was made for].")
+@click.option("--interpolation", default="bilinear", show_default=True, help="bilinear or bicubic.")
+@click.option("--antialias/--no-antialias", default=False, show_default=True)
+@click.option("--normalise", "normalisation", default="backbone", show_default=True, help="clip, imagenet, half, none.")
+@click.option("--dtype", default="float16", show_default=True, type=click.Choice(["float16", "float32"]))
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, amp-bf16, amp-fp16, bf16.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1), help="Frames a forward pass.")
+@click.option("--jobs", type=click.IntRange(min=0), help="Decode processes [one per core]; 0 decodes in this process.")
+@click.option("--timeout-seconds", default=120.0, show_default=True, type=float, help="Longest time for one video.")
+@click.option("--decoder", default="pyav", show_default=True, help="pyav, torchcodec or decord.")
+@click.option("--dry-run", is_flag=True, help="Say what would be stored, and stop.")
+@json_option
+def command(
+    catalog: Path,
+    out: Path,
+    store_format: str | None,
+    split: str | None,
+    limit: int | None,
+    n_frames: int,
+    slots: int | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    r"""Encode the videos of a catalog into a feature store.
+
+    Interrupted, the same command goes on where it stopped. Videos that cannot be read become failed rows, listed in the
+    store's failures.csv, and the exit code is 1.
+
+    \b
+    Example:
+      fsar-prep encode catalog.csv --backbone open_clip:ViT-B-16/openai --tap pooled --out ssv2.zarr
+    """
+    from fsar.errors import InputError
+    from fsar.pipeline.catalog import read_catalog, select_rows
+    from fsar.pipeline.encode import encode, plan
+    from fsar.splits import load_split
+
+    rows = select_rows(read_catalog(catalog), load_split(split) if split else None)[:limit]
+    if slots is not None and slots < n_frames:
+        raise InputError(f"--slots must be at least --frames {n_frames}, got {slots}")
+    path = _store_path(out, store_format)
+    chosen = _options(slots or n_frames, **options)
+    prepared = plan(rows, chosen)
+    if dry_run:
+        summary(_plan_data(prepared, path), _plan_text(prepared, path), as_json=as_json)
+        return EXIT_DONE
+    report = encode(rows, path, chosen, prepared=prepared)
+    for video_id, _, reason, message in report.failures:
+        click.echo(f"failed: {video_id} ({reason}): {message}", err=True)
+    summary(_report_data(report), _report_text(report), as_json=as_json)
+    return EXIT_FAILED if report.failures else EXIT_DONE
+
+
+def _options(
+    n_slots: int, *, device: str, batch_size: int, jobs: int | None, timeout_seconds: float, jitter: bool, **rest: Any
+) -> Any:
+    from fsar.pipeline.encode import EncodeOptions
+    from fsar.pipeline.engine import EngineOptions
+
+    n_jobs = _default_jobs() if jobs is None else jobs
+    engine = EngineOptions(device=device, batch_size=batch_size, jobs=n_jobs, timeout_seconds=timeout_seconds)
+    rest["taps"] = tuple(rest["taps"])
+    return EncodeOptions(n_slots=n_slots, jitter=jitter and rest["n_views"] > 1, engine=engine, **rest)
+
+
+def _store_path(out: Path, store_format: str | None) -> Path:
+    from fsar.errors import InputError
+
+    suffix = {"zarr": ".zarr", "hdf5": ".h5"}.get(store_format or "", "")
+    if out.suffix in (".zarr", ".h5"):
+        if suffix and out.suffix != suffix:
+            raise InputError(f"--out {out} does not fit --format {store_format}: name it {out.stem}{suffix}")
+        return out
+    if not suffix:
+        raise InputError(f"--out must end in .zarr or .h5, got {out} (or say --format)")
+    return out.with_name(out.name + suffix)
+
+
+def _plan_data(plan: Any, path: Path) -> dict[str, Any]:
+    taps = {tap: {"shape": list(spec.shape), "dtype": spec.dtype} for tap, spec in plan.taps.items()}
+    n_videos = len(plan.videos)
+    recipe = plan.recipe.to_dict()
+    size = {"n_videos": n_videos, "bytes": n_videos * plan.video_bytes}
+    return {"path": str(path), "recipe_id": plan.recipe.recipe_id, "recipe": recipe, "taps": taps, **size}
+
+
+def _plan_text(plan: Any, path: Path) -> str:
+    recipe = plan.recipe
+    lines = [f"{path}: {len(plan.videos)} videos, {len(plan.videos) * plan.video_bytes / 1e6:.1f} MB, nothing written"]
+    lines += [
+        f"  {tap}: {recipe.n_views} x {recipe.n_slots} x {spec.shape} {spec.dtype}" for tap, spec in plan.taps.items()
+    ]
+    lines += [f"  {name} = {value}" for name, value in recipe.to_dict().items()]
+    return "\n".join([*lines, f"  recipe_id = {recipe.recipe_id}"])
+
+
+def _report_data(report: Any) -> dict[str, Any]:
+    run = report.run
+    return {
+        "path": str(report.path),
+        "recipe_id": report.recipe_id,
+        "n_videos": report.n_videos,
+        "n_resumed": report.n_resumed,
+        "n_encoded": run.n_ok + run.n_failed,
+        "n_failed": len(report.failures),
+        "failures": [dict(zip(("video_id", "path", "reason", "message"), f, strict=True)) for f in report.failures],
+        "seconds": run.seconds,
+        "frames_per_second": run.n_frames / run.seconds if run.seconds else 0.0,
+        "shares": run.shares() if run.seconds else {},
+        "peak_memory_bytes": run.peak_memory_bytes,
+    }
+
+
+def _report_text(report: Any) -> str:
+    run = report.run
+    n_new = run.n_ok + run.n_failed
+    text = f"{report.path}: {report.n_videos} videos, {len(report.failures)} failed, recipe {report.recipe_id[:12]}"
+    if not n_new:
+        return f"{text}; nothing was left to encode"
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in run.shares().items())
+    rates = f"{n_new / run.seconds:.1f} videos/s, {run.n_frames / run.seconds:.0f} frames/s"
+    return (
+        f"{text}\n{n_new} encoded in {run.seconds:.1f} s ({rates}); time: {shares}; "
+        f"peak memory {run.peak_memory_bytes / 2**20:.0f} MiB"
+    )

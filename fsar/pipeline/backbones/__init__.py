@@ -1,0 +1,29 @@
+"""Image backbones: `load_backbone("open_clip:ViT-B-16/openai")`."""
+
+from fsar.pipeline.backbones.backbone import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Backbone,
+    TapPoints,
+    load_backbone,
+)
+from fsar.pipeline.backbones.spec import BackboneSpec, parse_spec
+from fsar.pipeline.backbones.weights import load_exactly, read_weights, save_weights, state_sha256
+
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Backbone",
+    "BackboneSpec",
+    "TapPoints",
+    "load_backbone",
+    "load_exactly",
+    "parse_spec",
+    "read_weights",
+    "save_weights",
+    "state_sha256",
+]

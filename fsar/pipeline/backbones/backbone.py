@@ -1,0 +1,132 @@
+"""Image backbones of three libraries behind one small record."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fsar.errors import InputError
+from fsar.pipeline.backbones.spec import BackboneSpec, parse_spec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class TapPoints:
+    """Where a tower can be tapped."""
+
+    map_module: nn.Module | None = None
+    """Gives the last feature map (B, C, h, w)."""
+    blocks: tuple[nn.Module, ...] = ()
+    """Transformer blocks in order, each gives the residual stream (B, L, W)."""
+    batch_first: bool = True
+    """False where blocks give (L, B, W)."""
+    finish: Callable[[Tensor], Tensor] | None = None
+    """Final normalisation and, for CLIP, projection of every token; None where it is not defined."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded image tower: normalised frames (B, 3, size, size) float32 to pooled features (B, dim)."""
+
+    library: str
+    name: str
+    pretrained: str
+    """Tag of the weights, `file`, or `random@SEED`."""
+    module: nn.Module
+    """The tower in evaluation mode on the CPU in float32, without a classifier."""
+    dim: int
+    size: int
+    """Height and width of its input, pixels."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    points: TapPoints
+    weights_sha256: str
+    """Hash of the tower's parameters and buffers as loaded."""
+    text_sha256: str = ""
+    """Hash of the rest of a CLIP model (its text tower); empty where there is none."""
+    quick_gelu: bool = False
+    clip: nn.Module | None = field(default=None, repr=False)
+    """The whole CLIP model where its text tower has weights too."""
+
+    def taps(self) -> list[str]:
+        """Return the names of everything that can be stored from one forward pass."""
+        names = ["pooled"]
+        if self.points.map_module is not None:
+            names += ["avgpool", "map", "map4max"]
+        for index in range(len(self.points.blocks)):
+            names += [f"tokens.{index}"] * (self.points.finish is not None) + [f"tokens.{index}.raw"]
+        return names
+
+
+def load_backbone(spec: str | BackboneSpec, *, weights: Path | None = None, size: int | None = None) -> Backbone:
+    """Return the backbone that `spec` names, with its weights loaded.
+
+    Args:
+        spec: `open_clip:NAME/TAG|FILE`, `torchvision:NAME/WEIGHTS|FILE`, `timm:NAME/TAG|FILE` or
+            `random:LIBRARY/NAME[@SEED]`.
+        weights: checkpoint file to load instead of published weights.
+        size: height and width of the frames in pixels; None takes the size that the model was made for.
+
+    Raises:
+        InputError: unknown library, model or weights (with the nearest names), weights that cannot be fetched, a
+            checkpoint that does not fit.
+
+    """
+    parsed = parse_spec(spec, weights) if isinstance(spec, str) else spec
+    if size is not None and size < 1:
+        raise InputError(f"frame size must be a positive number of pixels, got {size}")
+    backbone = _builder(parsed.library)(parsed, size)
+    if parsed.seed is not None:
+        sys.stderr.write(f"warning: {parsed.library} {parsed.name} has RANDOM weights (seed {parsed.seed})\n")
+    backbone.module.eval().requires_grad_(False)
+    return backbone
+
+
+def _builder(library: str) -> Callable[[BackboneSpec, int | None], Backbone]:
+    if library == "open_clip":
+        from fsar.pipeline.backbones.clip_models import build
+    elif library == "torchvision":
+        from fsar.pipeline.backbones.torchvision_models import build
+    else:
+        from fsar.pipeline.backbones.timm_models import build
+    return build
+
+
+@contextmanager
+def seeded_init(seed: int) -> Iterator[None]:
+    """Initialise modules from `seed` and leave the caller's random state as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """Silence the libraries' log lines: what matters of them is raised or recorded."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(previous)
+
+
+def unreachable(what: str, error: BaseException) -> InputError:
+    """Return the error for published weights that cannot be fetched or opened."""
+    reason = " ".join(str(error).split())[:200]
+    return InputError(
+        f"weights of {what} cannot be fetched ({type(error).__name__}: {reason}); "
+        "download the checkpoint on a connected machine and pass it with --weights FILE"
+    )

@@ -1,0 +1,147 @@
+"""CLIP models of open_clip: the image tower, and the text tower that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fsar.errors import InputError, unknown_name
+from fsar.pipeline.backbones.backbone import Backbone, TapPoints, quiet_logging, seeded_init, unreachable
+from fsar.pipeline.backbones.spec import BackboneSpec
+from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TEXT_LEFTOVERS = ("logit_scale", "logit_bias")
+"""Parameters of a CLIP model that belong to neither tower."""
+
+
+def build(spec: BackboneSpec, size: int | None) -> Backbone:
+    """Return the CLIP model that `spec` names; pooled features are the projected image embedding, not normalised.
+
+    OpenAI's weights were trained with QuickGELU, which many model names of open_clip do not have: the tower is built
+    with what the weights need, and the modules are checked (a wrong activation costs accuracy without any error).
+    """
+    import open_clip
+
+    if spec.name not in open_clip.list_models():
+        raise unknown_name("open_clip backbone", spec.name, open_clip.list_models())
+    state, metadata = read_weights(spec.file) if spec.file is not None else ({}, {})
+    quick_gelu = _needs_quick_gelu(spec, metadata)
+    model = _create(spec, size, quick_gelu)
+    has_text = spec.file is None or _load_file(model, state, spec)
+    _check_activation(spec, model, quick_gelu)
+    return _describe(spec, model, size, quick_gelu, has_text)
+
+
+def _describe(spec: BackboneSpec, model: Any, size: int | None, quick_gelu: bool, has_text: bool) -> Backbone:
+    tower = model.visual
+    native = tower.image_size if isinstance(tower.image_size, int) else tower.image_size[0]
+    rest = {name: value for name, value in model.state_dict().items() if not name.startswith("visual.")}
+    return Backbone(
+        library="open_clip",
+        name=spec.name,
+        pretrained=spec.pretrained,
+        module=tower,
+        dim=_output_dim(tower),
+        size=size or int(native),
+        mean=tuple(tower.image_mean),
+        std=tuple(tower.image_std),
+        points=_points(tower),
+        weights_sha256=state_sha256(tower.state_dict()),
+        text_sha256=state_sha256(rest) if has_text else "",
+        quick_gelu=quick_gelu,
+        clip=model if has_text else None,
+    )
+
+
+def _needs_quick_gelu(spec: BackboneSpec, metadata: Mapping[str, str]) -> bool:
+    import open_clip
+
+    by_name = bool(open_clip.get_model_config(spec.name).get("quick_gelu", False))
+    if spec.tag:
+        tags = open_clip.list_pretrained_tags_by_model(spec.name)
+        if spec.tag not in tags:
+            raise unknown_name(f"weights of open_clip {spec.name}", spec.tag, tags)
+        by_weights = bool(open_clip.get_pretrained_cfg(spec.name, spec.tag).get("quick_gelu", False))
+        if by_name and not by_weights:
+            raise InputError(
+                f"open_clip {spec.name}/{spec.tag}: these weights were trained with GELU, not QuickGELU; "
+                f"use open_clip:{spec.name.removesuffix('-quickgelu')}/{spec.tag}"
+            )
+        return by_weights
+    return by_name or metadata.get("quick_gelu", "").lower() == "true"
+
+
+def _create(spec: BackboneSpec, size: int | None, quick_gelu: bool) -> Any:
+    import open_clip
+
+    options: dict[str, Any] = {"force_image_size": size} if size is not None else {}
+    if not spec.tag:
+        options["pretrained_hf"] = False  # no download for a text tower whose weights come from elsewhere
+    with seeded_init(spec.seed or 0), quiet_logging():
+        try:
+            return open_clip.create_model(
+                spec.name, pretrained=spec.tag or None, precision="fp32", force_quick_gelu=quick_gelu, **options
+            )
+        except (OSError, RuntimeError) as error:
+            if not spec.tag:
+                raise InputError(f"open_clip cannot build {spec.name}: {error}") from error
+            raise unreachable(f"open_clip:{spec.name}/{spec.tag}", error) from error
+
+
+def _load_file(model: Any, state: Mapping[str, Tensor], spec: BackboneSpec) -> bool:
+    """Load a checkpoint; return whether it held the text tower too."""
+    assert spec.file is not None
+    if not any(name.startswith("visual.") for name in state):
+        load_exactly(model.visual, state, path=spec.file)
+        return False
+    if all(name.startswith("visual.") for name in state):
+        tower = {name.removeprefix("visual."): value for name, value in state.items()}
+        load_exactly(model.visual, tower, path=spec.file)
+        return False
+    missing = {
+        name: value for name, value in model.state_dict().items() if name in TEXT_LEFTOVERS and name not in state
+    }
+    load_exactly(model, {**state, **missing}, path=spec.file)
+    return True
+
+
+def _check_activation(spec: BackboneSpec, model: nn.Module, quick_gelu: bool) -> None:
+    found = any(type(module).__name__ == "QuickGELU" for module in model.modules())
+    if found != quick_gelu:
+        wanted = "QuickGELU" if quick_gelu else "GELU"
+        raise InputError(
+            f"open_clip {spec.name} with weights {spec.pretrained} must have {wanted} but was built without"
+        )
+
+
+def _output_dim(tower: Any) -> int:
+    if hasattr(tower, "output_dim"):
+        return int(tower.output_dim)
+    import torch
+
+    size = tower.image_size if isinstance(tower.image_size, int) else tower.image_size[0]
+    with torch.no_grad():
+        return int(tower.eval()(torch.zeros(1, 3, size, size)).shape[-1])
+
+
+def _points(tower: Any) -> TapPoints:
+    if hasattr(tower, "layer4"):
+        return TapPoints(map_module=tower.layer4)
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", ())
+    if not blocks:
+        return TapPoints()
+    batch_first = bool(getattr(tower.transformer, "batch_first", False))
+    # Only where the pooled embedding is itself one token behind ln_post and proj are other tokens defined that way.
+    plain = tower.attn_pool is None and not tower.final_ln_after_pool and tower.proj is not None
+    return TapPoints(blocks=tuple(blocks), batch_first=batch_first, finish=_projection(tower) if plain else None)
+
+
+def _projection(tower: Any) -> Any:
+    def finish(tokens: Tensor) -> Tensor:
+        projected: Tensor = tower.ln_post(tokens) @ tower.proj
+        return projected
+
+    return finish

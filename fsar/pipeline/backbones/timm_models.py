@@ -1,0 +1,81 @@
+"""Models of timm, without their classifier: any model for `pooled`, ResNets and ViTs for the other taps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fsar.errors import InputError, unknown_name
+from fsar.pipeline.backbones.backbone import Backbone, TapPoints, quiet_logging, seeded_init, unreachable
+from fsar.pipeline.backbones.spec import BackboneSpec
+from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build(spec: BackboneSpec, size: int | None) -> Backbone:
+    """Return the timm model that `spec` names; pooled features are what its classifier would see."""
+    module = _load(spec, size)
+    config = module.pretrained_cfg
+    native = int(config["input_size"][-1])
+    return Backbone(
+        library="timm",
+        name=spec.name,
+        pretrained=spec.pretrained,
+        module=module,
+        dim=int(module.num_features if not hasattr(module, "head_hidden_size") else module.head_hidden_size),
+        size=size or native,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        points=_points(module),
+        weights_sha256=state_sha256(module.state_dict()),
+    )
+
+
+def _load(spec: BackboneSpec, size: int | None) -> Any:
+    import timm
+
+    name, tag = _known(spec)
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": bool(tag)}
+    if size is not None and timm.models.is_model_in_modules(name, ["vision_transformer"]):
+        options["img_size"] = size
+    with seeded_init(spec.seed or 0), quiet_logging():
+        try:
+            module = timm.create_model(f"{name}.{tag}" if tag else name, **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            if not tag:
+                raise InputError(f"timm cannot build {name} for {size} pixels: {error}") from error
+            raise unreachable(f"timm:{name}/{tag}", error) from error
+    if spec.file is not None:
+        load_exactly(module, read_weights(spec.file)[0], path=spec.file, ignore=_classifier_names(module))
+    return module
+
+
+def _known(spec: BackboneSpec) -> tuple[str, str]:
+    import timm
+
+    name, _, dotted = spec.name.partition(".")
+    tag = spec.tag or (dotted if spec.file is None and spec.seed is None else "")
+    if not timm.is_model(name):
+        raise unknown_name("timm backbone", name, timm.list_models())
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+    if tag and tag not in tags:
+        raise unknown_name(f"weights of timm {name}", tag, tags)
+    return name, tag
+
+
+def _classifier_names(module: Any) -> tuple[str, ...]:
+    classifier = module.pretrained_cfg.get("classifier") or "head"
+    names = classifier if isinstance(classifier, (list, tuple)) else [classifier]
+    return tuple(f"{name}." for name in names)
+
+
+def _points(module: nn.Module) -> TapPoints:
+    from timm.models.resnet import ResNet
+    from timm.models.vision_transformer import VisionTransformer
+
+    if isinstance(module, ResNet):
+        return TapPoints(map_module=module.get_submodule("layer4"))
+    if isinstance(module, VisionTransformer):
+        return TapPoints(blocks=tuple(module.blocks), finish=module.norm)
+    return TapPoints()

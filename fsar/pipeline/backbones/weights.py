@@ -1,0 +1,125 @@
+"""Checkpoint files in and out: read safely, matched name by name, identified by a hash of what was loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsar.errors import InputError
+from fsar.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+STATE_KEYS = ("state_dict", "model_state", "model_state_dict", "model")
+"""Where published checkpoints keep their parameters when the file holds more than that."""
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write parameters as safetensors, whole or not at all. `metadata` holds short facts such as the model's name."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    with atomic_path(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata=dict(metadata or {}))
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the parameters in a checkpoint file and its metadata, without the `module.` of parallel training.
+
+    Reads safetensors, `torch.save` files (tensors only: no code in the file is run) and OpenAI's TorchScript archives.
+    Raises InputError when the file is none of these or holds no parameters.
+    """
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path)
+    else:
+        state, metadata = _read_torch(path)
+    tensors = {name.removeprefix("module."): value for name, value in state.items() if hasattr(value, "dtype")}
+    if not tensors:
+        raise InputError(f"{path} holds no parameters: expected a state dict of the backbone")
+    return tensors, metadata
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error})") from error
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    import pickle
+
+    import torch
+
+    if _is_torchscript(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        # OpenAI's CLIP release: QuickGELU, and three sizes stored as if they were parameters.
+        extra = ("input_resolution", "context_length", "vocab_size")
+        return {name: value for name, value in state.items() if name not in extra}, {"quick_gelu": "true"}
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} cannot be read as tensors alone ({reason}); save its state dict as safetensors"
+        ) from error
+    for key in STATE_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, expected a state dict")
+    return dict(content), {}
+
+
+def _is_torchscript(path: Path) -> bool:
+    import zipfile
+
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, path: Path, ignore: Iterable[str] = ()) -> None:
+    """Copy `state` into `module`; every name and shape must match but for names that start with one of `ignore`.
+
+    Raises InputError that lists the first missing, unknown and misshapen names.
+    """
+    wanted = module.state_dict()
+    given = {name: value for name, value in state.items() if not name.startswith(tuple(ignore))}
+    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in given if name not in wanted]
+    misshapen = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
+    ]
+    problems = [
+        f"{len(names)} {label} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for label, names in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise InputError(f"parameters in {path} do not fit {type(module).__name__}: {'; '.join(problems)}")
+    module.load_state_dict(given, strict=False)
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Return the sha256 over names, dtypes, shapes and bytes of parameters and buffers, in order of name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

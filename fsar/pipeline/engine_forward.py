@@ -1,0 +1,169 @@
+"""Decoded clips to features on one device: prepare, copy, run the backbone, copy back."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fsar.errors import InputError
+from fsar.pipeline.images import View, prepare
+from fsar.pipeline.recipe import Recipe
+from fsar.pipeline.taps import TapExtractor
+
+if TYPE_CHECKING:
+    import torch
+
+Item = tuple[npt.NDArray[np.uint8] | None, View]
+"""Frames (T, H, W, 3) of one view of a video, or None for a video that failed, and how to crop and colour them."""
+Features = dict[str, npt.NDArray[np.floating[Any]]]
+
+
+class Pending(Protocol):
+    """Features that may still be on their way."""
+
+    def result(self) -> Features:
+        """Wait and return tap -> (n_items, T, *shape)."""
+        ...
+
+
+class Forward:
+    """Run a backbone over batches of clips as a recipe says.
+
+    The slots of a failed video are filled with black frames: a batch keeps its shape, so that the numbers of the other
+    videos in it do not depend on whether their neighbour could be decoded.
+    """
+
+    def __init__(self, extractor: TapExtractor, recipe: Recipe, device: str) -> None:
+        import torch
+
+        self.device = _device(device)
+        self._extractor, self._recipe, self._image = extractor, recipe, recipe.image
+        self._weights_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        self._out_dtype = getattr(torch, recipe.dtype)
+        module = extractor.backbone.module.to(self.device, self._weights_dtype)
+        module.to(memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            keep_big_buffers()
+        self._copies: Any = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def start(self, items: Sequence[Item]) -> Pending:
+        """Begin a batch. On a GPU this returns before the work is done; on a CPU it does the work."""
+        import torch
+
+        with torch.inference_mode():
+            return self._start_cuda(items) if self._copies is not None else _Ready(self._features(self._batch(items)))
+
+    def _start_cuda(self, items: Sequence[Item]) -> Pending:
+        import torch
+
+        with torch.cuda.stream(self._copies):  # the next batch is copied and resized while the last one is computed
+            batch = self._batch(items)
+        compute = torch.cuda.current_stream(self.device)
+        compute.wait_stream(self._copies)
+        batch.record_stream(compute)
+        host = {}
+        for tap, values in self._on_device(batch).items():
+            host[tap] = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            host[tap].copy_(values, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(compute)
+        return _OnDevice(host, done, self._recipe.n_slots)
+
+    def _batch(self, items: Sequence[Item]) -> torch.Tensor:
+        import torch
+
+        n_slots, size = self._recipe.n_slots, self._image.size
+        shape = (len(items) * n_slots, 3, size, size)
+        batch = torch.zeros(shape, device=self.device).contiguous(memory_format=torch.channels_last)
+        for index, (frames, view) in enumerate(items):
+            if frames is not None:
+                place = batch[index * n_slots : (index + 1) * n_slots]
+                place.copy_(prepare(self._to_device(frames), self._image, view))
+        return batch
+
+    def _to_device(self, frames: npt.NDArray[np.uint8]) -> torch.Tensor:
+        import torch
+
+        tensor = torch.from_numpy(frames)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def _on_device(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        with _precision(self._recipe.precision, self.device.type):
+            features = self._extractor(batch.to(self._weights_dtype))
+        return {tap: values.float().to(self._out_dtype) for tap, values in features.items()}
+
+    def _features(self, batch: torch.Tensor) -> Features:
+        features = {tap: values.cpu().numpy() for tap, values in self._on_device(batch).items()}
+        return _per_item(features, self._recipe.n_slots)
+
+
+class _Ready:
+    def __init__(self, features: Features) -> None:
+        self._features = features
+
+    def result(self) -> Features:
+        return self._features
+
+
+class _OnDevice:
+    def __init__(self, host: dict[str, torch.Tensor], done: torch.cuda.Event, n_slots: int) -> None:
+        self._host, self._done, self._n_slots = host, done, n_slots
+
+    def result(self) -> Features:
+        self._done.synchronize()
+        return _per_item({tap: values.numpy() for tap, values in self._host.items()}, self._n_slots)
+
+
+def _per_item(features: Features, n_slots: int) -> Features:
+    return {tap: values.reshape(-1, n_slots, *values.shape[1:]) for tap, values in features.items()}
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {name!r}: write cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name!r} asked for, but this machine has no CUDA device (or torch no CUDA support)")
+    return device
+
+
+@contextmanager
+def _precision(precision: str, device_type: str) -> Iterator[None]:
+    import torch
+
+    if precision.startswith("amp-"):
+        dtype = torch.bfloat16 if precision == "amp-bf16" else torch.float16
+        with torch.autocast(device_type, dtype):
+            yield
+    else:
+        # fp32 means fp32: convolutions would otherwise round to TF32 on a GPU.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
+            yield
+
+
+def keep_big_buffers() -> None:
+    """Tell glibc to keep the memory of big batches between batches; elsewhere do nothing.
+
+    By default it hands every buffer of some MB back to the system and faults it in again, which costs a ResNet on a CPU
+    up to a third of its rate.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, 1 << 30)

@@ -1,0 +1,120 @@
+"""The recipe of a store: everything that decides its numbers, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from fsar.errors import InputError, unknown_name
+from fsar.pipeline.images import ImageSpec
+
+if TYPE_CHECKING:
+    from fsar.pipeline.backbones import Backbone
+
+RECIPE_FORMAT = 1
+PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
+DTYPES = ("float16", "float32")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the features of a video. Batch size, device and machine do not: they are recorded per run."""
+
+    library: str
+    backbone: str
+    pretrained: str
+    """Tag of the published weights, `file`, or `random@SEED`."""
+    weights_sha256: str
+    """Hash of the image tower that was loaded."""
+    taps: tuple[str, ...]
+    sampler: str
+    sampler_version: int
+    n_slots: int
+    """Stored frames per view."""
+    resize_mode: str
+    resize: int
+    """Pixels before the crop."""
+    size: int
+    """Pixels after the crop."""
+    interpolation: str
+    antialias: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    text_sha256: str = ""
+    """Hash of the text tower of the same CLIP model; empty where there is none."""
+    quick_gelu: bool = False
+    n_views: int = 1
+    flip: bool = False
+    """Whether views after the first may be mirrored."""
+    jitter: bool = False
+    """Whether the colours of views after the first are changed."""
+    seed: int = 0
+    """Seed of random frames and views."""
+    decoder: str = "pyav"
+    colour: str = "rgb24"
+    precision: Literal["fp32", "amp-bf16", "amp-fp16", "bf16"] = "fp32"
+    """Arithmetic of the forward pass: `amp-` is autocast over float32 weights, `bf16` has bfloat16 weights too."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Type of the stored features."""
+    format: int = RECIPE_FORMAT
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        if self.dtype not in DTYPES:
+            raise unknown_name("feature dtype", self.dtype, DTYPES)
+        for name in ("n_slots", "n_views"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_views == 1 and (self.flip or self.jitter):
+            raise InputError("flip and jitter change only the views after the first: ask for 2 views or more")
+
+    @property
+    def recipe_id(self) -> str:
+        """The sha256 of the recipe as canonical JSON."""
+        from fsar.pipeline.store import recipe_id
+
+        return recipe_id(self.to_dict())
+
+    @property
+    def image(self) -> ImageSpec:
+        """The geometry and normalisation of a frame."""
+        mean, std = tuple(self.mean), tuple(self.std)
+        return ImageSpec(self.resize_mode, self.resize, self.size, self.interpolation, self.antialias, mean, std)  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that `to_dict` wrote. Raises InputError for unknown or missing fields."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise InputError(f"recipe has unknown fields {', '.join(unknown)}: was it written by a newer version?")
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in data.items()}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"recipe is incomplete: {error}") from error
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Return one line for each field in which two recipes differ."""
+    from fsar.pipeline.store import differing_fields
+
+    return differing_fields(first, second)
+
+
+def describe_backbone(backbone: Backbone) -> dict[str, Any]:
+    """Return the fields of a recipe that a loaded backbone fixes."""
+    return {
+        "library": backbone.library,
+        "backbone": backbone.name,
+        "pretrained": backbone.pretrained,
+        "weights_sha256": backbone.weights_sha256,
+        "text_sha256": backbone.text_sha256,
+        "quick_gelu": backbone.quick_gelu,
+    }

@@ -1,0 +1,140 @@
+"""Several features from one forward pass of a backbone."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fsar.errors import InputError, unknown_name
+from fsar.pipeline.backbones.backbone import Backbone
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+THIRDS = {"early": 1, "middle": 2, "late": 3, "last": 3}
+"""Names of block numbers: so many thirds of the depth, so that 12 blocks give EMP-Net's 3, 7 and 11."""
+
+
+class _ForwardDone(Exception):
+    """Raised by the deepest hook when nothing behind it is wanted."""
+
+
+class TapExtractor:
+    """Frames to the named features of a backbone, in one pass of the library's own forward.
+
+    `pooled` (D,) is the tower's output, for CLIP the projected embedding before any normalisation; `map` (C, h, w) the
+    last feature map of a ResNet after its ReLU; `avgpool` (C,) its mean over positions; `map4max` (16, C) its 4 x 4
+    adaptive maximum in row-major order; `tokens.K` (L, D) every token after transformer block K (from 0) through the
+    final normalisation and, for CLIP, the projection; `tokens.K.raw` (L, W) without them.
+    """
+
+    def __init__(self, backbone: Backbone, taps: Sequence[str]) -> None:
+        self.backbone = backbone
+        self.taps = resolve_taps(backbone, taps)
+        self._captured: dict[str, Tensor] = {}
+        self._handles = [module.register_forward_hook(self._hook(key)) for key, module in self._points().items()]
+
+    def __call__(self, frames: Tensor) -> dict[str, Tensor]:
+        """Return tap -> (B, *shape) for normalised frames (B, 3, size, size), in the precision of the forward pass."""
+        self._captured.clear()
+        with contextlib.suppress(_ForwardDone):
+            self._captured["pooled"] = self.backbone.module(frames)
+        return {tap: self._feature(tap) for tap in self.taps}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of one frame's feature for every tap, by trying one black frame."""
+        import torch
+
+        parameter = next(self.backbone.module.parameters())
+        size = self.backbone.size
+        frame = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)
+        with torch.inference_mode():
+            return {tap: tuple(feature.shape[1:]) for tap, feature in self(frame).items()}
+
+    def close(self) -> None:
+        """Take the hooks off the backbone."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _points(self) -> dict[str, nn.Module]:
+        points = self.backbone.points
+        wanted: dict[str, nn.Module] = {}
+        if points.map_module is not None and any(tap in ("map", "avgpool", "map4max") for tap in self.taps):
+            wanted["map"] = points.map_module
+        for index in sorted({block_index(tap) for tap in self.taps if tap.startswith("tokens.")}):
+            wanted[f"tokens.{index}"] = points.blocks[index]
+        return wanted
+
+    def _hook(self, key: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def capture(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._captured[key] = output
+            if "pooled" not in self.taps and len(self._captured) == len(self._handles):
+                raise _ForwardDone
+
+        return capture
+
+    def _feature(self, tap: str) -> Tensor:
+        if tap == "pooled":
+            return self._captured["pooled"]
+        if tap.startswith("tokens."):
+            return self._tokens(tap)
+        last_map = self._captured["map"]  # (B, C, h, w)
+        if tap == "avgpool":
+            return last_map.mean((2, 3))
+        return last_map if tap == "map" else max_tokens(last_map)
+
+    def _tokens(self, tap: str) -> Tensor:
+        points = self.backbone.points
+        tokens = self._captured[f"tokens.{block_index(tap)}"]
+        tokens = tokens if points.batch_first else tokens.transpose(0, 1)
+        if tap.endswith(".raw"):
+            return tokens
+        assert points.finish is not None  # resolve_taps offers these taps only where it is defined
+        return points.finish(tokens)
+
+
+def max_tokens(last_map: Tensor) -> Tensor:
+    """Return the 4 x 4 adaptive maximum of maps (B, C, h, w) as tokens (B, 16, C), row by row (STRM's patches)."""
+    import torch.nn.functional as F
+
+    return F.adaptive_max_pool2d(last_map, 4).flatten(2).transpose(1, 2)
+
+
+def resolve_taps(backbone: Backbone, taps: Sequence[str]) -> tuple[str, ...]:
+    """Return the taps under their stored names: `tokens.early`, `.middle`, `.late` become block numbers.
+
+    Raises InputError for no tap, one given twice, or one that this backbone does not have (with those that it has).
+    """
+    known = backbone.taps()
+    resolved = tuple(_resolve(backbone, tap) for tap in taps)
+    for tap in resolved:
+        if tap not in known:
+            raise InputError(f"{unknown_name('tap', tap, known)}; {backbone.name} has {_summary(known)}")
+    twice = sorted({tap for tap in resolved if resolved.count(tap) > 1})
+    if twice or not resolved:
+        raise InputError(f"taps must be named once each, got {', '.join(taps) or 'none'}")
+    return resolved
+
+
+def block_index(tap: str) -> int:
+    """Return K of `tokens.K` or `tokens.K.raw`."""
+    return int(tap.split(".")[1])
+
+
+def _resolve(backbone: Backbone, tap: str) -> str:
+    match = re.fullmatch(r"tokens\.([a-z]+)(\.raw)?", tap)
+    n_blocks = len(backbone.points.blocks)
+    if match is None or match[1] not in THIRDS or not n_blocks:
+        return tap
+    return f"tokens.{max(n_blocks * THIRDS[match[1]] // 3 - 1, 0)}{match[2] or ''}"
+
+
+def _summary(known: Sequence[str]) -> str:
+    plain = [tap for tap in known if not tap.startswith("tokens.")]
+    blocks = [block_index(tap) for tap in known if tap.startswith("tokens.")]
+    if not blocks:
+        return ", ".join(plain)
+    span = f"tokens.K.raw for K = 0..{max(blocks)}"
+    return ", ".join([*plain, f"tokens.K and {span}" if f"tokens.{blocks[0]}" in known else span])
