@@ -1,0 +1,196 @@
+"""`fsar-prep run`: the stages of one TOML file, one after the other."""
+
+import importlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
+
+if TYPE_CHECKING:
+    from fsar.pipeline.config import Key, Stage
+
+PROGRAMS = {
+    "train": ("fsar-train-head", "fsar.cli.train_head", "train_head"),
+    "eval": ("fsar-eval-head", "fsar.cli.eval_head", "eval_head"),
+}
+"""Stages that are programs of their own; the others are sub-commands of fsar-prep."""
+EXIT_INTERRUPTED = 130
+STDERR = 2
+GRACE_SECONDS = 5.0
+"""A stage that Ctrl-C did not reach itself (a signal to this process alone) is told after this time."""
+
+
+@click.command("run")
+@click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run [default: CONFIG's name]."
+)
+@click.option("--set", "overrides", multiple=True, metavar="STAGE.KEY=VALUE", help="Replace a value; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Check the file and print the commands, run nothing.")
+@click.option("--keep-going", is_flag=True, help="Go on after a stage in which some videos failed (exit code 1).")
+@json_option
+def command(
+    config: Path, out: Path | None, overrides: tuple[str, ...], dry_run: bool, keep_going: bool, as_json: bool
+) -> int:
+    r"""Run the stages that CONFIG names: synth, index, convert, extract, tune, encode, text, train, eval.
+
+    Each table is a stage and its keys are the long options (and arguments) of the stage's command; [[train]] with
+    double brackets may be repeated. The whole file is checked before the first stage starts. Stages run in the
+    folder --out, so relative paths are inside it; paths given with --set are relative to where you stand. Every
+    stage resumes: after an interruption or an error, run the same line again.
+
+    \b
+    Example:
+        fsar-prep run configs/ssv2-cmn.toml --out ssv2 --set index.videos=/data/ssv2/videos \
+            --set index.annotations=/data/ssv2/labels
+    """
+    from fsar.pipeline.config import read_config
+
+    stages = read_config(config, stage_keys, overrides)
+    folder = out or Path(config.stem)
+    _say(f"+ cd {shlex.quote(str(folder))}")
+    if not dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
+    worst = EXIT_DONE
+    for stage in stages:
+        _say(f"+ {command_line(stage)}")
+        code = EXIT_DONE if dry_run else run_stage(stage, folder, stdout_is_data=as_json)
+        worst = max(worst, code)
+        if code and not (keep_going and code == EXIT_FAILED):
+            click.echo(f"error: stage {stage.name} ended with exit code {code}; run the same line to go on", err=True)
+            return code
+    if not dry_run:
+        _print_results(folder, as_json=as_json)
+    return worst
+
+
+def stage_command(stage: str) -> click.Command:
+    """Return the click command of a stage."""
+    _, module, name = PROGRAMS.get(stage, ("", f"fsar.cli.prep_{stage}", "command"))
+    found: click.Command = getattr(importlib.import_module(module), name)
+    return found
+
+
+def stage_keys(stage: str) -> "dict[str, Key]":
+    """Return the keys that a stage's table may have: the parameters of its command, arguments first."""
+    parameters = stage_command(stage).params
+    ordered = sorted(parameters, key=lambda parameter: not isinstance(parameter, click.Argument))
+    return {key.name: key for parameter in ordered for key in [_key(parameter)]}
+
+
+def command_line(stage: "Stage") -> str:
+    """Return the line a user would type for a stage."""
+    program = PROGRAMS[stage.name][0] if stage.name in PROGRAMS else f"fsar-prep {stage.name}"
+    return f"{program} {shlex.join(stage.arguments)}"
+
+
+def run_stage(stage: "Stage", folder: Path, *, stdout_is_data: bool = False) -> int:
+    """Run one stage in `folder` as a process of its own and return its exit code, 128 + n for signal n.
+
+    A process, so that each stage starts with fresh memory and threads. Ctrl-C reaches it through the terminal;
+    this process waits for it to put its work away.
+    """
+    program, module, _ = PROGRAMS.get(stage.name, ("fsar-prep", "fsar.cli.prep", ""))
+    arguments = stage.arguments if stage.name in PROGRAMS else (stage.name, *stage.arguments)
+    code = f"import sys; sys.argv[0] = {program!r}; from {module} import main; main()"
+    line = [sys.executable, "-P", "-c", code, *arguments]
+    process = subprocess.Popen(line, cwd=folder, stdout=STDERR if stdout_is_data else None)
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        process.terminate()
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        code_of_stage = _wait(process)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return code_of_stage if code_of_stage >= 0 else 128 - code_of_stage
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        return _wind_down(process) or EXIT_INTERRUPTED
+
+
+def _wind_down(process: "subprocess.Popen[bytes]") -> int:
+    try:
+        return process.wait(GRACE_SECONDS)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.send_signal(signal.SIGINT)
+        return process.wait()
+
+
+def _key(parameter: click.Parameter) -> "Key":
+    from fsar.pipeline.config import Key
+
+    is_argument = isinstance(parameter, click.Argument)
+    longs = [name[2:] for name in parameter.opts if name.startswith("--")]
+    return Key(
+        name=longs[0] if longs else str(parameter.name),
+        is_argument=is_argument,
+        is_flag=isinstance(parameter, click.Option) and parameter.is_flag,
+        is_path=isinstance(parameter.type, click.Path),
+        required=parameter.required,
+        takes_many=parameter.multiple or parameter.nargs == -1,
+        off=parameter.secondary_opts[0] if parameter.secondary_opts else None,
+        check=lambda text: _check(parameter, text),
+    )
+
+
+def _check(parameter: click.Parameter, text: str) -> None:
+    """Refuse a value that the parameter's type refuses. Whether a path exists is seen when its stage starts."""
+    from fsar.errors import InputError
+
+    if isinstance(parameter.type, click.Path):
+        return
+    try:
+        parameter.type.convert(text, parameter, None)
+    except click.BadParameter as error:
+        raise InputError(error.message) from None
+
+
+def _say(line: str) -> None:
+    """Print progress of the chain before the stage's own output, on stderr: stdout is for results."""
+    click.echo(line, err=True)
+    sys.stderr.flush()
+
+
+def _print_results(folder: Path, *, as_json: bool) -> None:
+    results = [read_result(path, folder) for path in sorted(folder.rglob("result.json"))]
+    files = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name[0] != ".")
+    lines = [*results_table(results), f"files in {folder.absolute()}: {', '.join(files)}"]
+    summary({"out": str(folder.absolute()), "results": results, "files": files}, "\n".join(lines), as_json=as_json)
+
+
+def read_result(path: Path, folder: Path) -> dict[str, Any]:
+    """Return a result.json with its own place."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {**content, "path": os.path.relpath(path, folder)}
+
+
+def results_table(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines of a table of results: accuracy in percent with the half-width of its 95 % interval."""
+    if not results:
+        return []
+    rows = [("head", "split", "part", "episode", "accuracy %", "episodes", "file"), *map(_result_cells, results)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _result_cells(result: dict[str, Any]) -> tuple[str, ...]:
+    mean, interval = (100 * float(result[key]) for key in ("mean", "interval"))
+    episode = f"{result['n_way']}-way {result['n_shot']}-shot"
+    names = [str(result.get(key) or "-") for key in ("head", "split", "part")]
+    return (*names, episode, f"{mean:.2f} ± {interval:.2f}", str(result["n_episodes"]), result["path"])

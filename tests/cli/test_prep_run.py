@@ -1,0 +1,165 @@
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fsar.cli import prep_run
+from fsar.errors import InputError
+from fsar.pipeline.config import STAGES, Stage, read_config
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(prep_run.command, [str(argument) for argument in arguments], standalone_mode=False)
+
+
+def index_config(tmp_path, **more):
+    videos = tmp_path / "data" / "walk"
+    videos.mkdir(parents=True, exist_ok=True)
+    (videos / "1.webm").write_bytes(b"video")
+    path = tmp_path / "small.toml"
+    table = {"dataset": "folder", "videos": str(tmp_path / "data"), "out": "catalog.csv", **more}
+    path.write_text("[index]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items()))
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_fits_the_commands(path):
+    modules = [
+        prep_run.PROGRAMS.get(name, ("", f"fsar.cli.prep_{name}"))[1] for name in tomllib.loads(path.read_text())
+    ]
+    absent = [name for name in modules if importlib.util.find_spec(name) is None]
+    if absent:
+        pytest.skip(f"no {', '.join(absent)} yet")
+    stages = read_config(path, prep_run.stage_keys)
+    for stage in stages:
+        command = prep_run.stage_command(stage.name)
+        command.make_context(stage.name, list(stage.arguments), resilient_parsing=True).close()
+    assert {"index", "encode", "train", "eval"} <= {stage.name for stage in stages}
+
+
+def test_there_is_a_config_for_every_benchmark_dataset():
+    assert {path.stem for path in CONFIGS} == {"demo", "hmdb51", "kinetics100", "ssv2-cmn", "ssv2-otam", "ucf101"}
+
+
+@pytest.mark.parametrize("stage", [s for s in STAGES if s in ("index", "synth", "tune")])
+def test_keys_are_the_long_options_and_arguments_of_the_command(stage):
+    keys = prep_run.stage_keys(stage)
+    for parameter in prep_run.stage_command(stage).params:
+        longs = [name[2:] for name in parameter.opts if name.startswith("--")] or [parameter.name]
+        assert longs[0] in keys
+    assert keys["out"].required
+
+
+def test_stages_run_inside_the_folder_and_are_printed(tmp_path):
+    result = invoke(index_config(tmp_path), "--out", tmp_path / "run")
+    assert result.return_value == 0, result.output
+    assert "+ fsar-prep index --dataset folder --videos" in result.output
+    assert (tmp_path / "run" / "catalog.csv").is_file()
+    assert "catalog.csv" in result.stdout
+
+
+def test_a_dry_run_only_prints(tmp_path):
+    result = invoke(index_config(tmp_path), "--out", tmp_path / "run", "--dry-run")
+    assert result.return_value == 0
+    assert "+ fsar-prep index" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_reach_the_command(tmp_path):
+    result = invoke(index_config(tmp_path), "--out", tmp_path / "run", "--set", f"index.out={tmp_path / 'other.csv'}")
+    assert result.return_value == 0, result.output
+    assert (tmp_path / "other.csv").is_file()
+
+
+def test_the_chain_stops_at_the_first_failing_stage(tmp_path, capfd):
+    path = index_config(tmp_path, split="no-such-split")
+    path.write_text(path.read_text().replace("[index]", "[[index]]") * 2)
+    result = invoke(path, "--out", tmp_path / "run")
+    assert result.return_value == 1
+    assert result.output.count("+ fsar-prep index") == 1
+    assert "stage index ended with exit code 1" in result.output
+    assert "unknown split 'no-such-split'" in capfd.readouterr().err
+
+
+def test_keep_going_goes_on_after_partial_failures(tmp_path, capfd):
+    path = index_config(tmp_path, split="no-such-split")
+    path.write_text(path.read_text().replace("[index]", "[[index]]") * 2)
+    result = invoke(path, "--out", tmp_path / "run", "--keep-going")
+    assert result.return_value == 1
+    assert result.output.count("+ fsar-prep index") == 2
+
+
+def test_a_wrong_value_is_refused_before_anything_runs(tmp_path):
+    path = index_config(tmp_path, way="five")
+    with pytest.raises(InputError, match=r"small\.toml, \[index\]: way: 'five' is not a valid integer"):
+        read_config(path, prep_run.stage_keys)
+    result = invoke(path, "--out", tmp_path / "run")
+    assert isinstance(result.exception, InputError)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Make a stage of a small program: it says it is ready, waits, and tidies up when it is interrupted."""
+    (tmp_path / "waiting_program.py").write_text(
+        "import pathlib, sys, time\n"
+        "def main():\n"
+        "    try:\n"
+        "        pathlib.Path('ready').touch()\n"
+        "        time.sleep(30)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pathlib.Path('tidy').touch()\n"
+        "        sys.exit(130)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(prep_run.PROGRAMS, "train", ("waiting", "waiting_program", "main"))
+    monkeypatch.setattr(prep_run, "GRACE_SECONDS", 0.1)
+
+    def when_ready(action):
+        def wait():
+            while not (tmp_path / "ready").exists():
+                time.sleep(0.01)
+            action()
+
+        threading.Thread(target=wait, daemon=True).start()
+        return prep_run.run_stage(Stage("train", ()), tmp_path)
+
+    return when_ready
+
+
+def test_an_interruption_waits_for_the_stage_to_tidy_up(program, tmp_path):
+    assert program(lambda: os.kill(os.getpid(), signal.SIGINT)) == 130
+    assert (tmp_path / "tidy").exists()
+
+
+def test_termination_is_passed_on(program, tmp_path):
+    assert program(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 128 + signal.SIGTERM
+
+
+def test_results_of_all_runs_end_in_a_table(tmp_path):
+    run = tmp_path / "run" / "runs" / "otam"
+    run.mkdir(parents=True)
+    facts = {"head": "otam", "split": "mine", "part": "test", "n_way": 5, "n_shot": 1, "n_episodes": 100}
+    (run / "result.json").write_text(json.dumps({**facts, "mean": 0.6543, "interval": 0.0121}))
+    result = invoke(index_config(tmp_path), "--out", tmp_path / "run")
+    assert "otam" in result.stdout
+    assert "65.43" in result.stdout
+    assert "1.21" in result.stdout
+    as_json = invoke(index_config(tmp_path), "--out", tmp_path / "run", "--json")
+    assert json.loads(as_json.stdout)["results"][0]["path"] == "runs/otam/result.json"
+
+
+def test_help_names_every_stage():
+    text = invoke("--help").output
+    assert all(stage in text for stage in STAGES)
+    assert sys.executable not in text
