@@ -35,7 +35,7 @@ def command(
     report: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Write catalog.csv: id, path, class, size and part of every video of a dataset.
+    """Write catalog.csv: id, path, class, size and part of every video of a dataset.
 
     \b
     ssv2      --videos DIR of 10.webm ..., --annotations DIR of the three json files. Without --split the train file
@@ -48,7 +48,7 @@ def command(
 
     The part column follows --split if one is given; with several it stays empty and later stages take --split.
     Missing videos and classes that can no longer fill an episode are reported; they are no error.
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from fsar.files import write_atomic
     from fsar.pipeline.catalog import write_catalog
     from fsar.pipeline.index import EpisodeSize, index_dataset

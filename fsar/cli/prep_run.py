@@ -42,7 +42,7 @@ GRACE_SECONDS = 5.0
 def command(
     config: Path, out: Path | None, overrides: tuple[str, ...], dry_run: bool, keep_going: bool, as_json: bool
 ) -> int:
-    r"""Run the stages that CONFIG names: synth, index, convert, extract, tune, encode, text, train, eval.
+    """Run the stages that CONFIG names: synth, index, convert, extract, tune, encode, text, train, eval.
 
     Each table is a stage and its keys are the long options (and arguments) of the stage's command; [[train]] with
     double brackets may be repeated. The whole file is checked before the first stage starts. Stages run in the
@@ -51,9 +51,8 @@ def command(
 
     \b
     Example:
-        fsar-prep run configs/ssv2-cmn.toml --out ssv2 --set index.videos=/data/ssv2/videos \
-            --set index.annotations=/data/ssv2/labels
-    """
+        fsar-prep run configs/hmdb51.toml --out hmdb51 --set index.videos=/data/hmdb51
+    """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.config import read_config
 
     stages = read_config(config, stage_keys, overrides)

@@ -96,7 +96,7 @@ def import_command(
     force: bool,
     as_json: bool,
 ) -> None:
-    r"""Write the published lists FILES as one split CSV.
+    """Write the published lists FILES as one split CSV.
 
     The form is recognised: TRX and CLIP-MEI class/video, CLIP-FSAR train8/78687 and train0//path.ext, HCL *.list with
     *_class.txt, and CSV.
@@ -104,7 +104,7 @@ def import_command(
     \b
     Example:
         fsar-prep splits import trainlist03.txt vallist03.txt testlist03.txt --out mine.csv
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from fsar.files import write_atomic
     from fsar.splits import import_lists, load_split
     from fsar.splits.published import names_from_split, read_class_names
