@@ -26,7 +26,6 @@ class EpisodeData:
         *,
         class_text: Tensor | None = None,
         visits_seed: int | None = None,
-        one_template: bool = False,
     ) -> None:
         """Keep what is shared by all batches.
 
@@ -35,11 +34,9 @@ class EpisodeData:
             class_text: (K, M, D) text of the classes that `Episodes.class_ids` point to.
             visits_seed: Draw the view and the frames of every visit of a video (training); None: first view, spread
                 frames.
-            one_template: Give one random template per episode instead of all M.
         """
         self.source = source
         self._counter = None if visits_seed is None else Counter(visits_seed)
-        self._one_template = one_template
         self._text = None if class_text is None else class_text.to(source.device)
 
     def batch(self, episodes: Episodes) -> tuple[EpisodeBatch, Targets]:
@@ -74,7 +71,7 @@ class EpisodeData:
         if self._text is None:
             return None
         text = self._text[self._tensor(episodes.class_ids)]  # (B, N, M, D)
-        if self._counter is None or not self._one_template:
+        if self._counter is None:
             return text
         numbers = Counter.numbers(self._counter.stream("templates", episodes.indices), 1)[:, 0]
         template = self._tensor(Counter.below(numbers, np.full(numbers.shape, text.shape[2])))
@@ -98,7 +95,7 @@ def _split_kinds(features: Features, n_episodes: int, n_videos: list[int]) -> li
     sizes = [n_episodes * n for n in n_videos]
     cut = {role: torch.split(tensor, sizes) for role, tensor in features.items()}
     return [
-        {role: parts[kind].unflatten(0, (n_episodes, n)) for role, parts in cut.items()} if n else {}
+        {role: parts[kind].view(n_episodes, n, *parts[kind].shape[1:]) for role, parts in cut.items()} if n else {}
         for kind, n in enumerate(n_videos)
     ]
 

@@ -1,5 +1,6 @@
 """The features that a head reads: resident in memory or on the device when they fit, memory-mapped otherwise."""
 
+import math
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
@@ -50,19 +51,21 @@ class FeatureSource:
         self.store, self.taps, self.device = store, dict(taps), device
         self.n_slots, self.n_views, self.n_frames = store.n_slots, store.n_views, n_frames or store.n_slots
         self._rows = rows
-        self.resident = where == "memory" or (where == "auto" and self._n_bytes() <= free_bytes(device) // 2)
+        self.bytes_per_video = self._bytes_per_video()
+        n_bytes = self.bytes_per_video * self.n_views * len(rows)
+        self.resident = where == "memory" or (where == "auto" and n_bytes <= free_bytes(device) // 2)
         self._local = np.full(store.n_videos, -1, np.int64)
         self._local[rows] = np.arange(len(rows))
         self._tables: Features = {}
         if self.resident:
             self._tables = {tap: self._load(tap) for tap in dict.fromkeys(self.taps.values())}
 
-    def _n_bytes(self) -> int:
+    def _bytes_per_video(self) -> int:
         per_slot = 0
         for tap in set(self.taps.values()):
             spec = self.store.taps[tap]
-            per_slot += int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
-        return per_slot * self.n_slots * self.n_views * len(self._rows)
+            per_slot += math.prod(spec.shape) * int(np.dtype(spec.dtype).itemsize)
+        return per_slot * self.n_slots
 
     def _load(self, tap: str) -> Tensor:
         table: Tensor = self.store.load(tap, rows=self._rows, device=self.device)

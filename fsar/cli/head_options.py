@@ -1,0 +1,77 @@
+"""Options that training and evaluating a head have in common, and the parsing of their values."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fsar.errors import InputError
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+STORE_OPTIONS: tuple[Decorator, ...] = (
+    click.option("--store", required=True, type=click.Path(path_type=Path), help="Feature store: NAME.zarr, NAME.h5."),
+    click.option("--split", help="Split by name, alias or CSV path; without it the parts recorded in the store."),
+    click.option("--text", help="Text table of the store, for heads that take text."),
+    click.option("--tap", "taps", multiple=True, metavar="ROLE=TAP", help="Tap for an input of the head; repeatable."),
+    click.option("--frames", type=click.IntRange(min=1), help="Frames a video shows, of those stored. [default: all]"),
+    click.option("--device", help="cpu, cuda, cuda:1. [default: cuda where there is one]"),
+    click.option("--features", type=click.Choice(["auto", "memory", "disk"]), default="auto", show_default=True,
+                 help="Where features are read from: resident in memory, or mapped from disk."),
+    click.option("--drop-small-classes", is_flag=True, help="Leave classes out that are too small for an episode."),
+    click.option("--quiet", is_flag=True, help="No progress on stderr."),
+)  # fmt: skip
+
+
+def store_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what a head reads."""
+    for option in reversed(STORE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def parse_taps(texts: Sequence[str]) -> dict[str, str]:
+    """Return role -> tap from ROLE=TAP texts."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (_, equals, tap) in zip(texts, pairs, strict=True):
+        if not equals or not tap:
+            raise InputError(f"--tap must be ROLE=TAP, got {text!r}")
+    return {role: tap for role, _, tap in pairs}
+
+
+def parse_counts(name: str, text: str) -> int | tuple[int, ...]:
+    """Return a number per class: "5" for all, "1,5,2,1,1" one per class."""
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--{name} must be a number, or one per class like 1,5,2,1,1; got {text!r}") from None
+    return counts[0] if len(counts) == 1 else counts
+
+
+def parse_list(name: str, text: str) -> list[int]:
+    """Return the numbers of a list like 0,1,2."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--{name} must be numbers separated by commas, got {text!r}") from None
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"--{name} names a number twice: {text}")
+    return numbers
+
+
+def choose_device(device: str | None) -> str:
+    """Return a device that exists: the one asked for, else the GPU where there is one."""
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"--device must be cpu, cuda or cuda:N, got {device!r}") from None
+    if kind.type == "cuda" and not (torch.cuda.is_available() and (kind.index or 0) < torch.cuda.device_count()):
+        raise InputError(
+            f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    return device

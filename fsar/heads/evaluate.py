@@ -1,0 +1,235 @@
+"""Accuracy over many episodes: each video embedded once where the head allows it, episodes compared in batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsar.errors import InputError
+from fsar.heads.batch import Features
+from fsar.heads.data import EpisodeData
+from fsar.heads.episodes import Episodes, Ints
+from fsar.heads.head import Head, TableHead
+from fsar.progress import Advance
+
+Floats = NDArray[np.float64]
+TABLE_BYTES = 8 << 30
+"""Largest table of embedded videos; beyond it a head is run episode by episode."""
+BATCH_BYTES = 64 << 20
+"""Features of the episodes that are compared at once; small enough to stay near the processor's caches."""
+MAX_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a head did on a list of episodes."""
+
+    accuracies: Floats
+    """(E,) share of each episode's queries that were right."""
+    confusion: Ints
+    """(K, K) counts: true class by row, predicted by column; an error can only be another class of the episode."""
+    class_names: tuple[str, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over the episodes, in [0, 1]."""
+        return float(self.accuracies.mean())
+
+    @property
+    def ci95(self) -> float | None:
+        """Half-width of the 95 % interval of the mean over episodes of these videos; None for a single episode."""
+        return half_width(self.accuracies)
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        """Class name -> share of its queries that were right; None for a class that was never asked."""
+        asked, right = self.confusion.sum(1), self.confusion.diagonal()
+        pairs = zip(self.class_names, asked.tolist(), right.tolist(), strict=True)
+        return {name: n_right / n if n else None for name, n, n_right in pairs}
+
+
+def half_width(values: Floats) -> float | None:
+    """Return 1.96 standard errors of the mean (spread with ddof 1), None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    return float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+@torch.inference_mode()
+def evaluate(
+    head: Head,
+    data: EpisodeData,
+    episodes: Episodes,
+    class_names: Sequence[str],
+    *,
+    class_text: Tensor | None = None,
+    advance: Advance = lambda n_items=1: None,
+    table_bytes: int = TABLE_BYTES,
+) -> Evaluation:
+    """Return how `head` does on `episodes`; the head is put into evaluation mode and back.
+
+    Args:
+        head: On the device of the data.
+        data: Makes the batches; without random visits.
+        episodes: Class ids point to `class_names`.
+        class_names: K names.
+        class_text: (K, M, D) vectors of the classes, for heads that use text.
+        advance: Called with numbers of finished episodes.
+        table_bytes: Limit of the table of embedded videos.
+
+    Raises:
+        InputError: the head answers NaN.
+    """
+    was_training = head.training
+    head.eval()
+    tables = None
+    if isinstance(head, TableHead) and head.tabular(_n_shot(episodes)):
+        tables = _Tables.build(head, data, episodes, class_text, table_bytes)
+    accuracies, confusion = [], np.zeros((len(class_names),) * 2, np.int64)
+    for part in episodes.batches(_batch_size(episodes, tables, data)):
+        logits = head(data.batch(part)[0]) if tables is None else tables.logits(part)
+        predicted = _predict(logits, part)
+        accuracies.append((predicted == part.query_labels).mean(1))
+        _count(confusion, part, predicted)
+        advance(len(part))
+    head.train(was_training)
+    return Evaluation(np.concatenate(accuracies), confusion, tuple(class_names))
+
+
+def _n_shot(episodes: Episodes) -> int:
+    return int(np.bincount(episodes.support_labels[0]).max())
+
+
+def _batch_size(episodes: Episodes, tables: "_Tables | None", data: EpisodeData) -> int:
+    n_videos = episodes.support.shape[1] + episodes.query.shape[1]
+    n_bytes = n_videos * (tables.bytes_per_video if tables else 4 * data.source.bytes_per_video)
+    return int(np.clip(BATCH_BYTES // max(n_bytes, 1), 1, MAX_BATCH))
+
+
+def _predict(logits: Tensor, episodes: Episodes) -> Ints:
+    if bool(logits.isnan().any()):
+        episode = int(episodes.indices[int(logits.isnan().flatten(1).any(1).nonzero()[0])])
+        raise InputError(f"the head answers NaN in episode {episode}: its weights or the features are broken")
+    predicted: Ints = logits.argmax(-1).cpu().numpy()
+    return predicted
+
+
+def _count(confusion: Ints, episodes: Episodes, predicted: Ints) -> None:
+    n_classes = len(confusion)
+    true = np.take_along_axis(episodes.class_ids, episodes.query_labels, 1)
+    answered = np.take_along_axis(episodes.class_ids, predicted, 1)
+    counts = np.bincount((true * n_classes + answered).ravel(), minlength=n_classes**2)
+    confusion += counts.reshape(n_classes, n_classes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """Embedded videos, role -> (V, ...). Supports have a table of their own where their class text matters."""
+
+    head: TableHead
+    support: Features
+    query: Features
+    place: Ints
+    """Store row -> place in both tables."""
+    class_text: Tensor | None
+
+    @property
+    def bytes_per_video(self) -> int:
+        """Size of what `match` reads of one video."""
+        return sum(table[0].numel() * table.element_size() for table in self.query.values())
+
+    @classmethod
+    def build(
+        cls, head: TableHead, data: EpisodeData, episodes: Episodes, class_text: Tensor | None, limit: int
+    ) -> "_Tables | None":
+        """Return the tables of all videos that the episodes use, None if they would be larger than `limit` bytes."""
+        rows = np.unique(np.concatenate([episodes.support.ravel(), episodes.query.ravel()]))
+        place = np.full(int(rows[-1]) + 1, -1, np.int64)
+        place[rows] = np.arange(len(rows))
+        text = None if class_text is None else class_text.to(data.source.device)
+        query = _embed(head, data, rows, None, text, limit)
+        if query is None:
+            return None
+        if text is None:
+            return cls(head, query, query, place, text)
+        classes = torch.from_numpy(_class_of_row(episodes, place, len(rows))).to(text.device)
+        support = _embed(head, data, rows, classes, text, limit)
+        return None if support is None else cls(head, support, query, place, text)
+
+    def logits(self, episodes: Episodes) -> Tensor:
+        """Return (B, Q, N)."""
+        device = next(iter(self.query.values())).device
+        class_ids = torch.from_numpy(episodes.class_ids).to(device)
+        support, query = (
+            self._columns(
+                {role: table[torch.from_numpy(self.place[rows]).to(device)] for role, table in of.items()}, class_ids
+            )
+            for of, rows in ((self.support, episodes.support), (self.query, episodes.query))
+        )
+        labels = torch.from_numpy(np.ascontiguousarray(episodes.support_labels)).to(device)
+        text = None if self.class_text is None else self.class_text[class_ids]
+        return self.head.match(support, labels, query, episodes.n_way, text)["logits"]
+
+    def _columns(self, features: Features, class_ids: Tensor) -> Features:
+        """Cut roles that run over all K classes, (B, V, ..., K), to the N classes of each episode."""
+        found = dict(features)
+        for role in self.head.class_roles:
+            if role in found:
+                n_middle = found[role].ndim - 2
+                index = class_ids.view(len(class_ids), *[1] * n_middle, -1)
+                found[role] = found[role].gather(-1, index.expand(*found[role].shape[:-1], -1))
+        return found
+
+
+def _class_of_row(episodes: Episodes, place: Ints, n_rows: int) -> Ints:
+    """Return the class id of each table row; a video that is never a support gets its class as a query."""
+    class_of = np.zeros(n_rows, np.int64)
+    for rows, labels in ((episodes.query, episodes.query_labels), (episodes.support, episodes.support_labels)):
+        class_of[place[rows]] = np.take_along_axis(episodes.class_ids, labels, 1)
+    return class_of
+
+
+def _embed(
+    head: TableHead, data: EpisodeData, rows: Ints, classes: Tensor | None, text: Tensor | None, limit: int
+) -> Features | None:
+    """Embed videos in chunks; `classes` gives each its class text. None if the whole table would be too large."""
+    chunk = int(np.clip(BATCH_BYTES // max(4 * data.source.bytes_per_video, 1), 1, MAX_BATCH))
+    tables: Features = {}
+    for start in range(0, len(rows), chunk):
+        features = data.source.gather(rows[start : start + chunk])
+        class_text = None if classes is None or text is None else text[classes[start : start + chunk]]
+        embedded = head.embed_for_classes(features, class_text, text)
+        if not tables:
+            per_video = sum(x[0].numel() * x.element_size() for x in embedded.values())
+            if per_video * len(rows) > limit:
+                return None
+            tables = {role: x.new_empty((len(rows), *x.shape[1:])) for role, x in embedded.items()}
+        for role, x in embedded.items():
+            tables[role][start : start + chunk] = x
+    return tables
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two heads on the same episodes."""
+
+    difference: float
+    """Mean over episodes of first minus second accuracy."""
+    ci95: float | None
+    """Half-width of its 95 % interval: episodes are paired, so what makes an episode hard for both cancels."""
+
+    @property
+    def is_clear(self) -> bool:
+        """True if the interval leaves zero out."""
+        return self.ci95 is not None and abs(self.difference) > self.ci95
+
+
+def compare(first: Evaluation, second: Evaluation) -> Comparison:
+    """Return the paired comparison of two evaluations of one list of episodes."""
+    if len(first.accuracies) != len(second.accuracies):
+        raise InputError(f"episode lists differ: {len(first.accuracies)} and {len(second.accuracies)} episodes")
+    differences = first.accuracies - second.accuracies
+    return Comparison(float(differences.mean()), half_width(differences))

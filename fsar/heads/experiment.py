@@ -1,0 +1,230 @@
+"""One training from start to result: what the command `fsar-train-head` does for each seed."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fsar.errors import InputError
+from fsar.files import write_atomic
+from fsar.heads.data import EpisodeData, PairData
+from fsar.heads.episodes import EpisodePool, EpisodeSampler, EpisodeShape
+from fsar.heads.episodes import describe as describe_shape
+from fsar.heads.evaluate import Evaluation, evaluate
+from fsar.heads.features import FeatureSource
+from fsar.heads.head import Head, create_head, seeded
+from fsar.heads.parts import usable_pool
+from fsar.heads.presets import CACHED, Preset
+from fsar.heads.report import model_card
+from fsar.heads.runs import RESULT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
+from fsar.heads.task import Task, union_rows
+from fsar.heads.testing import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
+from fsar.heads.train import Batch, TrainOptions, TrainReport, Validate, train
+
+VAL_SEED = 1_000_003
+"""Of the validation list: one list for all seeds of training, and not the test list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A head to train on a task, and how."""
+
+    task: Task
+    options: Mapping[str, Any]
+    """Of the head."""
+    shape: EpisodeShape
+    """Of training episodes."""
+    test: Plan | None
+    """None: no test after training."""
+    preset: Preset = CACHED
+    seed: int = 0
+    val_episodes: int = 400
+    validate_every: int | None = None
+    """Steps; None for a twentieth of the training."""
+    patience: int = 10
+    amp: bool = False
+    drop_small_classes: bool = False
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of decisions taken on the way; filled as they are taken."""
+
+    def train_options(self) -> TrainOptions:
+        """Return the options of the loop."""
+        options = TrainOptions(self.preset, seed=self.seed, patience=self.patience, amp=self.amp)
+        return replace(options, validate_every=self.validate_every or max(options.n_steps // 20, 1))
+
+
+def run(experiment: Experiment, out: Path | None, *, quiet: bool = False) -> tuple[RunFolder, dict[str, Any]]:
+    """Train, test and write everything; return the run folder and the result. An unfinished run goes on.
+
+    Raises:
+        InputError: the store cannot feed the head or the episodes, or the folder holds another run.
+        KeyboardInterrupt: asked to stop; the state is saved.
+    """
+    task = experiment.task
+    pool = _train_pool(experiment)
+    options = task.head_options({**experiment.preset.options, **experiment.options}, pool)
+    planned = plan_test(task, experiment.test) if experiment.test else None
+    if planned:
+        refuse_seen(planned, list(pool.class_names), allow_seen=False)
+    config = _config(experiment, options, pool, planned)
+    name = f"{task.name}-{Path(task.parts.name).stem}"
+    folder = open_run(out, name, config)
+    if folder.is_finished:
+        return folder, read_json(folder.path / RESULT)
+    with seeded(experiment.seed):
+        head = create_head(task.name, **options).to(task.device)
+    report = _train(experiment, head, pool, folder, quiet=quiet)
+    facts = {"seed": experiment.seed, "preset": experiment.preset.name, "notes": experiment.notes}
+    facts |= {"training": asdict(report) if report else None}
+    result = _test(experiment, head, folder, planned, facts, quiet=quiet)
+    write_atomic(folder.path / "README.md", model_card(folder.config, result))
+    return folder, result
+
+
+def _train_pool(experiment: Experiment) -> EpisodePool:
+    task = experiment.task
+    if "train" not in task.parts.pools and list(task.parts.pools) == [""]:
+        raise InputError(
+            f"the videos of {task.store.path} belong to no part: name a split with --split, or index them with parts"
+        )
+    pool, dropped = usable_pool(task.parts, "train", experiment.shape, drop_small_classes=experiment.drop_small_classes)
+    if dropped:
+        named = ", ".join(f"{name} ({count})" for name, count in dropped.items())
+        experiment.notes.append(f"training classes dropped because they are too small: {named}")
+    if task.parts.failed:
+        named = ", ".join(f"{name} ({count})" for name, count in task.parts.failed.items())
+        experiment.notes.append(f"{task.parts.n_failed} videos could not be encoded and are never drawn: {named}")
+    return pool
+
+
+def _config(
+    experiment: Experiment, options: Mapping[str, Any], pool: EpisodePool, planned: Planned | None
+) -> dict[str, Any]:
+    task, loop = experiment.task, experiment.train_options()
+    return {
+        "head": task.name,
+        "options": dict(options),
+        "store": str(task.store.path),
+        "recipe": dict(task.store.recipe),
+        "recipe_id": task.store.recipe_id,
+        "taps": dict(task.taps),
+        "text": task.table,
+        "n_frames": task.n_frames,
+        "split": task.parts.name,
+        "split_sha256": task.parts.sha256,
+        "train_classes": list(pool.class_names),
+        "episodes": describe_shape(experiment.shape),
+        "preset": experiment.preset.describe(),
+        "seed": experiment.seed,
+        "n_steps": loop.n_steps,
+        "validate_every": loop.validate_every,
+        "val_episodes": experiment.val_episodes,
+        "patience": experiment.patience,
+        "amp": experiment.amp,
+        "device": task.device,
+        "test_episodes_sha256": planned.sha256 if planned else None,
+    }
+
+
+def _train(
+    experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
+) -> TrainReport | None:
+    """Train the head in place; None for a head that has nothing to train."""
+    if n_parameters(head) == 0:
+        experiment.notes.append(
+            f"head {experiment.task.name!r} has no parameters: nothing is trained"
+            + (" (--option adapter=temporal adds some)" if "adapter" in type(head).__init__.__annotations__ else "")
+        )
+        save_head(folder.path, head.eval())
+        return None
+    val = _validation(experiment)
+    pools = [pool, val.pool] if val else [pool]
+    source = experiment.task.source(union_rows(pools))
+    return train(
+        head,
+        _Batches(experiment, source, pool),
+        val.validate(experiment.task, source) if val else None,
+        folder.path,
+        replace(experiment.train_options(), prefetch=not source.resident),
+        device=experiment.task.device,
+        quiet=quiet,
+    )
+
+
+class _Batches:
+    """Step number -> batch."""
+
+    def __init__(self, experiment: Experiment, source: FeatureSource, pool: EpisodePool) -> None:
+        task, preset, seed = experiment.task, experiment.preset, experiment.seed
+        self._n_episodes = preset.episodes_per_step
+        self._pairs: PairData | None = None
+        if task.kind.training_unit == "pairs":
+            text = task.class_text(pool)
+            n_classes = preset.classes_per_batch
+            self._pairs = PairData(source, pool, n_classes=n_classes, seed=seed, class_text=text)
+        else:
+            self._sampler = EpisodeSampler(pool, experiment.shape, seed=seed)
+            self._data: EpisodeData = task.episode_data(source, pool, visits_seed=seed)
+
+    def __call__(self, step: int) -> Batch:
+        if self._pairs is not None:
+            return self._pairs.batch(step)
+        return self._data.batch(self._sampler.draw(step * self._n_episodes, self._n_episodes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Validation:
+    """The fixed episodes by which weights are selected."""
+
+    pool: EpisodePool
+    shape: EpisodeShape
+    n_episodes: int
+
+    def validate(self, task: Task, source: FeatureSource) -> Validate:
+        episodes = EpisodeSampler(self.pool, self.shape, seed=VAL_SEED).draw(0, self.n_episodes)
+        data, text = task.episode_data(source, self.pool), task.class_text(self.pool)
+
+        def validate(head: Head) -> Evaluation:
+            return evaluate(head, data, episodes, self.pool.class_names, class_text=text)
+
+        return validate
+
+
+def _validation(experiment: Experiment) -> _Validation | None:
+    """Return the validation episodes, with fewer ways or queries where the part is small; None if it is absent."""
+    pools, shape, notes = experiment.task.parts.pools, experiment.shape, experiment.notes
+    if "val" not in pools or experiment.val_episodes == 0:
+        notes.append("there is no validation part: the last weights are kept")
+        return None
+    pool, _ = pools["val"].without_small_classes(_shot(shape) + 1)
+    if pool.n_classes < 2:
+        notes.append(f"no two validation classes have {_shot(shape) + 1} videos: the last weights are kept")
+        return None
+    n_way = min(shape.n_way, pool.n_classes)
+    n_query = min(5, int(pool.counts.min()) - _shot(shape))
+    if n_way < shape.n_way:
+        notes.append(f"the validation part has {n_way} classes: validation is {n_way}-way")
+    return _Validation(pool, EpisodeShape(n_way, _shot(shape), n_query), experiment.val_episodes)
+
+
+def _shot(shape: EpisodeShape) -> int:
+    return max(shape.shots)
+
+
+def _test(
+    experiment: Experiment,
+    head: Head,
+    folder: RunFolder,
+    planned: Planned | None,
+    facts: Mapping[str, Any],
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    if planned is None:
+        result = {"head": experiment.task.name, "options": dict(head.options), "accuracy": None, **facts}
+        write_json(folder.path / RESULT, result)
+        return result
+    evaluation = measure(head, experiment.task, planned, quiet=quiet)
+    result = describe_result(head, experiment.task, planned, evaluation, facts)
+    write_result(folder.path, result, evaluation, planned)
+    return result

@@ -1,0 +1,174 @@
+"""Heads on disk, and the folder that a training run leaves behind."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fsar.errors import InputError
+from fsar.files import atomic_path, write_atomic
+from fsar.heads.head import _REGISTRY, Head, create_head
+
+WEIGHTS, DESCRIPTION, CONFIG, RESULT, STATE = (
+    "head.safetensors",
+    "head.json",
+    "config.json",
+    "result.json",
+    "state.safetensors",
+)
+
+
+def head_name(head: Head) -> str:
+    """Return the name a head is registered by."""
+    for name, kind in _REGISTRY.items():
+        if type(head) is kind:
+            return name
+    raise InputError(f"{type(head).__name__} is not registered; decorate it with @register_head(NAME)")
+
+
+def save_head(folder: Path, head: Head) -> None:
+    """Write a head: `head.safetensors` holds its weights, `head.json` its name and options. Each is whole or absent."""
+    write_tensors(folder / WEIGHTS, head.state_dict())
+    write_json(folder / DESCRIPTION, {"head": head_name(head), "options": dict(head.options)})
+
+
+def load_head(folder: Path, device: str = "cpu") -> Head:
+    """Return the head of a run folder, in evaluation mode.
+
+    Raises:
+        InputError: not a folder with a head, or weights that do not fit the options.
+    """
+    description = read_json(folder / DESCRIPTION)
+    options = {key: tuple(v) if isinstance(v, list) else v for key, v in description["options"].items()}
+    head = create_head(description["head"], **options)
+    state, _ = read_tensors(folder / WEIGHTS, device)
+    try:
+        head.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{folder / WEIGHTS} does not fit head {description['head']!r}: {error}") from error
+    return head.to(device).eval()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors as one safetensors file, whole or not at all. Tensors that share memory are written apart."""
+    from safetensors.torch import save_file
+
+    apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(apart, temporary, metadata=dict(metadata or {}))
+
+
+def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file; raises InputError if it is none."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"no file {path}")
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` as readable JSON, whole or not at all."""
+    write_atomic(path, json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold for paths, mappings and numpy numbers."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a run; raises InputError if there is none."""
+    if not path.is_file():
+        raise InputError(f"{path.parent} is not a run folder: it has no {path.name}")
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One training run on disk."""
+
+    path: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that decided the run."""
+        return read_json(self.path / CONFIG)
+
+    @property
+    def is_finished(self) -> bool:
+        """True once the head and its result are written."""
+        return (self.path / RESULT).is_file() and (self.path / DESCRIPTION).is_file()
+
+    @property
+    def is_started(self) -> bool:
+        """True once the config is written."""
+        return (self.path / CONFIG).is_file()
+
+
+def open_run(out: Path | None, name: str, config: Mapping[str, Any], *, root: Path = Path("runs")) -> RunFolder:
+    """Return the folder for a run: a new one, or the unfinished one of the same command, which then goes on.
+
+    Args:
+        out: The folder that the user named; None for `runs/<time>-<name>` or an unfinished run of equal config.
+        name: Last part of a new folder's name.
+        config: What decides the run; differences in it are errors for a folder that has begun.
+        root: Where folders without a name go.
+
+    Raises:
+        InputError: `out` holds a run of another config (the differing fields are named), or other files.
+    """
+    if out is None:
+        found = [run for run in _runs(root) if not run.is_finished and not differences(run.config, config)]
+        run = found[-1] if found else RunFolder(root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}")
+        out = run.path
+    run = RunFolder(out)
+    if run.is_started:
+        differing = differences(run.config, config)
+        if differing:
+            raise InputError(f"{out} holds another run ({'; '.join(differing[:4])}); choose another --out")
+        return run
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} exists, is not empty and holds no run; choose another --out")
+    write_json(run.path / CONFIG, {**config, "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **versions()})
+    return run
+
+
+def _runs(root: Path) -> list[RunFolder]:
+    return [RunFolder(path.parent) for path in sorted(root.glob(f"*/{CONFIG}"))]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return "field: old != new" for each field of `new` that a written config has otherwise."""
+    written = json.loads(json.dumps(new, default=_plain))
+    return [f"{key}: {old.get(key)!r} != {value!r}" for key, value in written.items() if old.get(key) != value]
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions that a run depends on."""
+    return {"versions": {name: version(name) for name in ("fsar", "torch", "numpy")}}
+
+
+def n_parameters(head: Head) -> int:
+    """Return how many numbers training can change."""
+    return sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad)
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether a path is a folder with a saved head."""
+    return (path / DESCRIPTION).is_file()

@@ -1,0 +1,97 @@
+"""A head and a store brought together: parts, taps, text and features, checked before anything is computed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from fsar.heads.class_text import choose_table, class_vectors
+from fsar.heads.data import EpisodeData
+from fsar.heads.episodes import EpisodePool, Ints
+from fsar.heads.features import FeatureSource, Where
+from fsar.heads.head import Head, head_type
+from fsar.heads.inputs import choose_taps, default_options, feature_width
+from fsar.heads.parts import StoreParts, store_parts
+from fsar.splits import load_split
+
+if TYPE_CHECKING:
+    from fsar.pipeline.store import FeatureStore
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a head gets from a store."""
+
+    store: "FeatureStore"
+    parts: StoreParts
+    name: str
+    kind: type[Head]
+    taps: Mapping[str, str]
+    """Role -> tap."""
+    table: str | None
+    """Name of the text table."""
+    n_frames: int
+    device: str = "cpu"
+    where: Where = "auto"
+
+    def source(self, rows: Ints) -> FeatureSource:
+        """Return the features of `rows`."""
+        return FeatureSource(self.store, self.taps, rows, device=self.device, where=self.where, n_frames=self.n_frames)
+
+    def class_text(self, pool: EpisodePool) -> Tensor | None:
+        """Return the (K, M, D) text vectors of a pool's classes; None for a head without text."""
+        return None if self.table is None else class_vectors(self.store, self.table, pool.class_names, self.kind)
+
+    def episode_data(self, source: FeatureSource, pool: EpisodePool, *, visits_seed: int | None = None) -> EpisodeData:
+        """Return the maker of batches; a `visits_seed` draws views, frames and text templates."""
+        return EpisodeData(source, class_text=self.class_text(pool), visits_seed=visits_seed)
+
+    def head_options(self, given: Mapping[str, Any], pool: EpisodePool | None) -> dict[str, Any]:
+        """Return the options of the head: `given`, and what its constructor wants to know about the store."""
+        first = self.kind.inputs[0]
+        facts = {
+            "dim": feature_width(first, self.store.taps[self.taps[first.role]].shape),
+            "n_frames": self.n_frames,
+            "n_classes": pool.n_classes if pool else None,
+            "text_dim": self.store.text(self.table).vectors.shape[-1] if self.table else None,
+        }
+        return default_options(self.kind, given, facts)
+
+
+def make_task(
+    name: str,
+    store: "FeatureStore",
+    *,
+    split: str | None = None,
+    taps: Mapping[str, str] | None = None,
+    text: str | None = None,
+    n_frames: int | None = None,
+    device: str = "cpu",
+    where: Where = "auto",
+) -> Task:
+    """Return the task of head `name` on a store.
+
+    Raises:
+        InputError: unknown head, split, tap or text table, or something the head needs is not in the store.
+    """
+    kind = head_type(name)
+    chosen = choose_taps(name, kind, store, taps)
+    table = choose_table(name, kind, store, text)
+    parts = store_parts(store, None if split is None else load_split(split))
+    return Task(store, parts, name, kind, chosen, table, n_frames or store.n_slots, device, where)
+
+
+def open_store(path: Path) -> "FeatureStore":
+    """Open a feature store; a path that is no store gives one line that says so."""
+    from fsar.pipeline import store
+
+    return store.open_store(path)
+
+
+def union_rows(pools: Sequence[EpisodePool]) -> Ints:
+    """Return the rows of several pools, ascending, once."""
+    import numpy as np
+
+    return np.unique(np.concatenate([pool.rows for pool in pools]))

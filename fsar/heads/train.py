@@ -1,0 +1,234 @@
+"""The training loop: steps from a seed and a number, validation for selection, exact resume."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsar.errors import InputError
+from fsar.heads.batch import EpisodeBatch, PairBatch, Targets
+from fsar.heads.counter import Counter
+from fsar.heads.data import prefetched
+from fsar.heads.evaluate import Evaluation
+from fsar.heads.head import Head, Losses
+from fsar.heads.interrupt import stop_requests
+from fsar.heads.metrics import MetricsLog
+from fsar.heads.optim import make_optimizer, set_lr
+from fsar.heads.presets import Preset
+from fsar.heads.runs import STATE, save_head
+from fsar.heads.train_state import Progress, Weights, load_state, save_state
+from fsar.progress import progress
+
+Batch = PairBatch | tuple[EpisodeBatch, Targets]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How a training runs, beyond its recipe."""
+
+    preset: Preset
+    seed: int = 0
+    validate_every: int = 20
+    """Steps between validations."""
+    patience: int = 10
+    """Validations without a better one before training stops; 0 for never."""
+    log_every: int = 10
+    """Steps between lines of the log."""
+    save_every_seconds: float = 60.0
+    """A kill loses at most this much; the state is also saved on Ctrl-C."""
+    amp: bool = False
+    """Compute in bfloat16 where torch deems it safe."""
+    prefetch: bool = False
+    """Make the next batch in a thread: for features that are read from disk."""
+
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return max(self.preset.n_episodes // self.preset.episodes_per_step, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What a training did."""
+
+    n_steps: int
+    stopped_early: bool
+    best_step: int
+    best_accuracy: float | None
+    """On the validation episodes; None without validation."""
+    seconds: float
+
+
+Validate = Callable[[Head], Evaluation]
+
+
+def train(
+    head: Head,
+    make_batch: Callable[[int], Batch],
+    validate: Validate | None,
+    folder: Path,
+    options: TrainOptions,
+    *,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> TrainReport:
+    """Train `head` in place and save it in `folder`; a run that was interrupted there goes on.
+
+    A step depends on its number, the seed and the weights alone: episodes, views and templates are hashes of them, and
+    torch's generator (dropout) is set from them before every step. Hence a training that was interrupted at any moment
+    and resumed ends with the same weights, bit for bit on a CPU.
+
+    Args:
+        head: On `device`.
+        make_batch: Step number -> the batch of that step, on `device`.
+        validate: Evaluates the head on fixed validation episodes; None keeps the last weights.
+        folder: The run's folder.
+        options: Recipe, seed and rhythm.
+        device: Of the head and the batches.
+        quiet: Show no progress.
+
+    Raises:
+        InputError: the loss is not finite.
+        KeyboardInterrupt: asked to stop by Ctrl-C or SIGTERM; the state is saved.
+    """
+    optimizer = make_optimizer(head, options.preset)
+    best, done = snapshot(head), Progress()
+    if (folder / STATE).is_file():
+        best, done = load_state(folder / STATE, head, optimizer, device)
+    loop = _Loop(head, optimizer, validate, folder, options, device, best, done)
+    with MetricsLog(folder, step=done.n_steps) as log:
+        report = loop.run(make_batch, log, quiet=quiet)
+    head.load_state_dict(loop.best if validate else snapshot(head))
+    head.eval()
+    save_head(folder, head)
+    return report
+
+
+def snapshot(head: Head) -> Weights:
+    """Return a copy of all weights."""
+    return {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
+
+
+@dataclass(slots=True)
+class _Loop:
+    head: Head
+    optimizer: torch.optim.Optimizer
+    validate: Validate | None
+    folder: Path
+    options: TrainOptions
+    device: str
+    best: Weights
+    done: Progress
+
+    def run(self, make_batch: Callable[[int], Batch], log: MetricsLog, *, quiet: bool) -> TrainReport:
+        """Do the remaining steps."""
+        begin = saved = time.monotonic()
+        steps = range(self.done.n_steps, self.options.n_steps)
+        batches = prefetched(make_batch, steps) if self.options.prefetch else map(make_batch, steps)
+        bar = progress("train", self.options.n_steps, n_done=steps.start, unit="steps", quiet=quiet)
+        with stop_requests() as stop_requested, bar as advance, _kept_generators(self.device):
+            if self._exhausted():  # killed between the end of the training and its result
+                steps = range(0)
+            for step, batch in zip(steps, batches, strict=False):
+                self._step(step, batch, log)
+                self.done.n_steps = step + 1
+                advance()
+                if self.done.n_steps % self.options.validate_every == 0 or self.done.n_steps == self.options.n_steps:
+                    self._validate(log)
+                late = time.monotonic() - saved > self.options.save_every_seconds
+                if stop_requested() or late:
+                    self.save()
+                    saved = time.monotonic()
+                if stop_requested():
+                    raise KeyboardInterrupt
+                if self._exhausted():
+                    break
+        if self.done.n_steps > steps.start:
+            self.save()
+        return self._report(time.monotonic() - begin)
+
+    def _exhausted(self) -> bool:
+        return 0 < self.options.patience <= self.done.n_validations_since_best
+
+    def _step(self, step: int, batch: Batch, log: MetricsLog) -> None:
+        preset = self.options.preset
+        last_episode = (step + 1) * preset.episodes_per_step - 1
+        lr = preset.lr * preset.schedule.factor(last_episode, preset.n_episodes)
+        set_lr(self.optimizer, lr)
+        seed_step(self.options.seed, step, self.device)
+        self.head.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with _autocast(self.device, self.options.amp):
+            losses, accuracy = _losses(self.head, batch)
+        total = losses["total"].float()
+        if not bool(torch.isfinite(total)):
+            raise InputError(f"the loss is {float(total)} at step {step + 1}; lower --lr or check the features")
+        if preset.reduction == "sum":
+            total = total * preset.episodes_per_step
+        total.backward()  # type: ignore[no-untyped-call]
+        if preset.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.head.parameters(), preset.clip_norm)
+        self.optimizer.step()
+        if (step + 1) % self.options.log_every == 0 or step == 0:
+            terms = {f"loss/{name}": float(value.detach()) for name, value in losses.items()}
+            log.write(step + 1, lr=lr, **terms, **({} if accuracy is None else {"train/accuracy": accuracy}))
+
+    def _validate(self, log: MetricsLog) -> None:
+        if self.validate is None:
+            return
+        result = self.validate(self.head)
+        done = self.done
+        done.history.append({"step": done.n_steps, "accuracy": result.mean})
+        log.write(done.n_steps, **{"val/accuracy": result.mean, "val/ci95": result.ci95 or 0.0})
+        if result.mean > done.best_accuracy:
+            done.best_accuracy, done.best_step, done.n_validations_since_best = result.mean, done.n_steps, 0
+            self.best = snapshot(self.head)
+        else:
+            done.n_validations_since_best += 1
+
+    def save(self) -> None:
+        """Write the state that `train` goes on from."""
+        save_state(self.folder / STATE, self.head, self.optimizer, self.best, self.done)
+
+    def _report(self, seconds: float) -> TrainReport:
+        validated = self.validate is not None
+        return TrainReport(
+            n_steps=self.done.n_steps,
+            stopped_early=self.done.n_steps < self.options.n_steps,
+            best_step=self.done.best_step if validated else self.done.n_steps,
+            best_accuracy=self.done.best_accuracy if validated else None,
+            seconds=seconds,
+        )
+
+
+def _losses(head: Head, batch: Batch) -> tuple[Losses, float | None]:
+    """Return the loss terms, and the share of right answers for a batch of episodes."""
+    if isinstance(batch, PairBatch):
+        return head.pair_loss(batch), None
+    episodes, targets = batch
+    outputs = head.outputs(episodes)
+    right: Tensor = outputs["logits"].detach().argmax(-1) == targets.query_labels
+    return head.loss(episodes, outputs, targets), float(right.float().mean())
+
+
+def _autocast(device: str, amp: bool) -> AbstractContextManager[object]:
+    return torch.autocast(device.split(":")[0], torch.bfloat16) if amp else nullcontext()
+
+
+def _kept_generators(device: str) -> AbstractContextManager[object]:
+    """Give torch's own generators back as they were."""
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    return torch.random.fork_rng(devices=devices)
+
+
+def seed_step(seed: int, step: int, device: str) -> None:
+    """Set torch's generators from the seed and the number of a step."""
+    key = int(Counter(seed).stream("dropout", np.array([step]))[0] >> np.uint64(1))
+    torch.default_generator.manual_seed(key)
+    if device.startswith("cuda"):
+        torch.cuda.default_generators[torch.device(device).index or 0].manual_seed(key)
