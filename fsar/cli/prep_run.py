@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from fsar.pipeline.config import Key, Stage
 
 PROGRAMS = {
-    "train": ("fsar-train-head", "fsar.cli.train_head", "train_head"),
-    "eval": ("fsar-eval-head", "fsar.cli.eval_head", "eval_head"),
+    "train": ("fsar-train-head", "fsar.cli.train_head"),
+    "eval": ("fsar-eval-head", "fsar.cli.eval_head"),
 }
 """Stages that are programs of their own; the others are sub-commands of fsar-prep."""
 EXIT_INTERRUPTED = 130
@@ -75,8 +74,8 @@ def command(
 
 def stage_command(stage: str) -> click.Command:
     """Return the click command of a stage."""
-    _, module, name = PROGRAMS.get(stage, ("", f"fsar.cli.prep_{stage}", "command"))
-    found: click.Command = getattr(importlib.import_module(module), name)
+    module = PROGRAMS[stage][1] if stage in PROGRAMS else f"fsar.cli.prep_{stage}"
+    found: click.Command = importlib.import_module(module).command
     return found
 
 
@@ -99,7 +98,7 @@ def run_stage(stage: "Stage", folder: Path, *, stdout_is_data: bool = False) -> 
     A process, so that each stage starts with fresh memory and threads. Ctrl-C reaches it through the terminal;
     this process waits for it to put its work away.
     """
-    program, module, _ = PROGRAMS.get(stage.name, ("fsar-prep", "fsar.cli.prep", ""))
+    program, module = PROGRAMS.get(stage.name, ("fsar-prep", "fsar.cli.prep"))
     arguments = stage.arguments if stage.name in PROGRAMS else (stage.name, *stage.arguments)
     code = f"import sys; sys.argv[0] = {program!r}; from {module} import main; main()"
     line = [sys.executable, "-P", "-c", code, *arguments]
@@ -167,29 +166,34 @@ def _say(line: str) -> None:
 
 
 def _print_results(folder: Path, *, as_json: bool) -> None:
-    results = [read_result(path, folder) for path in sorted(folder.rglob("result.json"))]
+    results = read_results(folder)
     files = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name[0] != ".")
     lines = [*results_table(results), f"files in {folder.absolute()}: {', '.join(files)}"]
     summary({"out": str(folder.absolute()), "results": results, "files": files}, "\n".join(lines), as_json=as_json)
 
 
-def read_result(path: Path, folder: Path) -> dict[str, Any]:
-    """Return a result.json with its own place."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return {**content, "path": os.path.relpath(path, folder)}
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Return every result.json below `folder` that holds an accuracy, with its place there as `path`."""
+    results = []
+    for path in sorted(folder.rglob("result.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("accuracy") is not None:
+            results.append({**content, "path": path.relative_to(folder).as_posix()})
+    return results
 
 
 def results_table(results: Sequence[dict[str, Any]]) -> list[str]:
     """Return the lines of a table of results: accuracy in percent with the half-width of its 95 % interval."""
     if not results:
         return []
-    rows = [("head", "split", "part", "episode", "accuracy %", "episodes", "file"), *map(_result_cells, results)]
+    rows = [("head", "split", "part", "way", "shot", "accuracy %", "episodes", "file"), *map(_result_cells, results)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _result_cells(result: dict[str, Any]) -> tuple[str, ...]:
-    mean, interval = (100 * float(result[key]) for key in ("mean", "interval"))
-    episode = f"{result['n_way']}-way {result['n_shot']}-shot"
-    names = [str(result.get(key) or "-") for key in ("head", "split", "part")]
-    return (*names, episode, f"{mean:.2f} ± {interval:.2f}", str(result["n_episodes"]), result["path"])
+    shot = result["n_shot"]
+    shots = "/".join(map(str, shot)) if isinstance(shot, list) else str(shot)
+    accuracy = f"{100 * result['accuracy']:.2f} ± {100 * result['ci95']:.2f}"
+    names = [str(result.get(key) or "-") for key in ("head", "split", "part", "n_way")]
+    return (*names, shots, accuracy, str(result["n_episodes"]), result["path"])

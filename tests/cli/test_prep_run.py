@@ -122,7 +122,7 @@ def program(tmp_path, monkeypatch):
         "        sys.exit(130)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setitem(prep_run.PROGRAMS, "train", ("waiting", "waiting_program", "main"))
+    monkeypatch.setitem(prep_run.PROGRAMS, "train", ("waiting", "waiting_program"))
     monkeypatch.setattr(prep_run, "GRACE_SECONDS", 0.1)
 
     def when_ready(action):
@@ -149,12 +149,13 @@ def test_termination_is_passed_on(program, tmp_path):
 def test_results_of_all_runs_end_in_a_table(tmp_path):
     run = tmp_path / "run" / "runs" / "otam"
     run.mkdir(parents=True)
-    facts = {"head": "otam", "split": "mine", "part": "test", "n_way": 5, "n_shot": 1, "n_episodes": 100}
-    (run / "result.json").write_text(json.dumps({**facts, "mean": 0.6543, "interval": 0.0121}))
+    facts = {"head": "otam", "split": "mine", "part": "test", "n_way": 5, "n_shot": [1, 5], "n_episodes": 100}
+    (run / "result.json").write_text(json.dumps({**facts, "accuracy": 0.6543, "ci95": 0.0121}))
+    (run.parent / "untested").mkdir()
+    (run.parent / "untested" / "result.json").write_text(json.dumps({**facts, "accuracy": None}))
     result = invoke(index_config(tmp_path), "--out", tmp_path / "run")
-    assert "otam" in result.stdout
-    assert "65.43" in result.stdout
-    assert "1.21" in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("otam")]
+    assert line.split() == ["otam", "mine", "test", "5", "1/5", "65.43", "±", "1.21", "100", "runs/otam/result.json"]
     as_json = invoke(index_config(tmp_path), "--out", tmp_path / "run", "--json")
     assert json.loads(as_json.stdout)["results"][0]["path"] == "runs/otam/result.json"
 
