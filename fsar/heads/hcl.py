@@ -275,7 +275,7 @@ class HCL(TableHead):
             if self.official and self.multi_scale:
                 patches = mix_frames(patches[None])[0]
             terms["global"] = [self._contrast(patches.mean((1, 2)) @ patches.mean((1, 2)).T)]
-            if set(wanted) - set(terms):
+            if set(wanted) - {"classification", "global"}:
                 tuples = self.temporal(self._tuples(tokens, size))
                 matched = MatchedVideos.match(tuples, patches, size, self.n_tuples)
                 weights = self._pair_weights(matched, batch, index)

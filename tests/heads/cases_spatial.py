@@ -14,3 +14,13 @@ add_case(
         text_dim=10,
     ),
 )
+
+add_case("strm", Case({"dim": 12, "out_dim": 16}, {"patches": (16, 12)}, frames_option="n_frames"))
+add_case(
+    "strm:map",
+    Case(
+        {"dim": 12, "out_dim": 16, "temp_set": (2, 3), "reduction": "mean"},
+        {"patches": (12, 5, 6)},
+        frames_option="n_frames",
+    ),
+)

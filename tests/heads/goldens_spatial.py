@@ -5,7 +5,9 @@ from torch import Tensor
 
 from fsar.heads import EpisodeBatch, Head, PairBatch
 from fsar.heads.hcl import HCL, TERMS
-from tests.heads.goldens import Comparison, Golden, golden_method
+from fsar.heads.head import cross_entropy
+from fsar.heads.strm import STRMHead
+from tests.heads.goldens import Comparison, Golden, episode, golden_method, leaves
 
 HCL_TERMS = dict(zip(TERMS, ("ce", "global", "temp", "temp_cycle", "spatial", "spa_cycle"), strict=True))
 HCL_LEVELS = {"global": "global", "temporal": "temp", "spatial": "spa"}
@@ -50,3 +52,30 @@ def hcl_pairs(golden: Golden) -> PairBatch:
         video_text=inputs["train_text"].unsqueeze(1) if "train_text" in inputs else None,
         extras={} if recorded is None else {"self_tuple": recorded[:, 0, 0]},
     )
+
+
+@golden_method("strm", noise=(r"attn_pat\.key_proj\.bias", r".*v_linear\.bias"))
+def strm(golden: Golden, head: Head) -> Comparison:
+    """The official `logits` are the first stream alone; the sum of both classifies."""
+    batch, targets = episode(golden, role="patches")
+    outputs = head.outputs(batch)
+    terms = head.loss(batch, outputs, targets)
+    combined = outputs["logits"]
+    values = {
+        "logits": outputs["matching"],
+        "logits_post_pat": outputs["similarity"],
+        "logits_combined": combined,
+        "accuracy": (combined.argmax(-1) == targets.query_labels).float().mean(),
+        "logits_per_cardinality": outputs["matching_per_cardinality"],
+        "logits_post_pat_per_cardinality": outputs["similarity_per_cardinality"],
+        "loss": terms["total"],
+        "loss_fr": terms["matching"],
+        "loss_post_pat": terms["similarity"],
+        "loss_combined_logits": cross_entropy(combined, targets.query_labels, reduction="sum"),
+    }
+    assert isinstance(head, STRMHead)
+    for part, features in (("support", batch.support), ("query", batch.query)):
+        frames = head.enriched_frames(features)
+        values[f"{part}_patch_enriched"] = frames
+        values[f"{part}_frame_enriched"] = head.frame_enrichment(frames)
+    return Comparison(values, terms["total"], leaves(golden))
