@@ -14,7 +14,7 @@ from fsar.pipeline.store.layout import (
 )
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.text_table import TextTable
-from fsar.pipeline.store.writer import StoreWriter, create_store, extend_store
+from fsar.pipeline.store.writer import StoreWriter, create_store, extend_store, open_writer
 
 __all__ = [
     "STATUS_FAILED",
@@ -34,6 +34,7 @@ __all__ = [
     "hdf5_format",
     "list_formats",
     "open_store",
+    "open_writer",
     "recipe_id",
     "zarr_format",
 ]

@@ -1,4 +1,4 @@
-"""Who works on which chunk: one file per claim, created exclusively. They only save work; the journal keeps stores right.
+"""Who works on which chunk: one file per claim, created exclusively. Claims save work; the journal keeps stores right.
 
 A claim is stale when its process is gone (same machine) or when nobody has touched it for ten minutes (elsewhere).
 """

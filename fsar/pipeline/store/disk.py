@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from fsar.files import sync_folder
 
 Buffer = bytes | memoryview
 HASH_IN_THREAD_BYTES = 4 << 20
+WRITERS = 4
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
@@ -29,6 +30,13 @@ class FileEntry:
         for buffer in buffers:
             digest.update(buffer)
         return cls(digest.hexdigest(), sum(memoryview(buffer).nbytes for buffer in buffers))
+
+
+def write_all(folder: Path, contents: Mapping[str, Sequence[Buffer]]) -> dict[str, FileEntry]:
+    """Write several new files below `folder` at once, so that the disk flushes them together; return their entries."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        written = pool.map(lambda name: write_new(folder / name, contents[name]), contents)
+        return dict(zip(contents, written, strict=True))
 
 
 def write_new(path: Path, buffers: Sequence[Buffer]) -> FileEntry:

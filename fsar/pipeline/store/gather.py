@@ -117,9 +117,8 @@ class Gather:
 
 def _pick(array: Array, rows: Array, views: Array | int | None, frames: Array | None) -> Array:
     """Return array[rows, views, frames] for array (rows, V, T, …), always a copy."""
-    n_views = array.shape[1]
     if frames is None:
-        if views is None or n_views == 1:
+        if views is None or array.shape[1] == 1:
             picked: Array = np.take(array, rows, axis=0)
             return picked if views is None else picked[:, 0]
         return np.asarray(array[rows, views])

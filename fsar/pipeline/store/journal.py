@@ -18,7 +18,7 @@ from typing import Any
 
 from fsar.errors import InputError
 from fsar.files import sync_folder, write_atomic
-from fsar.pipeline.store.disk import Buffer, FileEntry, create_exclusive, file_entry, list_names, replace, write_new
+from fsar.pipeline.store.disk import Buffer, FileEntry, create_exclusive, file_entry, list_names, replace, write_all
 from fsar.pipeline.store.files import JOURNAL, METADATA_KEY, STAGING, StoreFiles
 from fsar.pipeline.store.identity import checked_json, parse_checked_json
 
@@ -75,12 +75,10 @@ def publish(
     token = f"{key}-{os.getpid()}-{secrets.token_hex(4)}"
     folder = files.folder(STAGING) / token
     try:
-        entries = {name: write_new(folder / name, buffers) for name, buffers in contents.items()}
+        entries = write_all(folder, contents)
         record = {"files": _listed((keep or {}) | entries), **(details or {})}
         final = last((keep or {}) | entries, checked_json(record)) if last else {}
-        final_entries = {name: write_new(folder / name, [data]) for name, data in final.items()}
-        for parent in sorted({path.parent for path in folder.rglob("*")} | {folder.parent}):
-            sync_folder(parent)
+        final_entries = write_all(folder, {name: [data] for name, data in final.items()})
         intent = {"record": record, "staging": token, "moves": sorted(entries), "last": _listed(final_entries)}
         ours = _announce(files, key, checked_json(intent), folder, replaces_record=keep is not None)
         if ours and not redo(files, key):
@@ -124,15 +122,22 @@ def redo(files: StoreFiles, key: str) -> bool:
         return False
     staging = files.folder(STAGING) / intent["staging"]
     entries = record_entries(intent["record"])
-    moved = all(_move(files, staging, name, entries[name]) for name in intent["moves"])
+    moved = _move_all(files, staging, {name: entries[name] for name in intent["moves"]})
     if moved:
         write_atomic(files.folder(JOURNAL) / f"{key}.json", checked_json(intent["record"]))
         last = record_entries({"files": intent["last"]})
-        moved = all(_move(files, staging, name, entry) for name, entry in last.items())
+        moved = _move_all(files, staging, last)
     path.unlink(missing_ok=True)
-    sync_folder(files.folder(JOURNAL))
     shutil.rmtree(staging, ignore_errors=True)
     return moved
+
+
+def _move_all(files: StoreFiles, staging: Path, entries: Entries) -> bool:
+    if not all(_move(files, staging, name, entry) for name, entry in entries.items()):
+        return False
+    for folder in sorted({files.locate(name).parent for name in entries}):
+        sync_folder(folder)
+    return True
 
 
 def _move(files: StoreFiles, staging: Path, name: str, entry: FileEntry) -> bool:
@@ -141,7 +146,6 @@ def _move(files: StoreFiles, staging: Path, name: str, entry: FileEntry) -> bool
         if source.stat().st_size != entry.n_bytes:
             return False
         replace(source, target)
-        sync_folder(target.parent)
     except FileNotFoundError:  # moved before a crash, or by another process at this moment
         return file_entry(target) == entry
     return True

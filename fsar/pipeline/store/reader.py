@@ -55,6 +55,7 @@ class FeatureStore:
         self._gathers: dict[str, Gather] = {}
         self._columns: dict[str, Array] = {}
         self._row_of: dict[str, int] = {}
+        self._failure_of: dict[int, tuple[str, str]] | None = None
         if self.sealed:
             self._check_manifest()
 
@@ -129,6 +130,12 @@ class FeatureStore:
     def failures(self) -> list[tuple[int, str, str]]:
         """Return (row, reason, message) of the videos that could not be encoded."""
         return read_failures(self.files)
+
+    def failure_of(self, row: int) -> tuple[str, str] | None:
+        """Return (reason, message) of a failed video, None for any other."""
+        if self._failure_of is None:
+            self._failure_of = {failed: (reason, message) for failed, reason, message in self.failures()}
+        return self._failure_of.get(row)
 
     def missing_rows(self) -> Array:
         """Return the rows that are not committed, int64 ascending; none in a sealed store."""
@@ -232,11 +239,18 @@ class FeatureStore:
 
     def frame_index(self, rows: Sequence[int] | Array) -> Array:
         """Return which frame of its video each slot shows: (R, V, T) int32."""
-        return self._gather_array("frame_index").read(_indices("row", rows, self.n_videos, ndim=(1,)), None, None)
+        return self.read_array("frame_index", rows)
 
     def frame_time(self, rows: Sequence[int] | Array) -> Array:
         """Return the time of each slot's frame in seconds: (R, V, T) float64."""
-        return self._gather_array("frame_time").read(_indices("row", rows, self.n_videos, ndim=(1,)), None, None)
+        return self.read_array("frame_time", rows)
+
+    def read_array(self, name: str, rows: Sequence[int] | Array) -> Array:
+        """Return rows of any array by its full name (features/<tap>, status, …): (R, *tail), all views and slots."""
+        if name not in self.layout.arrays():
+            raise unknown_name("array", name, self.layout.arrays())
+        index = _indices("row", rows, self.n_videos, ndim=(1,))
+        return self._gather_array(name).read(index, None, None)
 
     def text_tables(self) -> list[str]:
         """Return the names of the text tables."""
@@ -261,7 +275,7 @@ class FeatureStore:
         """
         tables = self.files.format.read_tables(self.path)
         if table.name in tables and not overwrite:
-            if _same_table(tables[table.name], table):
+            if tables[table.name].same_as(table):
                 return
             raise InputError(f"{self.path} has another text table {table.name!r}: overwrite it or choose another name")
         tables[table.name] = table
@@ -330,7 +344,3 @@ def _to_torch(array: Array) -> "torch.Tensor":
     import torch
 
     return torch.from_numpy(array)
-
-
-def _same_table(a: TextTable, b: TextTable) -> bool:
-    return a.attributes() == b.attributes() and a.vectors.tobytes() == b.vectors.tobytes()

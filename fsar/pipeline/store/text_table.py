@@ -49,6 +49,10 @@ class TextTable:
             raise unknown_name("class in text table", class_name, self.class_names)
         return self.class_names.index(class_name)
 
+    def same_as(self, other: "TextTable") -> bool:
+        """Return whether another table holds the same vectors for the same names."""
+        return self.attributes() == other.attributes() and np.array_equal(self.vectors, other.vectors)
+
     def attributes(self) -> dict[str, Any]:
         """Return everything but the vectors, as JSON data."""
         return {

@@ -96,6 +96,13 @@ def extend_store(path: str | Path, videos: Sequence[VideoRow]) -> "StoreWriter":
     return StoreWriter(files)
 
 
+def open_writer(path: str | Path) -> "StoreWriter":
+    """Return a writer on an existing store, to compute what it lacks by the recipe that it holds."""
+    files = StoreFiles.at(path)
+    redo(files, METADATA_KEY)
+    return StoreWriter(files)
+
+
 def metadata_contents(files: StoreFiles, layout: Layout, videos: Sequence[VideoRow]) -> dict[str, list[Buffer]]:
     """Return all files of a store that do not hold its numbers."""
     tables = files.format.read_tables(files.path) if files.exists() else {}
@@ -207,8 +214,7 @@ class StoreWriter:
         Raises:
             InputError: chunks are missing; the message counts videos by split part.
         """
-        for index, chunk in enumerate(self._pending()):
-            del index
+        for chunk in self._pending():
             if self._claims.take(chunk.index):
                 self._current(chunk.index)
                 self._claims.release(chunk.index)

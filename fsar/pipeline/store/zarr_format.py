@@ -1,7 +1,7 @@
 """Zarr v3 written by hand: a chunk file is the raw little-endian rows and four bytes of crc32c, nothing else.
 
 Metadata follows https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html and is consolidated in the root, so that
-`zarr.open_group(path)` shows every array at once; chunk files lie flat in their array's folder: `features/pooled/c.12.0.0.0`.
+`zarr.open_group(path)` shows every array at once; chunk files lie flat in one folder: `features/pooled/c.12.0.0.0`.
 """
 
 import json

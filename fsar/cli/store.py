@@ -1,0 +1,233 @@
+"""`fsar-store`: look into stores, check them, finish them, join and copy them."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, run_command, summary
+from fsar.cli.store_text import compare_text, info_text, verify_text
+
+STORE = click.Path(path_type=Path)
+PARTS = click.option("--part", "parts", multiple=True, help="Only this split part (train, val, test); repeatable.")
+CLASSES = click.option("--class", "classes", multiple=True, help="Only this class; repeatable.")
+TAPS = click.option("--tap", "taps", multiple=True, help="Only this tap; repeatable.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fsar")
+def store() -> None:
+    """Look into feature stores, check them by hash, finish, join and copy them."""
+
+
+@store.command()
+@click.argument("path", type=STORE)
+@json_option
+def info(path: Path, as_json: bool) -> int:
+    r"""Show recipe, taps, counts, sizes, failures and what is missing.
+
+    \b
+    Example:
+      fsar-store info ssv2.zarr
+    """
+    from fsar.pipeline.store.describe import describe_store
+
+    data = describe_store(path)
+    summary(data, info_text(data), as_json=as_json)
+    return EXIT_DONE
+
+
+@store.command()
+@click.argument("path", type=STORE)
+@json_option
+@click.option("--quiet", is_flag=True, help="No progress.")
+def verify(path: Path, as_json: bool, quiet: bool) -> int:
+    r"""Re-read every byte; find changed, missing, cut and foreign files and name the videos hit.
+
+    The exit code is 1 when anything is wrong. A store that is not sealed is checked as far as it goes.
+
+    \b
+    Example:
+      fsar-store verify ssv2.zarr
+    """
+    import dataclasses
+
+    from fsar.pipeline.store.files import StoreFiles
+    from fsar.pipeline.store.verify import verify as verify_store
+    from fsar.progress import progress
+
+    n_files = len(StoreFiles.at(path).names())
+    with progress("verify", n_files, unit="files", quiet=quiet) as advance:
+        result = verify_store(path, advance=advance)
+    data = dataclasses.asdict(result) | {"path": str(path), "videos_hit": result.videos_hit}
+    summary(data, verify_text(path, result), as_json=as_json)
+    return EXIT_FAILED if result.problems else EXIT_DONE
+
+
+@store.command()
+@click.argument("path", type=STORE)
+@json_option
+def seal(path: Path, as_json: bool) -> int:
+    r"""Write the manifest of a complete store, which makes it open for everyone.
+
+    `encode` does this by itself at its end; this command finishes what was interrupted there.
+
+    \b
+    Example:
+      fsar-store seal ssv2.zarr
+    """
+    from fsar.pipeline.store import open_writer
+
+    with open_writer(path) as writer:
+        writer.seal()
+        data = {"path": str(path), "videos": writer.n_videos, "sealed": True}
+    summary(data, f"{path}: sealed, {data['videos']} videos", as_json=as_json)
+    return EXIT_DONE
+
+
+@store.command()
+@click.argument("a", type=STORE)
+@click.argument("b", type=STORE)
+@json_option
+def compare(a: Path, b: Path, as_json: bool) -> int:
+    r"""Show how two stores differ: recipe fields, videos, the largest difference of each tap.
+
+    The exit code is 0 when they are equal and 1 when they differ.
+
+    \b
+    Example:
+      fsar-store compare monday.zarr tuesday.h5
+    """
+    from fsar.pipeline.store.describe import compare_stores
+
+    data = compare_stores(a, b)
+    summary(data, compare_text(data), as_json=as_json)
+    return EXIT_DONE if data["equal"] else EXIT_FAILED
+
+
+@store.command()
+@click.argument("path", type=STORE)
+@click.argument("catalog", type=click.Path(path_type=Path))
+@click.option("--split", help="Split (name or CSV): only its videos of the catalog.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Checkpoint file that the store was made with, if any."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1), help="Frames a forward pass.")
+@jobs_option
+@json_option
+def add(
+    path: Path,
+    catalog: Path,
+    split: str | None,
+    weights: Path | None,
+    device: str,
+    batch_size: int,
+    jobs: int,
+    as_json: bool,
+) -> int:
+    r"""Encode the videos of a newer catalog that the store lacks, by the store's own recipe.
+
+    Rows that are there keep their place and their numbers. Interrupted, the same command goes on.
+
+    \b
+    Example:
+      fsar-store add ssv2.zarr newer-catalog.csv
+    """
+    from fsar.pipeline.catalog import read_catalog, select_rows
+    from fsar.pipeline.encode import encode_pending
+    from fsar.pipeline.engine import EngineOptions
+    from fsar.pipeline.store import VideoRow, extend_store, open_store
+    from fsar.splits import load_split
+
+    rows = select_rows(read_catalog(catalog), load_split(split) if split else None)
+    videos = [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
+    n_before = open_store(path, allow_unsealed=True).n_videos
+    engine = EngineOptions(device=device, batch_size=batch_size, jobs=jobs)
+    with extend_store(path, videos) as writer:
+        n_pending = writer.n_videos - writer.n_rows_done
+        failures = encode_pending(writer, weights=weights, engine=engine).failures if n_pending else []
+        if not n_pending:
+            writer.seal()
+        data = {"path": str(path), "videos": writer.n_videos, "added": writer.n_videos - n_before}
+    text = f"{path}: {data['videos']} videos, {data['added']} of them new, {n_pending} encoded now"
+    summary(data | {"encoded": n_pending, "failed": len(failures)}, text, as_json=as_json)
+    return EXIT_FAILED if failures else EXIT_DONE
+
+
+@store.command()
+@click.argument("sources", type=STORE, nargs=-1, required=True)
+@click.option("--out", required=True, type=STORE, help="The joined store: NAME.zarr or NAME.h5.")
+@json_option
+@click.option("--quiet", is_flag=True, help="No progress.")
+def merge(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool) -> int:
+    r"""Join stores of equal recipe and different videos into a new one.
+
+    Interrupted, the same command goes on; until it ends, the new store is not sealed.
+
+    \b
+    Example:
+      fsar-store merge part1.zarr part2.zarr --out all.zarr
+    """
+    from fsar.pipeline.store import open_store
+    from fsar.pipeline.store.copy import merge_stores
+    from fsar.progress import progress
+
+    total = sum(open_store(path).n_videos for path in sources)
+    with progress("merge", total, quiet=quiet) as advance:
+        merged = merge_stores(sources, out, advance=advance)
+    return _copied(merged, as_json)
+
+
+@store.command()
+@click.argument("path", type=STORE)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="NAME.zarr, NAME.h5 or NAME.safetensors.")
+@PARTS
+@CLASSES
+@TAPS
+@json_option
+@click.option("--quiet", is_flag=True, help="No progress.")
+def export(
+    path: Path,
+    out: Path,
+    parts: tuple[str, ...],
+    classes: tuple[str, ...],
+    taps: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    r"""Copy a store, or some of its parts, classes and taps, to another format.
+
+    The numbers stay the same to the bit. Interrupted, the same command goes on (.safetensors: starts again).
+
+    \b
+    Examples:
+      fsar-store export ssv2.zarr --out ssv2.h5
+      fsar-store export ssv2.zarr --out novel.safetensors --part test --tap pooled
+    """
+    from fsar.pipeline.store import open_store
+    from fsar.pipeline.store.copy import export_store, select_videos
+    from fsar.pipeline.store.flat_file import export_safetensors
+    from fsar.progress import progress
+
+    source = open_store(path)
+    n_rows = len(select_videos(source, parts=parts, classes=classes))
+    if out.suffix == ".safetensors":
+        with progress("export", n_rows * len(taps or source.taps), unit="rows", quiet=quiet) as advance:
+            export_safetensors(path, out, taps=taps, parts=parts, classes=classes, advance=advance)
+        summary({"path": str(out), "videos": n_rows}, f"{out}: {n_rows} videos", as_json=as_json)
+        return EXIT_DONE
+    with progress("export", n_rows, quiet=quiet) as advance:
+        exported = export_store(path, out, taps=taps, parts=parts, classes=classes, advance=advance)
+    return _copied(exported, as_json)
+
+
+def _copied(copied: Any, as_json: bool) -> int:
+    data = {"path": str(copied.path), "videos": copied.n_videos, "taps": sorted(copied.taps), "sealed": copied.sealed}
+    summary(data, f"{copied.path}: {copied.n_videos} videos, taps {', '.join(data['taps'])}, sealed", as_json=as_json)
+    return EXIT_DONE
+
+
+def main() -> None:
+    """Entry point of `fsar-store`."""
+    run_command(store, "fsar-store")

@@ -1,0 +1,77 @@
+"""What `fsar-store` prints for people."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fsar.pipeline.store.verify import Verification
+
+N_LISTED = 20
+"""Longer lists are cut; `--json` has them whole."""
+
+
+def info_text(data: dict[str, Any]) -> str:
+    """Return the page that `fsar-store info` prints."""
+    state = "sealed" if data["sealed"] else "NOT SEALED"
+    lines = [
+        f"{data['path']}: {data['format']} store, {state}, {size_text(data['bytes_on_disk'])}",
+        f"  {data['videos']} videos of {data['classes']} classes, {data['views']} views, {data['slots']} slots, "
+        f"{data['chunks']} chunks of {data['chunk_rows']} videos",
+        f"  recipe {data['recipe_id']}",
+        *(f"    {name} = {value}" for name, value in sorted(data["recipe"].items())),
+    ]
+    for name, tap in data["taps"].items():
+        lines.append(f"  tap {name}: {tap['shape']} {tap['dtype']}, {size_text(tap['bytes'])}")
+    lines += [f"  text {name}: {shape}" for name, shape in data["text_tables"].items()]
+    for part, counts in data["parts"].items():
+        counted = ", ".join(f"{counts[state]} {state}" for state in ("ok", "failed", "pending"))
+        lines.append(f"  {part or '(no part)'}: {counts['videos']} videos: {counted}")
+    lines += [f"  failed, {reason}: {count}" for reason, count in data["failures"].items()]
+    return "\n".join(lines)
+
+
+def verify_text(path: Path, result: "Verification") -> str:
+    """Return the page that `fsar-store verify` prints."""
+    checked = f"{result.n_files} files, {size_text(result.n_bytes)}"
+    lines = [f"{path}: {checked}: " + (f"{len(result.problems)} problems" if result.problems else "intact")]
+    lines += [f"  note: {note}" for note in result.notes]
+    for problem in result.problems[:N_LISTED]:
+        hit = f" ({len(problem.videos)} videos)" if problem.videos else ""
+        lines.append(f"  {problem.file}: {problem.what}{hit}")
+    if len(result.problems) > N_LISTED:
+        lines.append(f"  … and {len(result.problems) - N_LISTED} more")
+    if result.videos_hit:
+        lines.append(f"  videos hit: {_listed(result.videos_hit)}")
+    return "\n".join(lines)
+
+
+def compare_text(data: dict[str, Any]) -> str:
+    """Return the page that `fsar-store compare` prints."""
+    lines = ["equal" if data["equal"] else "different"]
+    lines += [f"  recipe {line}" for line in data["recipe"]]
+    lines += [f"  layout {line}" for line in data["layout"]]
+    for key, label in (("only_in_a", "only in A"), ("only_in_b", "only in B"), ("other_status", "other status")):
+        if data[key]:
+            lines.append(f"  {label}: {len(data[key])} videos: {_listed(data[key])}")
+    for name, tap in data["taps"].items():
+        where = f" in {tap['video']}" if tap["video"] else ""
+        lines.append(
+            f"  tap {name}: largest difference {tap['max_abs_difference']:.6g}{where} "
+            f"over {data['compared_videos']} videos"
+        )
+    return "\n".join(lines)
+
+
+def size_text(n_bytes: int) -> str:
+    """Return a size for people: 1.5 GB."""
+    size = float(n_bytes)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _listed(names: list[str]) -> str:
+    cut = f" … and {len(names) - N_LISTED} more" if len(names) > N_LISTED else ""
+    return ", ".join(names[:N_LISTED]) + cut

@@ -1,0 +1,187 @@
+"""New stores from old ones: subsets, the other format, several joined. The same numbers, byte for byte.
+
+The result is an ordinary unfinished store until its last chunk is copied: interrupt it and run it again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fsar.errors import InputError, unknown_name
+from fsar.pipeline.store.chunk_data import ChunkData
+from fsar.pipeline.store.identity import differing_fields
+from fsar.pipeline.store.layout import Chunk, VideoRow
+from fsar.pipeline.store.reader import FeatureStore, open_store
+from fsar.pipeline.store.seal import PARTS
+from fsar.pipeline.store.text_table import TextTable
+from fsar.pipeline.store.writer import create_store
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a row comes from."""
+
+    store: FeatureStore
+    row: int
+
+
+def select_videos(
+    store: FeatureStore, *, parts: Sequence[str] = (), classes: Sequence[str] = ()
+) -> np.ndarray[Any, Any]:
+    """Return the rows of the named split parts and classes, all where none is named.
+
+    Raises:
+        InputError: a part or class that no video has; the nearest names are given.
+    """
+    for kind, wanted, known in (
+        ("split part", parts, {video.part for video in store.videos}),
+        ("class", classes, {video.class_name for video in store.videos}),
+    ):
+        for name in wanted:
+            if name not in known:
+                raise unknown_name(kind, name, known)
+    chosen = [
+        row
+        for row, video in enumerate(store.videos)
+        if (not parts or video.part in parts) and (not classes or video.class_name in classes)
+    ]
+    if not chosen:
+        raise InputError(f"no video of {store.path} is in the named parts and classes")
+    return np.array(chosen, np.int64)
+
+
+def export_store(
+    source: str | Path,
+    target: str | Path,
+    *,
+    taps: Sequence[str] = (),
+    parts: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    advance: Advance | None = None,
+) -> FeatureStore:
+    """Write a subset of a store, or all of it, as another store, zarr or HDF5 by its suffix; return it.
+
+    Args:
+        source: a sealed store.
+        target: NAME.zarr or NAME.h5; an interrupted export to it is completed.
+        taps: only these; all by default.
+        parts: only these split parts.
+        classes: only these classes.
+        advance: called with the number of rows after each chunk.
+    """
+    store = open_store(source)
+    rows = select_videos(store, parts=parts, classes=classes)
+    tables = [store.text(name) for name in store.text_tables()]
+    sources = [_Source(store, int(row)) for row in rows]
+    return _copy(target, sources, known_taps(store, taps), tables, advance)
+
+
+def merge_stores(sources: Sequence[str | Path], target: str | Path, *, advance: Advance | None = None) -> FeatureStore:
+    """Join sealed stores of equal recipe and disjoint videos into a new one, rows grouped by split part; return it.
+
+    Raises:
+        InputError: fewer than two stores, another recipe or other taps (the fields are named), a video that two stores
+            have, or two different text tables of one name.
+    """
+    if len(sources) < 2:
+        raise InputError("merging needs at least two stores")
+    stores = [open_store(path) for path in sources]
+    for store in stores[1:]:
+        _refuse_unequal(stores[0], store)
+    rows = [_Source(store, row) for store in stores for row in range(store.n_videos)]
+    rows.sort(key=lambda source: _part_rank(source.store.videos[source.row]))
+    return _copy(target, rows, list(stores[0].taps), _merged_tables(stores), advance)
+
+
+def known_taps(store: FeatureStore, taps: Sequence[str]) -> list[str]:
+    """Return the named taps, all where none is named."""
+    for tap in taps:
+        if tap not in store.taps:
+            raise unknown_name("tap", tap, store.taps)
+    return list(taps) or list(store.taps)
+
+
+def _part_rank(video: VideoRow) -> int:
+    return PARTS.index(video.part) if video.part in PARTS else len(PARTS)
+
+
+def _refuse_unequal(a: FeatureStore, b: FeatureStore) -> None:
+    lines = differing_fields(a.recipe, b.recipe)
+    shape_a, shape_b = (
+        {"taps": store.layout.to_dict()["taps"], "n_views": store.n_views, "n_slots": store.n_slots} for store in (a, b)
+    )
+    lines += differing_fields(shape_a, shape_b)
+    if lines:
+        raise InputError(f"{a.path} and {b.path} cannot be joined, they differ in {'; '.join(lines)}")
+
+
+def _merged_tables(stores: Sequence[FeatureStore]) -> list[TextTable]:
+    tables: dict[str, TextTable] = {}
+    for store in stores:
+        for name in store.text_tables():
+            table = store.text(name)
+            if name in tables and not tables[name].same_as(table):
+                raise InputError(f"two of the stores have different text tables {name!r}: rename one of them first")
+            tables[name] = table
+    return list(tables.values())
+
+
+def _copy(
+    target: str | Path,
+    sources: Sequence[_Source],
+    taps: Sequence[str],
+    tables: Sequence[TextTable],
+    advance: Advance | None,
+) -> FeatureStore:
+    first = sources[0].store
+    if any(source.path.resolve() == Path(target).resolve() for source in {s.store for s in sources}):
+        raise InputError(f"{target} is one of the stores to copy from: choose another name")
+    writer = create_store(
+        target,
+        videos=[source.store.videos[source.row] for source in sources],
+        taps={tap: first.taps[tap] for tap in taps},
+        n_views=first.n_views,
+        n_slots=first.n_slots,
+        recipe=first.recipe,
+    )
+    with writer:
+        while (chunk := writer.claim()) is not None:
+            writer.commit(chunk, _chunk_data(chunk, [sources[row] for row in chunk.rows], taps))
+            if advance:
+                advance(len(chunk.rows))
+        writer.seal()
+    store = open_store(target)
+    for table in tables:
+        store.write_text(table)
+    return store
+
+
+def _chunk_data(chunk: Chunk, sources: Sequence[_Source], taps: Sequence[str]) -> ChunkData:
+    found = [(row, source.store.failure_of(source.row)) for row, source in zip(chunk.rows, sources, strict=True)]
+    failures = [(row, *failure) for row, failure in found if failure is not None]
+    return ChunkData(
+        {tap: _gather(sources, lambda store, rows, tap=tap: store.read(tap, rows, views=None)) for tap in taps},
+        _gather(sources, FeatureStore.frame_index),
+        _gather(sources, FeatureStore.frame_time),
+        _gather(sources, lambda store, rows: store.status[rows]),
+        _gather(sources, lambda store, rows: store.n_frames[rows]),
+        _gather(sources, lambda store, rows: store.source_sha256[rows]),
+        failures,
+    )
+
+
+def _gather(sources: Sequence[_Source], read: Callable[..., np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Return what `read` gives for each run of rows of one store, one after the other."""
+    pieces, start = [], 0
+    while start < len(sources):
+        store, stop = sources[start].store, start
+        while stop < len(sources) and sources[stop].store is store:
+            stop += 1
+        pieces.append(read(store, np.array([source.row for source in sources[start:stop]])))
+        start = stop
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

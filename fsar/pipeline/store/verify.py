@@ -1,0 +1,211 @@
+"""Re-read every byte of a store and say what is wrong, by file and by video."""
+
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fsar.errors import InputError
+from fsar.files import TEMPORARY_MARK
+from fsar.pipeline.store.disk import file_entry
+from fsar.pipeline.store.files import (
+    CLAIMS,
+    JOURNAL,
+    MANIFEST_FILE,
+    METADATA_KEY,
+    RUNS,
+    STAGING,
+    StoreFiles,
+    read_runs,
+    read_store,
+)
+from fsar.pipeline.store.identity import parse_checked_json
+from fsar.pipeline.store.journal import Entries, chunk_key, intents, record_entries, stored_rows
+from fsar.pipeline.store.layout import Layout, VideoRow
+from fsar.pipeline.store.seal import is_sealed, read_manifest
+
+N_THREADS = 4
+_RECORD_NAME = re.compile(rf"{JOURNAL}/(\d+)\.(\d+)\.json")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One file that is not as it was written."""
+
+    file: str
+    what: str
+    """damaged, missing, foreign, or a sentence."""
+    videos: tuple[str, ...] = ()
+    """Ids of the videos whose numbers are in the file."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found."""
+
+    sealed: bool
+    n_files: int
+    n_bytes: int
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is no damage: chunks not encoded yet, leftovers of a killed run."""
+
+    @property
+    def videos_hit(self) -> list[str]:
+        """Ids of all videos in damaged or missing files, sorted."""
+        return sorted({video for problem in self.problems for video in problem.videos})
+
+
+def verify(path: str | Path, *, advance: Callable[[int], None] | None = None) -> Verification:
+    """Check every file against the manifest, or against the journal when the store is not sealed yet.
+
+    Args:
+        path: the store.
+        advance: called with 1 after each file.
+
+    Raises:
+        FileNotFoundError: there is no store.
+    """
+    files = StoreFiles.at(path)
+    if not files.exists() and not is_sealed(files):
+        read_store(files)  # says why there is none
+    sealed = is_sealed(files)
+    problems: list[Problem] = []
+    expected = _expected(files, sealed, problems)
+    owners = _Owners(files, problems)
+    on_disk = set(files.names())
+    checked = _check(files, expected, advance)
+    for name, what in checked:
+        problems.append(Problem(name, what, owners.of(name)))
+    notes = _notes(files, sealed)
+    known = expected.keys() | {MANIFEST_FILE if sealed else ""}
+    for name in sorted(on_disk - known):
+        if not _is_own_business(name, sealed):
+            problems.append(Problem(name, "foreign: no file of this store"))
+    problems += _runs_problems(files)
+    n_bytes = sum(entry.n_bytes for entry in expected.values())
+    return Verification(sealed, len(expected), n_bytes, _unique(problems), notes)
+
+
+def _expected(files: StoreFiles, sealed: bool, problems: list[Problem]) -> Entries:
+    """Return every file that must be there."""
+    if sealed:
+        try:
+            return read_manifest(files)
+        except InputError as error:
+            problems.append(Problem(MANIFEST_FILE, str(error)))
+    entries: Entries = {}
+    in_flight = set(intents(files))
+    keys = [chunk_key(index, n_rows) for index, n_rows in stored_rows(files).items()]
+    for key in [METADATA_KEY, *keys]:
+        name = f"{JOURNAL}/{key}.json"
+        path = files.locate(name)
+        try:
+            record = record_entries(parse_checked_json(path.read_bytes(), str(path)))
+        except FileNotFoundError:
+            problems.append(Problem(name, "missing"))
+            continue
+        except InputError as error:
+            problems.append(Problem(name, str(error), _Owners(files, []).of(name)))
+            continue
+        entry = file_entry(path)
+        if entry is not None:
+            entries[name] = entry
+        if not _is_changing(key, in_flight):
+            entries |= record
+    return entries
+
+
+def _is_changing(key: str, in_flight: Iterable[str]) -> bool:
+    """Return whether the files of a record are being replaced: the same metadata, or a chunk that grows."""
+    return any(key == other or key.split(".")[0] == other.split(".")[0] for other in in_flight)
+
+
+def _check(files: StoreFiles, expected: Entries, advance: Callable[[int], None] | None) -> list[tuple[str, str]]:
+    def check(name: str) -> tuple[str, str] | None:
+        try:
+            entry = file_entry(files.locate(name))
+        except OSError as error:  # the disk itself may refuse to give a damaged block
+            return name, f"unreadable: {error}"
+        wanted = expected[name]
+        if entry is None:
+            return name, "missing"
+        if entry.n_bytes != wanted.n_bytes:
+            return name, f"damaged: {entry.n_bytes} bytes instead of {wanted.n_bytes}"
+        return None if entry == wanted else (name, "damaged: its bytes have changed")
+
+    wrong = []
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        for result in pool.map(check, sorted(expected)):
+            if result:
+                wrong.append(result)
+            if advance:
+                advance(1)
+    return wrong
+
+
+class _Owners:
+    """Which videos a file belongs to."""
+
+    def __init__(self, files: StoreFiles, problems: list[Problem]) -> None:
+        self._rows: dict[str, range] = {}
+        self._videos: list[VideoRow] = []
+        try:
+            self._layout, self._videos = read_store(files)
+        except (InputError, OSError, KeyError) as error:
+            problems.append(Problem("store", f"cannot tell which videos are hit: {error}"))
+            return
+        self._rows = _chunk_rows(files, self._layout, len(self._videos))
+
+    def of(self, name: str) -> tuple[str, ...]:
+        record = _RECORD_NAME.fullmatch(name)
+        if record and self._videos:
+            rows = self._layout.chunk_range(int(record[1]), len(self._videos))
+        else:
+            rows = self._rows.get(name, range(0))
+        return tuple(self._videos[row].video_id for row in rows)
+
+
+def _chunk_rows(files: StoreFiles, layout: Layout, n_videos: int) -> dict[str, range]:
+    specs = layout.arrays().values()
+    return {
+        files.format.chunk_file(spec, index): layout.chunk_range(index, n_videos)
+        for index in range(layout.n_chunks(n_videos))
+        for spec in specs
+    }
+
+
+def _is_own_business(name: str, sealed: bool) -> bool:
+    """Return whether a file that no record names is still ours: runs, and the traces of work in hand."""
+    folder, _, rest = name.partition("/")
+    if folder == RUNS:
+        return True
+    if folder in (CLAIMS, STAGING):
+        return True
+    if TEMPORARY_MARK in name.rpartition("/")[2]:
+        return True
+    if folder == JOURNAL:
+        return rest.endswith(".intent") or (not sealed and _RECORD_NAME.fullmatch(name) is not None)
+    return False
+
+
+def _runs_problems(files: StoreFiles) -> list[Problem]:
+    try:
+        read_runs(files)
+    except InputError as error:
+        return [Problem(RUNS, str(error))]
+    return []
+
+
+def _notes(files: StoreFiles, sealed: bool) -> list[str]:
+    notes = [] if sealed else ["the store is not sealed: checked against its journal"]
+    n_staged = sum(path.is_file() for path in files.folder(STAGING).rglob("*"))
+    if n_staged:
+        notes.append(f"{n_staged} staged files of interrupted or running work; sealing removes them")
+    notes += [f"{key} was announced and not finished; `fsar-store seal` finishes it" for key in intents(files)]
+    return notes
+
+
+def _unique(problems: list[Problem]) -> list[Problem]:
+    return list({(problem.file, problem.what): problem for problem in problems}.values())
