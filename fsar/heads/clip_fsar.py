@@ -11,6 +11,8 @@ from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.functional import class_means, frame_distances, offset_cosine, soft_alignment, two_way_alignment
 from fsar.heads.head import Losses, Outputs, TableHead, register_head
 from fsar.heads.layers import CrossBlock
+from fsar.heads.presets import Preset, register_preset
+from fsar.heads.schedules import DoubleClock
 from fsar.heads.text_input import check_choice, mean_text
 
 SMOOTHING = 0.5
@@ -159,3 +161,31 @@ class ClipFsarHead(TableHead):
         weight = 1.0 if self.scoring == "text" else self.text_exponent
         scores = weight * log_text + (1 - weight) * log_visual
         return scores.exp() if self.compat == "official" else scores
+
+
+RELEASED = (
+    # split, text loss, rate, first rate, episodes per pseudo-epoch, steps, episodes
+    ("hmdb51-arn", 1.2, 1e-5, 1e-6, 700, (0, 4, 6), 5_000),
+    ("kinetics100-clipfsar", 1.5, 1e-5, 5e-6, 250, (0, 6, 9), 5_000),
+    ("ssv2-otam", 3.0, 5e-5, 1e-5, 4_000, (0, 4, 6), 30_000),
+    ("ssv2-cmn", 3.0, 5e-5, 2e-5, 2_000, (0, 4, 6), 30_000),
+    ("ucf101-arn", 1.5, 2e-6, 1e-7, 600, (0, 4, 6), 3_000),
+)
+for _split, _weight, _lr, _start, _period, _steps, _episodes in RELEASED:
+    register_preset(
+        Preset(
+            name=f"clip-fsar-{_split}",
+            heads=("clip-fsar",),
+            split=_split,
+            source="released CLIP-FSAR configs",
+            note="as one of four processes, which average their gradients; the release tunes the backbone as well",
+            optimizer="adam",
+            lr=_lr,
+            weight_decay=1e-3,
+            undecayed=("norm", "bn"),
+            schedule=DoubleClock(_period, _steps, (1.0, 0.1, 0.01), _start / _lr),
+            episodes_per_step=4,
+            n_episodes=_episodes,
+            options={"text_loss_weight": _weight},
+        )
+    )

@@ -12,6 +12,7 @@ from fsar.heads.functional import class_means, frame_distances, soft_alignment, 
 from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers import CrossBlock, FeedForward
 from fsar.heads.motion import MotionSummary
+from fsar.heads.presets import Preset, register_preset
 from fsar.heads.text_input import check_choice, mean_text
 
 SMOOTHING = 0.5
@@ -198,3 +199,22 @@ def take_rows(text: Tensor, labels: Tensor) -> Tensor:
 def square_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return the squared distance of videos (B, V, ...), summed over their elements, mean over videos and episodes."""
     return (a - b).square().flatten(2).sum(2).mean()
+
+
+for _split in ("hmdb51-arn", "ucf101-arn", "kinetics100-cmn", "ssv2-cmn", "ssv2-otam"):
+    register_preset(
+        Preset(
+            name=f"clip-mei-{_split}",
+            heads=("clip-mei",),
+            split=_split,
+            source="released CLIP-MEI configs",
+            note="the release tunes the backbone and hardly moves this head: frozen features want a higher rate",
+            optimizer="adam",
+            lr=1e-5,
+            betas=(0.5, 0.999),
+            weight_decay=5e-5,
+            episodes_per_step=16,
+            n_episodes=75_010 if _split == "ssv2-otam" else 20_010,
+            n_query=4,
+        )
+    )

@@ -1,6 +1,6 @@
 """EMP-Net: class tokens, frames and patches of three depths of a frozen CLIP, matched by text and by alignment."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,6 +13,8 @@ from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.emp_net_encoder import DEPTHS, LEVELS, Encoder, Levels, score
 from fsar.heads.functional import class_means, frame_distances, two_way_alignment
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
+from fsar.heads.presets import Preset, register_preset
+from fsar.heads.schedules import DoubleClock
 from fsar.heads.text_input import check_choice, mean_text
 
 SMOOTHING = 0.5
@@ -224,22 +226,29 @@ def _overlooked(labels: Tensor, n_way: int) -> Tensor:
     return ~F.one_hot(labels[:, :n_way], n_way).bool().any(1)
 
 
-def depth_taps(stored: Sequence[str]) -> dict[str, str]:
-    """Return role -> tap for the "tokens.I" taps of a store: a third, two thirds and all of the way up the backbone.
-
-    With the deepest stored block taken for the last one: 3, 7, 11 of 12 blocks, 7, 15, 23 of 24. A store with exactly
-    three token taps gives them in order of depth.
-
-    Raises:
-        InputError: neither rule applies.
-    """
-    blocks = sorted(int(tap.removeprefix("tokens.")) for tap in stored if tap.startswith("tokens."))
-    n_blocks = blocks[-1] + 1 if blocks else 0
-    wanted = [n_blocks // 3 - 1, 2 * n_blocks // 3 - 1, n_blocks - 1]
-    chosen = wanted if set(wanted) <= set(blocks) else blocks
-    if len(chosen) != len(DEPTHS) or not blocks:
-        raise InputError(
-            f"emp-net needs tokens of three depths, the store has {', '.join(stored) or 'none'}: encode with "
-            "--tap tokens.3 --tap tokens.7 --tap tokens.11, or name them with --tap tokens_early=..."
+RELEASED = (
+    # split, rate, episodes per pseudo-epoch
+    ("ssv2-cmn", 1e-3, 2_000),
+    ("ssv2-otam", 1e-3, 8_000),
+    ("hmdb51-arn", 1e-4, 1_000),
+    ("ucf101-arn", 1e-4, 1_000),
+    ("kinetics100-clipfsar", 1e-4, 1_000),
+)
+for _split, _lr, _period in RELEASED:
+    register_preset(
+        Preset(
+            name=f"emp-net-{_split}",
+            heads=("emp-net",),
+            split=_split,
+            source="released EMP-Net configs",
+            note="as one of two processes, which average their gradients; gradients of 4 episodes are summed",
+            optimizer="adam",
+            lr=_lr,
+            weight_decay=1e-3,
+            undecayed=("norm",),
+            schedule=DoubleClock(_period, (0, 4, 6), (1.0, 0.1, 0.01), 0.01),
+            episodes_per_step=4,
+            reduction="sum",
+            n_episodes=5 * _period,
         )
-    return {f"tokens_{depth}": f"tokens.{block}" for depth, block in zip(DEPTHS, chosen, strict=True)}
+    )

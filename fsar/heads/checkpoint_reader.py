@@ -1,0 +1,124 @@
+"""Reading published checkpoint files without running anything that is in them."""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsar.errors import InputError
+
+STATE_KEYS = ("model_state", "model_state_dict", "state_dict")
+"""Where the code bases keep the weights: CLIP-FSAR, MoLo, HyRSM and EMP-Net; TRX, STRM and CLIP-MEI; others."""
+OTHER_KEYS = ("epoch", "iteration", "optimizer_state", "optimizer_state_dict", "scheduler", "acc", "model_ema_state")
+FORMS = (
+    "a dict with 'model_state' and 'cfg' (CLIP-FSAR, MoLo, HyRSM, EMP-Net), a dict with 'model_state_dict' (TRX, STRM, "
+    "CLIP-MEI), or a bare state dict (TRX, STRM, HCL)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a published checkpoint file holds."""
+
+    state: dict[str, Tensor]
+    """Official name -> tensor, with the prefixes of wrappers ("module.") removed, nothing else changed."""
+    settings: dict[str, Any] | None
+    """The config inside the file; None if it holds none."""
+    container: str
+    """The key that held the weights, "" for a bare state dict."""
+    unused: tuple[str, ...]
+    """Entries of the file beside weights and config: optimiser, counters."""
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Return the weights and settings in a checkpoint file.
+
+    Raises:
+        InputError: not a checkpoint, one that would have to run code to be read, or one of unknown form.
+    """
+    content = _load(path)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}; a checkpoint is {FORMS}")
+    container = next((key for key in STATE_KEYS if isinstance(content.get(key), Mapping)), "")
+    state = content[container] if container else content
+    if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+        keys = ", ".join(sorted(map(str, content))[:8])
+        raise InputError(f"{path} is of unknown form (top-level keys: {keys or 'none'}); a checkpoint is {FORMS}")
+    unused = tuple(sorted(set(content) - {container, "cfg"})) if container else ()
+    settings = _parse(content["cfg"], f"the cfg in {path}") if container and "cfg" in content else None
+    return Checkpoint({_unwrapped(name): value for name, value in state.items()}, settings, container, unused)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in a config file: JSON, YAML, or lines of `key: value` (HCL's configs.txt)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file {path}")
+    return _parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file {path}")
+    if path.suffix == ".safetensors":
+        from fsar.heads.runs import read_tensors
+
+        return read_tensors(path)[0]
+    with open(path, "rb") as file:
+        if file.read(4)[:2] not in (b"PK", b"\x80\x02"):  # a zip archive, or the pickle that torch < 1.6 wrote
+            raise InputError(f"{path} is not a PyTorch checkpoint")
+    try:
+        with torch.serialization.safe_globals(_numpy_scalar_names()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL \S+|Unsupported (class|operand|global) [^\n]+", str(error))
+        if refused is None:
+            raise InputError(f"{path} is a damaged PyTorch checkpoint ({_first_line(error)})") from error
+        raise InputError(
+            f"{path} is refused: it holds more than tensors and plain values, and reading it would run code "
+            f"({refused[0][:100]})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise InputError(f"{path} is a damaged PyTorch checkpoint ({_first_line(error)})") from error
+
+
+def _numpy_scalar_names() -> list[Any]:
+    """Return what a pickled numpy number needs: CLIP-MEI keeps its best accuracy as one. Nothing else is let in."""
+    import numpy as np
+
+    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
+    kinds = (np.float64, np.float32, np.int64)
+    # Files written by numpy 1 name the function by its old place.
+    return [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
+
+
+def _parse(text: Any, where: str) -> dict[str, Any]:
+    """Return the mapping in a JSON or YAML text."""
+    import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub, which open_clip and timm need
+
+    try:
+        settings = json.loads(text)
+    except json.JSONDecodeError:
+        try:
+            settings = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"{where} is neither JSON nor YAML: {_first_line(error)}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{where} must hold named settings, got {type(settings).__name__}")
+    return settings
+
+
+def _unwrapped(name: str) -> str:
+    """Return a name without the "module." that data-parallel wrappers insert at any place."""
+    return ".".join(part for part in name.split(".") if part != "module")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

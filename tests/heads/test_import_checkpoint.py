@@ -1,0 +1,249 @@
+"""Checkpoints in the forms that the official codes write, made here from the parity vectors' weights."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fsar.errors import InputError
+from fsar.heads.checkpoint_backbone import recognise_backbone
+from fsar.heads.checkpoint_reader import read_checkpoint, read_settings
+from fsar.heads.import_checkpoint import import_checkpoint, write_import
+from fsar.heads.runs import load_head
+from tests.conftest import GOLDENS
+from tests.heads.goldens import METHODS, assert_close, read_golden, without_dropout
+
+CLIP_TOWER = {
+    "class_embedding": (768,),
+    "positional_embedding": (197, 768),
+    "proj": (768, 512),
+    "conv1.weight": (768, 3, 16, 16),
+    "ln_pre.weight": (768,),
+    "transformer.resblocks.0.ln_1.weight": (768,),
+}
+
+
+def resnet_names(depths=(3, 4, 6, 3), bottleneck=True):
+    """Names in a Sequential of a torchvision ResNet's children, one tensor per block."""
+    names = ["0.weight", "1.weight", "1.running_mean"]
+    last = "conv3" if bottleneck else "conv2"
+    return names + [f"{4 + s}.{b}.{last}.weight" for s, n in enumerate(depths) for b in range(n)]
+
+
+def backbone_state(kind, prefix):
+    if kind == "clip":
+        tower = {name: torch.zeros(1).expand(*shape).contiguous() for name, shape in CLIP_TOWER.items()}
+        return {f"{prefix}{name}": tensor for name, tensor in tower.items()}
+    return {f"{prefix}{name}": torch.ones(2) for name in resnet_names()}
+
+
+def pyth(golden, path, kind):
+    """The form of CLIP-FSAR, MoLo, HyRSM(++) and EMP-Net."""
+    config = {
+        "TRAIN": golden.metadata.get("train_flags", {}),
+        "VIDEO": {"HEAD": {"NAME": golden.metadata.get("head", "")}},
+    }
+    if golden.metadata.get("merge_before"):
+        config["TRAIN"] = {"MERGE_BEFORE": True}
+    state = {f"head.{name}": tensor for name, tensor in golden.state.items()}
+    state |= backbone_state(kind, "head.backbone.")
+    torch.save({"epoch": 7, "model_state": state, "optimizer_state": {"lr": 1.0}, "cfg": json.dumps(config)}, path)
+
+
+def trx_dict(golden, path, prefix="resnet.module."):
+    state = {**golden.state, **backbone_state("resnet", prefix)}
+    torch.save({"iteration": 9, "model_state_dict": state, "optimizer_state_dict": {}, "scheduler": {}}, path)
+
+
+def bare(golden, path, prefix="resnet."):
+    torch.save({**golden.state, **backbone_state("resnet", prefix)}, path)
+
+
+def mei(golden, path):
+    state = {
+        f"module.{name}": tensor for name, tensor in {**golden.state, **backbone_state("clip", "backbone.")}.items()
+    }
+    torch.save({"iteration": 9, "model_state_dict": state, "acc": np.float64(76.4), "scheduler": {}}, path)
+
+
+FORMS = {
+    "clip_fsar/eval_depth2_mergebefore_w5s5_T4": lambda g, p: pyth(g, p, "clip"),
+    "clip_fsar/eval_singledirect_w3s2_T4": lambda g, p: pyth(g, p, "clip"),
+    "emp_net/p2_5w5s_T4_eval_merge": lambda g, p: pyth(g, p, "clip"),
+    "molo/eval_w5s5q1_T4": lambda g, p: pyth(g, p, "resnet"),
+    "hyrsm/1shot_w5s1q1_T8": lambda g, p: pyth(g, p, "resnet"),
+    "hyrsm_pp/1shot_w5s1q1_T8": lambda g, p: pyth(g, p, "resnet"),
+    "trx_clipfsar/w5s5q1_T8_set23": lambda g, p: pyth(g, p, "resnet"),
+    "otam/w5s5q1_T8_shuffled": lambda g, p: pyth(g, p, "resnet"),
+    "trx/p1_5w1s_T8_ts23": trx_dict,
+    "trx/p2_5w5s_T8_ts2": bare,
+    "strm/p2_5w5s_T4_ts23_4x4": trx_dict,
+    "clip_mei/p2_5w5s_T8_eval_unequal": mei,
+    "hcl/w5s1_t8_base": lambda g, p: bare(g, p, "encoder.module."),
+}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("case", sorted(FORMS))
+def test_an_official_checkpoint_comes_back_with_the_official_logits(case, tmp_path):
+    method = case.partition("/")[0]
+    golden = read_golden(GOLDENS / f"{case}.safetensors")
+    FORMS[case](golden, tmp_path / "official.pyth")
+    settings = None
+    if method == "hcl":  # keeps its settings in a file beside the checkpoint
+        settings = tmp_path / "configs.txt"
+        settings.write_text(f"nheads: {golden.metadata['nheads']}\nuse_spa_mscale: False\n")
+    report = import_checkpoint(tmp_path / "official.pyth", settings=settings)
+    assert report.method == method
+    assert report.missing == ()
+    write_import(report, tmp_path / "official.pyth", tmp_path / "run")
+    head = without_dropout(load_head(tmp_path / "run"))
+    comparison = METHODS[method].run(golden, head)
+    assert_close("logits", comparison.values["logits"], golden.outputs["logits"])
+
+
+@pytest.mark.shared
+def test_the_backbone_gets_the_names_of_its_library(tmp_path):
+    golden = read_golden(GOLDENS / "trx/p2_5w5s_T8_ts2.safetensors")
+    trx_dict(golden, tmp_path / "official.pt")
+    written = write_import(import_checkpoint(tmp_path / "official.pt"), tmp_path / "official.pt", tmp_path / "run")
+    assert written["backbone"] == f"torchvision:resnet50/{tmp_path / 'run' / 'backbone.safetensors'}"
+    names = set(load_file(tmp_path / "run" / "backbone.safetensors"))
+    assert {"conv1.weight", "bn1.weight", "bn1.running_mean", "layer1.0.conv3.weight", "layer4.2.conv3.weight"} <= names
+
+
+@pytest.mark.shared
+def test_what_went_nowhere_is_listed(tmp_path):
+    golden = read_golden(GOLDENS / "clip_mei/p1_5w1s_T8_eval.safetensors")
+    mei(golden, tmp_path / "official.pt")
+    report = import_checkpoint(tmp_path / "official.pt")
+    assert set(report.ignored) == {"scale", "acc", "iteration", "scheduler"}
+    assert report.backbone is not None
+    assert report.backbone.spec == "open_clip:ViT-B-16"
+
+
+@pytest.mark.shared
+def test_parameters_that_no_checkpoint_holds_are_named_and_the_same_every_time(tmp_path):
+    golden = read_golden(GOLDENS / "strm/p2_5w5s_T4_ts23_4x4.safetensors")
+    golden.state = {name: t for name, t in golden.state.items() if not name.startswith("new_dist_loss")}
+    trx_dict(golden, tmp_path / "official.pt")
+    first, second = (import_checkpoint(tmp_path / "official.pt") for _ in range(2))
+    assert first.missing
+    assert all("similarit" in name for name in first.missing)
+    for name in first.missing:
+        assert torch.equal(first.head.state_dict()[name], second.head.state_dict()[name])
+
+
+@pytest.mark.shared
+def test_a_tensor_of_another_size_is_not_tiled(tmp_path):
+    golden = read_golden(GOLDENS / "clip_fsar/eval_w5s1q1_T8.safetensors")
+    name = "context2.layers.0.1.net.3.bias"
+    golden.state[name] = golden.state[name][:32]
+    pyth(golden, tmp_path / "official.pyth", "clip")
+    with pytest.raises(InputError, match=r"feed_forward.net.3.bias must be \(64,\), the weights hold \(32,\)"):
+        import_checkpoint(tmp_path / "official.pyth")
+
+
+@pytest.mark.shared
+def test_a_missing_or_unknown_tensor_is_an_error(tmp_path):
+    golden = read_golden(GOLDENS / "clip_fsar/eval_w5s1q1_T8.safetensors")
+    del golden.state["context2.layers.0.1.net.3.bias"]
+    golden.state["surprise"] = torch.zeros(1)
+    pyth(golden, tmp_path / "official.pyth", "clip")
+    with pytest.raises(InputError, match=r"not in the head: \['surprise'\]; not in the weights: \['context.0"):
+        import_checkpoint(tmp_path / "official.pyth")
+
+
+@pytest.mark.shared
+def test_hyrsm_without_its_config_asks_which_one_it_is(tmp_path):
+    golden = read_golden(GOLDENS / "hyrsm_pp/1shot_w5s1q1_T8.safetensors")
+    torch.save(dict(golden.state), tmp_path / "bare.pt")
+    with pytest.raises(InputError, match=r"say --method hyrsm or hyrsm_pp"):
+        import_checkpoint(tmp_path / "bare.pt")
+    config = {"TRAIN": golden.metadata["train_flags"], "VIDEO": {"HEAD": {"NAME": golden.metadata["head"]}}}
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    assert import_checkpoint(tmp_path / "bare.pt", settings=tmp_path / "cfg.json").method == "hyrsm_pp"
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
+    torch.save({"model_state": {}, "cfg": Payload(tmp_path / "pwned")}, tmp_path / "evil.pyth")
+    with pytest.raises(InputError, match=r"refused.*would run code"):
+        read_checkpoint(tmp_path / "evil.pyth")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Payload(tmp_path / "pwned"), protocol=2))
+    with pytest.raises(InputError):
+        read_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_allowing_numpy_numbers_here_allows_them_nowhere_else(tmp_path):
+    torch.save({"model_state_dict": {"scale": torch.ones(1)}, "acc": np.float64(0.5)}, tmp_path / "file.pt")
+    assert read_checkpoint(tmp_path / "file.pt").unused == ("acc",)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "file.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a PyTorch checkpoint"),
+        (b"not a checkpoint at all", "not a PyTorch checkpoint"),
+        ([1, 2], "holds a list"),
+        ({"weights": 3}, "unknown form .top-level keys: weights"),
+        ({"model_state": {"a": "text"}}, "unknown form"),
+        ({}, "unknown form"),
+        ({"somebody.elses.weight": torch.ones(2)}, "of no method known here .somebody.elses.weight"),
+    ],
+)
+def test_other_files_fail_with_one_clear_line(content, message, tmp_path):
+    path = tmp_path / "file.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(path)
+
+
+def test_a_truncated_file_is_called_damaged(tmp_path):
+    path = tmp_path / "file.pt"
+    torch.save({"model_state": {"a": torch.ones(5000)}}, path)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(InputError, match="damaged"):
+        import_checkpoint(path)
+
+
+def test_settings_are_read_as_json_yaml_or_lines(tmp_path):
+    path = tmp_path / "configs.txt"
+    for text in ('{"MODEL": {"A": 1}}', "MODEL:\n  A: 1\n"):
+        path.write_text(text)
+        assert read_settings(path) == {"MODEL": {"A": 1}}
+    path.write_text("nheads: 8\nuse_spa_mscale: True\n")
+    assert read_settings(path) == {"nheads": 8, "use_spa_mscale": True}
+    path.write_text("[1, 2]")
+    with pytest.raises(InputError, match="named settings"):
+        read_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("depths", "bottleneck", "name"),
+    [((2, 2, 2, 2), False, "resnet18"), ((3, 4, 6, 3), False, "resnet34"), ((3, 4, 23, 3), True, "resnet101")],
+)
+def test_resnets_are_told_by_their_blocks(depths, bottleneck, name):
+    state = {key: torch.ones(1) for key in resnet_names(depths, bottleneck)}
+    backbone = recognise_backbone(state)
+    assert backbone is not None
+    assert backbone.spec == f"torchvision:{name}"
+
+
+def test_a_backbone_of_unknown_kind_is_listed_as_ignored(tmp_path):
+    assert recognise_backbone({"stem.weight": torch.ones(1)}) is None
+    assert recognise_backbone({}) is None
