@@ -1,0 +1,160 @@
+"""Class names to text vectors: one table of templates x classes in a store."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fsar.errors import InputError, unknown_name
+from fsar.pipeline.templates import TemplateSet, cleaned_name
+
+if TYPE_CHECKING:
+    from fsar.pipeline.store import FeatureStore, TextTable
+    from fsar.splits import Split
+
+POOLINGS = ("cls", "pooler", "mean")
+NAME_FORMS = ("verbatim", "cleaned")
+DEFAULT_BERT = "bert-base-cased"
+
+
+class TextEncoder(Protocol):
+    """Sentences to vectors."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what made the vectors: model, sha256 of its weights, pooling."""
+        ...
+
+    def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return raw vectors (n_sentences, D), not normalised."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """A class and the words that stand for it in a prompt."""
+
+    class_name: str
+    """As the store or the split has it."""
+    text: str
+    """What goes into the template."""
+
+
+def load_text_encoder(spec: str, *, weights: Path | None = None, pooling: str | None = None) -> TextEncoder:
+    """Return a text encoder.
+
+    Args:
+        spec: `open_clip:NAME/TAG|FILE` or `random:open_clip/NAME` for the text tower of a CLIP model; `bert`,
+            `bert:FOLDER` or `bert:HUB_NAME` for a BERT-family model.
+        weights: checkpoint file of the whole CLIP model in place of published weights.
+        pooling: how a BERT model's tokens become one vector: `cls`, `pooler` or `mean`; None takes what the folder says
+            (sentence-transformers) or `cls`.
+
+    Raises:
+        InputError: unknown encoder or pooling, weights that cannot be fetched, a checkpoint without a text tower.
+
+    """
+    if pooling is not None and pooling not in POOLINGS:
+        raise unknown_name("pooling", pooling, POOLINGS)
+    kind, _, name = spec.partition(":")
+    if kind == "bert":
+        from fsar.pipeline.text_bert import BertEncoder
+
+        return BertEncoder(name or DEFAULT_BERT, pooling)
+    if spec.startswith(("open_clip:", "random:open_clip/")):
+        if pooling is not None:
+            raise InputError(f"--pooling is for BERT models; {spec} has its own (the end-of-text token)")
+        from fsar.pipeline.text_clip import ClipTextEncoder
+
+        return ClipTextEncoder(spec, weights)
+    raise InputError(
+        f"text encoder {spec!r} must be open_clip:NAME/TAG|FILE, random:open_clip/NAME, or bert:FOLDER|NAME"
+    )
+
+
+def make_table(
+    name: str,
+    encoder: TextEncoder,
+    classes: Sequence[ClassText],
+    templates: TemplateSet,
+) -> TextTable:
+    """Return the table of raw vectors (templates, classes, D) of every prompt."""
+    from fsar.pipeline.store import TextTable
+
+    if not classes:
+        raise InputError("there are no classes to write text for")
+    sentences = [template.replace("{}", row.text) for template in templates.templates for row in classes]
+    vectors = encoder.encode(sentences).reshape(len(templates.templates), len(classes), -1)
+    described = {
+        **encoder.describe(),
+        "template_set": templates.name,
+        "texts": [row.text for row in classes],
+        "cleaned_names": [cleaned_name(row.class_name) for row in classes],
+    }
+    names = tuple(row.class_name for row in classes)
+    return TextTable(name=name, vectors=vectors, class_names=names, templates=templates.templates, encoder=described)
+
+
+def class_texts(
+    store: FeatureStore,
+    *,
+    split: Split | None = None,
+    file: Path | None = None,
+    names: Literal["verbatim", "cleaned"] = "verbatim",
+) -> list[ClassText]:
+    """Return the classes of a store in the order of its rows, then those of a split that the store lacks.
+
+    A `file` (CSV with columns class,text, or one class a line) says which words stand for a class; classes that it does
+    not name keep their own.
+    """
+    if names not in NAME_FORMS:
+        raise unknown_name("form of class names", names, NAME_FORMS)
+    listed = [video.class_name for video in store.videos]
+    if split is not None:
+        listed += [class_name for part in split.parts.values() for class_name in part]
+    texts = read_class_file(file) if file is not None else {}
+    known = dict.fromkeys([*listed, *texts])
+    form = cleaned_name if names == "cleaned" else str
+    return [ClassText(name, texts.get(name, form(name))) for name in known]
+
+
+def read_class_file(path: Path) -> dict[str, str]:
+    """Return class -> text of a CSV with columns class,text, or of a file with one class a line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if lines and lines[0].strip().lower() == "class,text":
+        rows = list(csv.DictReader(lines))
+        pairs = [((row["class"] or "").strip(), (row["text"] or "").strip()) for row in rows]
+    else:
+        pairs = [(line.strip(), line.strip()) for line in lines if line.strip()]
+    texts = dict(pairs)
+    if not texts or not all(texts) or not all(texts.values()):
+        raise InputError(f"{path} must have a class on every line, or columns class,text with both filled")
+    if len(texts) < len(pairs):
+        raise InputError(f"{path} names a class twice")
+    return texts
+
+
+def check_same_model(recipe: Mapping[str, Any], encoder: Mapping[str, Any]) -> None:
+    """Raise InputError when a CLIP text tower does not belong to the image tower that a store was made with.
+
+    BERT models live in a space of their own and pass. A store whose checkpoint held the image tower alone cannot be
+    checked by hash; then the model names must agree.
+    """
+    if encoder["kind"] != "open_clip" or recipe.get("library") != "open_clip":
+        return
+    stored = {key: str(recipe.get(key, "")) for key in ("text_sha256", "weights_sha256", "backbone")}
+    if stored["text_sha256"]:
+        same = stored["text_sha256"] == encoder["text_sha256"]
+    else:
+        same = stored["backbone"].removesuffix("-quickgelu") == str(encoder["backbone"]).removesuffix("-quickgelu")
+    if not same:
+        raise InputError(
+            f"text tower {encoder['backbone']} ({encoder['pretrained']}, sha256 {encoder['text_sha256'][:12]}...) is not "
+            f"of the model that made the store: {stored['backbone']} ({recipe.get('pretrained')}, "
+            f"text tower {stored['text_sha256'][:12] or 'unknown'}); pass --allow-mismatch if you mean it"
+        )

@@ -1,0 +1,136 @@
+"""BERT-family models of transformers, and sentence-transformers folders."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fsar.errors import InputError
+from fsar.pipeline.backbones import state_sha256
+from fsar.pipeline.backbones.backbone import quiet_logging
+
+BATCH_SENTENCES = 64
+DEFAULT_POOLING = "cls"
+
+
+class BertEncoder:
+    """Sentences to one vector each: the first token, the pooler's output, or the mean over tokens. Not normalised."""
+
+    def __init__(self, name: str, pooling: str | None = None) -> None:
+        transformers = _transformers()
+        self._name = name
+        self.pooling = pooling or folder_pooling(Path(name)) or DEFAULT_POOLING
+        with _quiet(transformers):
+            try:
+                self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name)
+                self._model, loading = transformers.AutoModel.from_pretrained(name, output_loading_info=True)
+            except (OSError, ValueError) as error:
+                raise _unavailable(name, error) from error
+        self._model.eval().float()
+        self._check_pooler(loading)
+
+    def describe(self) -> dict[str, Any]:
+        """Return model, hash of the weights and pooling."""
+        name = Path(self._name).name if Path(self._name).is_dir() else self._name
+        sha256 = state_sha256(self._model.state_dict())
+        return {"kind": "bert", "backbone": name, "text_sha256": sha256, "pooling": self.pooling}
+
+    def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return raw vectors (n_sentences, D) in float32."""
+        import torch
+
+        parts = []
+        with torch.inference_mode():
+            for first in range(0, len(sentences), BATCH_SENTENCES):
+                batch = self._tokens(list(sentences[first : first + BATCH_SENTENCES]))
+                parts.append(self._pool(self._model(**batch), batch["attention_mask"]))
+        vectors: npt.NDArray[np.float32] = torch.cat(parts).float().numpy()
+        return vectors
+
+    def _tokens(self, sentences: list[str]) -> Any:
+        batch = self._tokenizer(sentences, padding=True, return_tensors="pt")
+        longest = int(self._model.config.max_position_embeddings)
+        if batch["input_ids"].shape[1] > longest:
+            raise InputError(
+                f"a prompt is longer than the {longest} tokens of {self._name}: {max(sentences, key=len)!r}"
+            )
+        return batch
+
+    def _pool(self, output: Any, mask: Any) -> Any:
+        if self.pooling == "pooler":
+            return output.pooler_output
+        tokens = output.last_hidden_state  # (B, L, D)
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        weights = mask.unsqueeze(-1).to(tokens.dtype)
+        return (tokens * weights).sum(1) / weights.sum(1)
+
+    def _check_pooler(self, loading: Any) -> None:
+        if self.pooling != "pooler":
+            return
+        if getattr(self._model, "pooler", None) is None or any("pooler" in str(key) for key in loading["missing_keys"]):
+            # transformers would fill it with random numbers and say so in a log line only.
+            raise InputError(f"{self._name} has no trained pooler: use --pooling cls or mean")
+
+
+def folder_pooling(folder: Path) -> str | None:
+    """Return the pooling that a sentence-transformers folder asks for; None for other folders and names.
+
+    Raises InputError for a pooling other than cls and mean.
+    """
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        return None
+    for module in json.loads(modules.read_text(encoding="utf-8")):
+        config = folder / str(module.get("path", "")) / "config.json"
+        if str(module.get("type", "")).endswith("Pooling") and config.is_file():
+            return _pooling_of(json.loads(config.read_text(encoding="utf-8")), config)
+    return None
+
+
+def _pooling_of(config: dict[str, Any], path: Path) -> str:
+    names = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+    chosen = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+    if "pooling_mode" in config:  # newer folders name it
+        chosen = [f"pooling_mode_{config['pooling_mode']}_token"] if config["pooling_mode"] == "cls" else chosen
+        chosen = ["pooling_mode_mean_tokens"] if config["pooling_mode"] == "mean" else chosen
+    if len(chosen) != 1 or chosen[0] not in names:
+        raise InputError(f"{path} asks for a pooling other than cls or mean ({', '.join(chosen)}): pass --pooling")
+    return names[chosen[0]]
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        with quiet_logging(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError('BERT text needs the package transformers: pip install "fsar[bert]"') from error
+    return transformers
+
+
+def _unavailable(name: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:160]
+    return InputError(
+        f"BERT model {name!r} is neither a model folder nor a name that can be fetched "
+        f"({type(error).__name__}: {reason}); download it on a connected machine and give its folder: bert:FOLDER"
+    )

@@ -1,0 +1,61 @@
+"""Text towers of CLIP models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fsar.errors import InputError
+from fsar.pipeline.backbones import load_backbone
+
+BATCH_SENTENCES = 64
+
+
+class ClipTextEncoder:
+    """Sentences to the projected, un-normalised text embeddings of a CLIP model in float32."""
+
+    def __init__(self, spec: str, weights: Path | None = None) -> None:
+        import open_clip
+
+        self._backbone = load_backbone(spec, weights=weights)
+        if self._backbone.clip is None:
+            raise InputError(f"{spec}: the checkpoint holds the image tower alone; name one with the text tower too")
+        self._model: Any = self._backbone.clip.eval()
+        self._tokenizer: Any = open_clip.get_tokenizer(self._backbone.name)
+
+    def describe(self) -> dict[str, Any]:
+        """Return model, weights and hashes; `text_sha256` is what a store's recipe records too."""
+        backbone = self._backbone
+        return {
+            "kind": "open_clip",
+            "backbone": backbone.name,
+            "pretrained": backbone.pretrained,
+            "text_sha256": backbone.text_sha256,
+            "weights_sha256": backbone.weights_sha256,
+            "quick_gelu": backbone.quick_gelu,
+            "pooling": "end-of-text",
+        }
+
+    def tokens(self, sentences: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return token ids (n_sentences, context). Raises InputError for a sentence that does not fit."""
+        encode = getattr(self._tokenizer, "encode", None)
+        context = int(self._tokenizer.context_length)
+        for sentence in sentences:
+            if encode is not None and len(encode(sentence)) + 2 > context:
+                raise InputError(f"prompt is longer than the {context} tokens of {self._backbone.name}: {sentence!r}")
+        tokens: npt.NDArray[np.int64] = self._tokenizer(list(sentences)).numpy()
+        return tokens
+
+    def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return raw vectors (n_sentences, D)."""
+        import torch
+
+        batches = torch.split(torch.from_numpy(self.tokens(sentences)), BATCH_SENTENCES)
+        with torch.inference_mode():
+            parts = [self._model.encode_text(batch, normalize=False).float() for batch in batches]
+        vectors: npt.NDArray[np.float32] = torch.cat(parts).numpy()
+        return vectors
