@@ -1,5 +1,6 @@
 """The default decoder: PyAV with its bundled FFmpeg, one thread, from the first frame to the last."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class PyAVDecoder:
             indices = chosen_indices(choose, packets.n_shown, path)
             kept, n_decoded = _decode_packets(stream, packets, set(indices.tolist()), path)
             if n_decoded != packets.n_shown:
-                _check_loss(stream, packets, n_decoded, path)
+                check_loss(stream, packets, n_decoded, path)
                 # Some packets are legitimately not frames of their own: choose again by what was decoded.
                 indices = chosen_indices(choose, n_decoded, path)
                 stream.codec_context.flush_buffers()
@@ -36,27 +37,35 @@ def _decode_packets(
     stream: Any, packets: Packets, wanted: set[int], path: Path
 ) -> tuple[dict[int, tuple[npt.NDArray[np.uint8], float]], int]:
     """Return {index: (RGB picture, seconds)} for the wanted frames and the number of frames that were decoded."""
-    import av
-
     to_rgb = RgbConverter()
     kept: dict[int, tuple[npt.NDArray[np.uint8], float]] = {}
+    n_decoded = 0
+    for index, frame in enumerate(decoded_frames(stream, packets, path)):
+        if index in wanted:
+            kept[index] = to_rgb(frame), frame_seconds(frame)
+        n_decoded += 1
+    return kept, n_decoded
+
+
+def decoded_frames(stream: Any, packets: Packets, path: Path) -> Iterator[Any]:
+    """Yield the `av.VideoFrame`s of a stream in order of presentation; `VideoError` on the first that is not sound."""
+    import av
+
     n_decoded = 0
     try:
         for packet in packets.shown:
             for frame in stream.decode(packet):
                 if frame.is_corrupt:
                     raise VideoError("damaged", f"{path}: frame {n_decoded} is damaged and was patched over")
-                if n_decoded in wanted:
-                    kept[n_decoded] = to_rgb(frame), frame_seconds(frame, n_decoded)
+                yield frame
                 n_decoded += 1
     except av.error.FFmpegError as error:
         reason = "unsupported" if isinstance(error, av.error.PatchWelcomeError) else "corrupt"
         cause = error.strerror or str(error)
         raise VideoError(reason, f"{path} cannot be decoded after frame {n_decoded}: {cause}") from error
-    return kept, n_decoded
 
 
-def frame_seconds(frame: Any, index: int) -> float:
+def frame_seconds(frame: Any) -> float:
     """Return a frame's presentation time; NaN where the container gives none."""
     return float(frame.time) if frame.time is not None else float("nan")
 
@@ -90,7 +99,7 @@ def upright(picture: npt.NDArray[np.uint8], rotation: int) -> npt.NDArray[np.uin
     return np.ascontiguousarray(np.rot90(picture, quarter_turns)) if quarter_turns else picture
 
 
-def _check_loss(stream: Any, packets: Packets, n_decoded: int, path: Path) -> None:
+def check_loss(stream: Any, packets: Packets, n_decoded: int, path: Path) -> None:
     """Raise `VideoError` when frames were lost, and not merely packed or hidden by the format."""
     n_lost = packets.n_shown - n_decoded
     if n_decoded == 0:

@@ -53,6 +53,7 @@ def run_jobs(
     key: Callable[[Item], str],
     quiet: bool = False,
     workspace: Path | None = None,
+    on_outcome: Callable[[Outcome[Value]], None] | None = None,
 ) -> list[Outcome[Value]]:
     """Return one outcome per item, in the order of `items`.
 
@@ -60,6 +61,7 @@ def run_jobs(
     `VideoError`, `InputError` and `OSError` become failures of their item, and an item that kills its worker gets the
     reason `crashed`; a full disk ends the run. `label` is the stage in failures and progress. On an interrupt the
     workers are stopped and unfinished files below `workspace` are removed before `KeyboardInterrupt` goes on.
+    `on_outcome` is called in this process as each item finishes, in any order.
     """
     guarded = _Guarded(label, function, key)
     outcomes: dict[int, Outcome[Value]] = {}
@@ -67,6 +69,8 @@ def run_jobs(
         with progress(label, len(items), quiet=quiet) as advance:
             for index, outcome in _run_all(guarded, items, n_jobs):
                 outcomes[index] = outcome
+                if on_outcome is not None:
+                    on_outcome(outcome)
                 advance()
     except BaseException:
         _stop_workers(n_jobs)

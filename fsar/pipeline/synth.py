@@ -19,7 +19,7 @@ MAX_CLIPS = 10_000
 """Clips of a class at most: a video id is class number * MAX_CLIPS + clip number + 1."""
 CODECS: dict[str, tuple[str, dict[str, str]]] = {
     "webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0", "row-mt": "0"}),
-    "mp4": ("libx264", {"preset": "veryfast", "crf": "20"}),
+    "mp4": ("libx264", {"preset": "veryfast", "crf": "20", "x264-params": "cpu-independent=1"}),
     "avi": ("mpeg4", {"qscale": "4", "flags": "+qscale", "global_quality": "472"}),
 }
 

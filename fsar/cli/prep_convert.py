@@ -1,0 +1,69 @@
+"""`fsar-prep convert`: videos to H.264 mp4."""
+
+from pathlib import Path
+
+import click
+
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary
+
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+
+
+@click.command("convert")
+@click.argument("catalog", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Output folder.")
+@click.option("--short-side", type=click.IntRange(min=2), help="Scale the shorter side to so many pixels (even).")
+@click.option("--gop", type=click.IntRange(min=1), help="Frames between key frames; x264's 250 if not given.")
+@click.option("--crf", default=18, show_default=True, type=click.IntRange(0, 51), help="Quality: 0 is lossless.")
+@click.option("--preset", default="veryfast", show_default=True, type=click.Choice(PRESETS), help="Speed of x264.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@jobs_option
+@json_option
+def command(
+    catalog: Path,
+    out: Path,
+    short_side: int | None,
+    gop: int | None,
+    crf: int,
+    preset: str,
+    dry_run: bool,
+    quiet: bool,
+    jobs: int,
+    as_json: bool,
+) -> int:
+    r"""Convert the videos of CATALOG to H.264 mp4, frame for frame.
+
+    Every frame of the source becomes one frame with the same time; none is dropped or doubled. Each result is decoded
+    again and checked before it gets its name. Odd sizes are padded by one repeated row or column. OUT gets videos/,
+    catalog.csv for the next stage, and failures.csv (then the exit code is 1). Run the same command again to resume.
+    Later stages read the original files just as well: convert for tools that need mp4.
+
+    \b
+    Example:
+      fsar-prep convert catalog.csv --out mp4 --short-side 240 --jobs 4
+    """
+    from fsar.pipeline.catalog import read_catalog
+    from fsar.pipeline.convert import convert, plan
+    from fsar.pipeline.transcode import ConvertSettings
+
+    settings = ConvertSettings(short_side, gop, crf, preset)
+    videos = read_catalog(catalog)
+    if dry_run:
+        todo = plan(videos, out, settings)
+        data = {"out": str(out), "to_convert": len(todo), "kept": len(videos.rows) - len(todo), "dry_run": True}
+        summary(data, f"{out}: would convert {len(todo)} videos, keep {data['kept']}", as_json=as_json)
+        return EXIT_DONE
+    report = convert(videos, out, settings, n_jobs=jobs, quiet=quiet)
+    data = {
+        "out": str(out),
+        "catalog": str(report.catalog),
+        "converted": report.converted,
+        "kept": report.kept,
+        "failed": len(report.failures),
+    }
+    text = f"{out}: {report.converted} videos converted, {report.kept} kept, {len(report.failures)} failed"
+    if report.failures:
+        text += f", listed in {out / 'failures.csv'}"
+    summary(data, text, as_json=as_json)
+    return EXIT_FAILED if report.failures else EXIT_DONE

@@ -1,0 +1,109 @@
+"""Convert a catalog of videos to H.264 mp4: in parallel, verified, resumable, nothing half-written."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fsar.files import atomic_path
+from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
+from fsar.pipeline.decode_base import check_file
+from fsar.pipeline.jobs import Failure, Outcome, run_jobs, write_failures
+from fsar.pipeline.jobs_folder import OutputFolder, Record, Source, safe_name
+from fsar.pipeline.transcode import ConvertSettings, transcode
+
+STAGE = "convert"
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What a run did."""
+
+    converted: int
+    kept: int
+    failures: list[Failure]
+    catalog: Path
+    """The catalog of the converted videos, for the next stage."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video to convert."""
+
+    row: CatalogRow
+    out: Path
+    settings: ConvertSettings
+
+    @property
+    def path(self) -> Path:
+        """The source, as failures list it."""
+        return self.row.path
+
+
+def convert(
+    catalog: Catalog, out: Path, settings: ConvertSettings, *, n_jobs: int = 1, quiet: bool = False
+) -> ConvertReport:
+    """Convert every video of a catalog to `out`/videos/ID.mp4 and write catalog.csv and failures.csv there.
+
+    Outputs that an earlier run finished are recognised by its journal without decoding; an output whose source has
+    changed is made again. A folder with other settings or foreign files is refused.
+    """
+    folder = OutputFolder(out, STAGE, asdict(settings))
+    folder.claim()
+    todo = _unfinished(catalog, folder, settings)
+    outcomes = run_jobs(
+        STAGE,
+        todo,
+        convert_one,
+        n_jobs=n_jobs,
+        key=_video_id,
+        quiet=quiet,
+        workspace=out,
+        on_outcome=lambda outcome: _keep(folder, outcome),
+    )
+    failures = [outcome.failure for outcome in outcomes if outcome.failure]
+    folder.finish()
+    catalog_path = out / "catalog.csv"
+    write_failures(out / "failures.csv", failures)
+    write_catalog(converted_catalog(catalog, folder, {failure.video_id for failure in failures}), catalog_path)
+    return ConvertReport(len(todo) - len(failures), len(catalog.rows) - len(todo), failures, catalog_path)
+
+
+def plan(catalog: Catalog, out: Path, settings: ConvertSettings) -> list[Task]:
+    """Return what `convert` would do, after the same checks; nothing is written."""
+    folder = OutputFolder(out, STAGE, asdict(settings))
+    folder.check()
+    return _unfinished(catalog, folder, settings)
+
+
+def _unfinished(catalog: Catalog, folder: OutputFolder, settings: ConvertSettings) -> list[Task]:
+    rows = (row for row in catalog.rows if not folder.is_done(row.video_id, row.path))
+    return [Task(row, folder.folder, settings) for row in rows]
+
+
+def convert_one(task: Task) -> Record:
+    """Convert one video; runs in a worker."""
+    check_file(task.path)
+    output = Path("videos") / f"{safe_name(task.row.video_id)}.mp4"
+    source = Source.of(task.path)
+    with atomic_path(task.out / output) as temporary:
+        n_frames = transcode(task.path, temporary, task.settings)
+        size = temporary.stat().st_size
+    return Record(task.row.video_id, source, output.as_posix(), size, n_frames)
+
+
+def converted_catalog(catalog: Catalog, folder: OutputFolder, failed: set[str]) -> Catalog:
+    """Return the catalog with every path replaced by the finished output; videos that failed are left out."""
+    rows = []
+    for row in catalog.rows:
+        record = folder.records.get(row.video_id)
+        if record is not None and row.video_id not in failed:
+            rows.append(replace(row, path=folder.folder / record.output, bytes=record.output_bytes))
+    return Catalog(tuple(rows), catalog.dataset)
+
+
+def _video_id(task: Task) -> str:
+    return task.row.video_id
+
+
+def _keep(folder: OutputFolder, outcome: Outcome[Record]) -> None:
+    if outcome.value is not None:
+        folder.add(outcome.value)
