@@ -1,6 +1,22 @@
 """Heads: features to predictions. Importing a head's module registers it; third parties use `register_head`."""
 
-from fsar.heads import clip_fsar, clip_mei, crosstransformer, emp_net, hcl, otam, pal, proto, trx, tsn, zero_shot
+from fsar.heads import (
+    clip_fsar,
+    clip_mei,
+    crosstransformer,
+    emp_net,
+    hcl,
+    hyrsm,
+    hyrsm_pp,
+    molo,
+    otam,
+    pal,
+    proto,
+    strm,
+    trx,
+    tsn,
+    zero_shot,
+)
 from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
 from fsar.heads.head import Head, Input, TableHead, create_head, list_heads, register_head, seeded
 
@@ -18,12 +34,16 @@ __all__ = [
     "crosstransformer",
     "emp_net",
     "hcl",
+    "hyrsm",
+    "hyrsm_pp",
     "list_heads",
+    "molo",
     "otam",
     "pal",
     "proto",
     "register_head",
     "seeded",
+    "strm",
     "trx",
     "tsn",
     "zero_shot",

@@ -1,10 +1,10 @@
 """The arithmetic that several heads share, batched over leading axes. No Python loop over queries, classes or cells."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fsar.heads.alignment import ProductAlignment, fits_products, log_alignment
 
 COSINE_OFFSET = 0.01
 """Added to the product of norms by OTAM, TSN, CLIP-FSAR, CLIP-MEI, EMP-Net and MoLo: small norms shrink."""
@@ -40,25 +40,14 @@ def soft_alignment(distance: Tensor, smoothing: float) -> Tensor:
     """Return the soft alignment cost of OTAM (Cao et al., CVPR 2020) for matrices (..., L, M): (...).
 
     Rows are one video's frames, columns the other's; the path may start and end at any row. The recursion over cells is
-    swept a column at a time: within a column each cell depends on the one before it in the previous column only, so M
-    vector steps (and L for the first column) replace L*(M+2) cells, and `logaddexp` keeps it finite where exp() would
-    underflow (distances of 1 at smoothing 0.1 over 16 frames).
+    swept a column at a time: within a column each cell depends on the previous column only, so M vector steps (and L
+    for the first column) replace L*(M+2) cells. It stays finite where the published recursion underflows (distances of
+    1 at smoothing 0.1 over 16 frames).
     """
-    x = -distance / smoothing
-    n_rows, n_columns = x.shape[-2:]
-    log_two = math.log(2.0)
-    first = [x[..., 0, 0]]
-    for row in range(1, n_rows):
-        # Three predecessors, two of which cost zero: exp(0) + exp(0) = 2.
-        first.append(x[..., row, 0] + torch.logaddexp(first[-1], first[-1].new_tensor(log_two)))
-    column = torch.stack(first, -1)
-    for index in range(1, n_columns):
-        before = torch.logaddexp(column[..., :-1], column[..., 1:])
-        column = x[..., index] + torch.cat((column[..., :1], before), -1)
-    # Leaving the last column is free at every row; only the last row is left in one way instead of two.
-    exits = column.new_full((n_rows,), log_two)
-    exits[-1] = 0.0
-    return -smoothing * torch.logsumexp(column + exits, -1)
+    if fits_products(distance, smoothing):
+        cost: Tensor = ProductAlignment.apply(distance, smoothing)
+        return cost
+    return log_alignment(distance, smoothing)
 
 
 def two_way_alignment(distance: Tensor, smoothing: float) -> Tensor:

@@ -1,5 +1,7 @@
 """How the parity vectors of the metric heads are run."""
 
+from dataclasses import replace
+
 import torch
 
 from fsar.heads import Head
@@ -89,3 +91,78 @@ def pal(golden: Golden, head: Head) -> Comparison:
         query_enriched=outputs["queries"],
     )
     return Comparison(values, losses["total"], leaves(golden))
+
+
+def with_class_loss(targets, outputs, values) -> None:
+    """Add the class logits and their loss: per video (B, S+Q, K) or per frame (B, S+Q, T, K), supports first."""
+    if "class_logits" not in outputs:
+        return
+    logits = outputs["class_logits"]
+    ids = torch.cat((targets.support_class_ids, targets.query_class_ids), 1)[0]
+    ids = ids.repeat_interleave(logits[0, 0].numel() // logits.shape[-1])
+    values["class_logits"] = logits
+    values["loss_class_ce"] = cross_entropy(logits.reshape(1, -1, logits.shape[-1]), ids.unsqueeze(0))
+
+
+@golden_method("hyrsm")
+def hyrsm(golden: Golden, head: Head) -> Comparison:
+    _, targets, outputs, losses, values = episode_run(golden, head)
+    with_class_loss(targets, outputs, values)
+    total = losses["total"] / DIVISOR
+    return Comparison({**values, "loss_total": total}, total, leaves(golden))
+
+
+@golden_method("hyrsm_pp")
+def hyrsm_pp(golden: Golden, head: Head) -> Comparison:
+    batch, targets = episode(golden)
+    if "unlabelled" in golden.inputs:
+        batch = replace(batch, unlabelled={"frames": golden.inputs["unlabelled"].unsqueeze(0)})
+    outputs = head.outputs(batch)
+    losses = head.loss(batch, outputs, targets)
+    values = {
+        "logits": outputs["logits"],
+        "loss_fewshot_ce": losses["classification"],
+        "loss_temporal_regular": outputs["temporal"],
+        "loss_total": losses["total"] / DIVISOR,
+    }
+    with_class_loss(targets, outputs, values)
+    return Comparison(values, values["loss_total"], leaves(golden))
+
+
+def pixels(golden: Golden, first: int, n_videos: int) -> torch.Tensor:
+    """Return the closed-form input images (1, V, T, 3, 224, 224) that the official run was given."""
+    if golden.metadata["images"] == "zero":
+        return torch.zeros(1, n_videos, int(golden.metadata["T"]), 3, 224, 224)
+    axes = (n_videos, int(golden.metadata["T"]), 3, 224, 224)
+    factors = (0.7, 0.9, 1.1, 0.05, 0.03)
+    phase = torch.zeros(axes, dtype=torch.float64)
+    for axis, (size, factor) in enumerate(zip(axes, factors, strict=True)):
+        steps = torch.arange(size, dtype=torch.float64) + (first if axis == 0 else 0)
+        phase = phase + factor * steps.view(-1, *[1] * (4 - axis))
+    return phase.sin().float().unsqueeze(0)
+
+
+@golden_method("molo")
+def molo(golden: Golden, head: Head) -> Comparison:
+    batch, targets = episode(golden, role="map")
+    n_support, n_query = (golden.inputs[name].shape[0] for name in ("support_labels", "query_labels"))
+    if head.training:
+        batch.support["pixels"] = pixels(golden, 0, n_support)
+        batch.query["pixels"] = pixels(golden, n_support, n_query)
+    outputs = head.outputs(batch)
+    losses = head.loss(batch, outputs, targets)
+    total = losses["total"] / DIVISOR
+    values = {
+        "logits": outputs["logits"],
+        "loss_fewshot_ce": losses["classification"],
+        "loss_recons": losses.get("reconstruction", torch.zeros(())),
+        "loss_total": total,
+    }
+    with_class_loss(targets, outputs, values)
+    if not golden.metadata["train_flags"].get("USE_CONTRASTIVE"):
+        # Without the contrast the official code leaves these unscaled and (N, Q); no loss of ours needs them.
+        return Comparison(values, total, leaves(golden), passed_over=(r"(logits|loss_ce_logits)_(s2q|q2s).*",))
+    for name in ("s2q", "q2s", "s2q_motion", "q2s_motion"):
+        values[f"logits_{name}"] = outputs[name]
+        values[f"loss_ce_logits_{name}"] = cross_entropy(outputs[name], targets.query_labels)
+    return Comparison(values, total, leaves(golden))

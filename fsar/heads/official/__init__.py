@@ -1,6 +1,6 @@
 """Importers of published checkpoints, one file per code base. Importing a file registers its methods."""
 
-from fsar.heads.official import clip_fsar, clip_mei, emp_net, hcl, metric
+from fsar.heads.official import clip_fsar, clip_mei, emp_net, hcl, hyrsm, metric, strm
 from fsar.heads.official.formats import (
     TRANSFORMER_RENAMES,
     OfficialFormat,
@@ -17,9 +17,11 @@ __all__ = [
     "clip_mei",
     "emp_net",
     "hcl",
+    "hyrsm",
     "import_official",
     "list_official",
     "metric",
     "official_format",
     "register_official",
+    "strm",
 ]

@@ -1,0 +1,215 @@
+"""HyRSM: videos re-expressed in the light of the episode, then compared as sets of frames."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsar.heads.batch import EpisodeBatch, Targets
+from fsar.heads.functional import class_means, hausdorff
+from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
+from fsar.heads.layers import SelfAttention, steep_sinusoid_table
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Supports and queries of an episode, each frame plus the token of its video in the relation of one query.
+
+    The official code concatenates frame and token and applies one linear map; by linearity that is a sum of a part per
+    frame and a part per token, and only these parts are kept: no tensor has Q x N x T frames of width D.
+    """
+
+    support_frames: Tensor
+    """(B, N, T, D)"""
+    support_tokens: Tensor
+    """(B, Q, N, D): the tokens of the supports depend on the query they are related to."""
+    query_frames: Tensor
+    """(B, Q, T, D)"""
+    query_tokens: Tensor
+    """(B, Q, D)"""
+
+    def distances(self) -> Tensor:
+        """Return 1 - cosine of every support frame to every query frame, (B, Q, N, T, T)."""
+        inner = paired_products(self.support_frames, self.query_frames)
+        inner = inner + (self.support_tokens @ self.query_frames.transpose(-1, -2)).unsqueeze(-2)
+        support_query = self.support_frames.flatten(1, 2) @ self.query_tokens.transpose(-1, -2)  # (B, N*T, Q)
+        inner = inner + support_query.transpose(1, 2).view(*inner.shape[:-1], 1)
+        inner = inner + (self.support_tokens * self.query_tokens.unsqueeze(2)).sum(-1)[..., None, None]
+        support_norms = self.support_gram().diagonal(dim1=-2, dim2=-1)  # (B, Q, N, T)
+        query_norms = (self.query_frames + self.query_tokens.unsqueeze(2)).square().sum(-1)  # (B, Q, T)
+        scale = inverse_norm(support_norms).unsqueeze(-1) * inverse_norm(query_norms)[:, :, None, None]
+        return 1 - inner * scale
+
+    def support_gram(self) -> Tensor:
+        """Return the inner products between the frames of each support, (B, Q, N, T, T)."""
+        return self_products(self.support_frames.unsqueeze(1), self.support_tokens)
+
+    def query_gram(self) -> Tensor:
+        """Return the inner products between the frames of each query, (B, Q, T, T)."""
+        return self_products(self.query_frames, self.query_tokens)
+
+
+class EpisodeRelation(nn.Module):
+    """Post-norm multi-head attention among the mean frames of the supports and ONE query, for every query at once."""
+
+    def __init__(self, dim: int, *, heads: int, attention_dropout: float = 0.1, dropout: float = 0.05) -> None:
+        super().__init__()
+        self.heads = heads
+        self.w_qs = nn.Linear(dim, dim, bias=False)
+        self.w_ks = nn.Linear(dim, dim, bias=False)
+        self.w_vs = nn.Linear(dim, dim, bias=False)
+        self.fc = nn.Linear(dim, dim)
+        self.layer_norm = nn.LayerNorm(dim)
+        self.attention_dropout = nn.Dropout(attention_dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, support: Tensor, query: Tensor) -> Tensor:
+        """Return tokens (B, Q, N+1, D), the query's last, for supports (B, N, D) and queries (B, Q, D).
+
+        Supports are projected once for all queries, not once per query.
+        """
+        n_support, rows = support.shape[1], torch.cat((support, query), 1)
+        projected = (self.w_qs(rows), self.w_ks(rows), self.w_vs(rows))
+        asked, keys, values = (self._split_heads(with_queries(x, n_support)) for x in projected)
+        attended = F.scaled_dot_product_attention(
+            asked, keys, values, dropout_p=self.attention_dropout.p if self.training else 0.0
+        )
+        joined = self.fc(attended.transpose(2, 3).flatten(3))
+        related: Tensor = self.layer_norm(self.dropout(joined) + with_queries(rows, n_support))
+        return related.relu()
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(2, 3)
+
+
+@register_head("hyrsm")
+class HyRSM(Head):
+    """Hybrid relation guided set matching.
+
+    Wang et al., "Hybrid Relation Guided Set Matching for Few-shot Action Recognition", CVPR 2022,
+    https://arxiv.org/abs/2204.13423. Frames attend to each other within a video; then the videos of the episode attend
+    to each other, and what each learns about the others is mixed into its frames. Support and query are compared as
+    sets of frames, each frame with its nearest in the other video (bidirectional mean Hausdorff metric, as sums).
+
+    Any number of frames works (officially at most 20), and the class loss is per episode as all losses here.
+    """
+
+    paper = (
+        "Wang et al., Hybrid Relation Guided Set Matching for Few-shot Action Recognition, CVPR 2022, "
+        "https://arxiv.org/abs/2204.13423"
+    )
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int = 8,
+        relate: Literal["prototypes", "videos"] = "prototypes",
+        position: tuple[float, float] | None = (10.0, 1.0),
+        dropout: float = 0.1,
+        n_classes: int | None = None,
+        class_weight: float = 0.6,
+    ) -> None:
+        """Build the head.
+
+        Args:
+            dim: Width D of the frame features.
+            heads: Of both attentions.
+            relate: What stands for a class in the relation: the mean of its encoded videos (every released many-shot
+                config), or each video, with distances averaged (the official 1-shot class). Equal at one shot.
+            position: (A, B): frames enter as sqrt(D / A) times the feature plus B times the position code; None for
+                the feature alone.
+            dropout: Of the frames with their position code.
+            n_classes: Number of training classes; None for no class loss.
+            class_weight: Of the class loss per frame (published: 0.05 to 0.6, by data set).
+        """
+        super().__init__()
+        self.temporal_atte_before = SelfAttention(dim, heads=heads)
+        self.temporal_atte = EpisodeRelation(dim, heads=heads)
+        self.layer2 = nn.Linear(2 * dim, dim)
+        self.classification_layer = None if n_classes is None else nn.Linear(dim, n_classes)
+        self.relate_videos = relate == "videos"
+        self.position = position
+        self.position_dropout = nn.Dropout(dropout)
+        self.class_weight = class_weight
+
+    def outputs(self, batch: EpisodeBatch) -> Outputs:
+        """Return "logits" (B, Q, N) and, with a class loss, "class_logits" (B, S+Q, T, K), supports first."""
+        support, query = self.encode(batch.support["frames"]), self.encode(batch.query["frames"])
+        if self.relate_videos:
+            cost = hausdorff(self.relation(support, query).distances())  # (B, Q, S)
+            logits = -class_means(cost.transpose(1, 2), batch.support_labels, batch.n_way).transpose(1, 2)
+        else:
+            prototypes = class_means(support, batch.support_labels, batch.n_way)
+            logits = -hausdorff(self.relation(prototypes, query).distances())
+        return {"logits": logits} | self.class_outputs(support, query)
+
+    def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
+        """Return "classification", the per-frame "classes" loss if the head has it, and "total"."""
+        classification = cross_entropy(outputs["logits"], targets.query_labels)
+        if self.classification_layer is None or not self.class_weight:
+            return {"classification": classification, "total": classification}
+        classes = frame_class_loss(outputs["class_logits"], targets)
+        total = classification + self.class_weight * classes
+        return {"classification": classification, "classes": classes, "total": total}
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Return frames (..., T, D) after attending to each other."""
+        n_frames, dim = frames.shape[-2:]
+        if self.position is not None:
+            shrink, weight = self.position
+            code = steep_sinusoid_table(n_frames, dim).to(frames)
+            frames = self.position_dropout((dim / shrink) ** 0.5 * frames + weight * code)
+        encoded: Tensor = self.temporal_atte_before(frames)
+        return encoded.relu()
+
+    def relation(self, support: Tensor, query: Tensor) -> Relation:
+        """Return the re-expressed supports (B, N, T, D) and queries (B, Q, T, D)."""
+        tokens = self.temporal_atte(support.mean(2), query.mean(2))  # (B, Q, N+1, D)
+        frame_map, token_map = self.layer2.weight.chunk(2, 1)
+        tokens = F.linear(tokens, token_map, self.layer2.bias)
+        n_support = support.shape[1]
+        frames = F.linear(torch.cat((support, query), 1), frame_map)
+        return Relation(frames[:, :n_support], tokens[:, :, :-1], frames[:, n_support:], tokens[:, :, -1])
+
+    def class_outputs(self, support: Tensor, query: Tensor) -> Outputs:
+        """Return the class logits of encoded frames, or nothing without a class loss."""
+        if self.classification_layer is None:
+            return {}
+        return {"class_logits": self.classification_layer(torch.cat((support, query), 1))}
+
+
+def with_queries(rows: Tensor, n_support: int) -> Tensor:
+    """Return (B, Q, N+1, D): each query behind all supports, from rows (B, N+Q, D) that hold supports first."""
+    query = rows[:, n_support:].unsqueeze(2)
+    support = rows[:, :n_support].unsqueeze(1).expand(-1, query.shape[1], -1, -1)
+    return torch.cat((support, query), 2)
+
+
+def paired_products(a: Tensor, b: Tensor) -> Tensor:
+    """Return <a_nt, b_qu> for a (B, N, T, D) and b (B, Q, U, D): (B, Q, N, T, U)."""
+    product = b.flatten(1, 2) @ a.flatten(1, 2).transpose(1, 2)  # (B, Q*U, N*T)
+    return product.view(len(a), *b.shape[1:3], *a.shape[1:3]).permute(0, 1, 3, 4, 2)
+
+
+def self_products(frames: Tensor, tokens: Tensor) -> Tensor:
+    """Return <f_i + t, f_j + t> for frames (..., T, D) and tokens (..., D): (..., T, T)."""
+    inner = frames @ frames.transpose(-1, -2)
+    mixed = (frames @ tokens.unsqueeze(-1)).squeeze(-1)  # (..., T)
+    own = tokens.square().sum(-1)[..., None, None]
+    return inner + mixed.unsqueeze(-1) + mixed.unsqueeze(-2) + own
+
+
+def inverse_norm(squared: Tensor) -> Tensor:
+    """Return 1 / max(norm, 1e-12) from squared norms, which rounding may have made negative."""
+    return squared.clamp(min=1e-24).rsqrt()
+
+
+def frame_class_loss(logits: Tensor, targets: Targets) -> Tensor:
+    """Return the mean cross entropy of class logits per frame (B, S+Q, T, K)."""
+    assert targets.support_class_ids is not None
+    assert targets.query_class_ids is not None
+    ids = torch.cat((targets.support_class_ids, targets.query_class_ids), 1)  # (B, S+Q)
+    return F.cross_entropy(logits.flatten(0, 2), ids.unsqueeze(-1).expand(logits.shape[:3]).flatten())
