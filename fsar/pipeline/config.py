@@ -63,8 +63,8 @@ def read_config(path: str | Path, keys_of: Callable[[str], Keys], overrides: Seq
     Args:
         path: the file.
         keys_of: called with the name of each stage that the file uses.
-        overrides: `stage.key=value` replaces a value in every table of a stage; paths are taken from here, not from
-            the output folder.
+        overrides: `stage.key=value` replaces a value in every table of a stage; paths, and names of files that
+            exist, are taken from here, not from the output folder.
 
     Raises:
         InputError: not TOML; an unknown stage or key (with the nearest names); a value the option does not take.
@@ -107,10 +107,11 @@ def _override(tables: dict[str, list[dict[str, Any]]], text: str, keys_of: Calla
     if name not in tables:
         raise InputError(f"override {text!r}: {unknown_name('stage', name, tables)}")
     known = _known_key(key, keys_of(name), f"override {text!r}")
-    parsed = _toml_value(value)
+    is_place = known.is_path or Path(value).is_file()
+    parsed = str(Path(value).absolute()) if is_place else _toml_value(value)
     for table in tables[name]:
         table.pop(key.replace("-", "_"), None)
-        table[known.name] = str(Path(value).absolute()) if known.is_path else parsed
+        table[known.name] = parsed
 
 
 def _toml_value(text: str) -> Any:

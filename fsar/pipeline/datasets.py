@@ -63,7 +63,7 @@ def existing_folder(path: Path | None, option: str) -> Path:
     if path is None:
         raise InputError(f"{option} DIR is needed for this dataset")
     if not path.is_dir():
-        raise FileNotFoundError(f"{option}: no folder {path}" + (" (it is a file)" if path.exists() else ""))
+        raise FileNotFoundError(f"{option}: no folder {path.absolute()}" + (" (it is a file)" if path.exists() else ""))
     return path.absolute()
 
 

@@ -110,6 +110,13 @@ def test_overrides_replace_values_in_every_table_of_a_stage(read, tmp_path, monk
     ]
 
 
+def test_an_override_that_names_a_file_here_is_that_file(read, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").touch()
+    (stage,) = read('[encode]\ncatalog = "c"\nout = "o"\n', "encode.tap=mine.csv")
+    assert stage.arguments[-1] == str(tmp_path / "mine.csv")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -1,3 +1,8 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 import fsar
 from fsar.splits import Place, Split, match_videos
 
@@ -58,3 +63,29 @@ def test_a_class_that_is_absent_is_missing_whole():
     matching = match_videos(fsar.load_split("ssv2-cmn"), [])
     assert sum(len(ids) for classes in matching.missing.values() for ids in classes.values()) == 10000
     assert set(matching.found["test"].values()) == {0}
+
+
+@pytest.mark.parametrize("name", ["ssv2-cmn", "kinetics100-clipfsar"])
+def test_a_dataset_that_is_complete_misses_nothing_in_any_order(name):
+    split = fsar.load_split(name)
+    listed = [
+        (video_id, Place(part, class_name, k))
+        for part, class_name, ids in split.classes()
+        for k, video_id in enumerate(ids)
+    ]
+    shuffled = [listed[k] for k in np.random.default_rng(0).permutation(len(listed))]
+    matching = match_videos(split, [(video_id, place.class_name.upper()) for video_id, place in shuffled])
+    assert matching.places == [place for _, place in shuffled]
+    assert matching.missing == {}
+
+
+IDS = st.lists(st.sampled_from([f"clip{k}" for k in range(12)]), unique=True, max_size=12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(listed=IDS.filter(bool), at_hand=IDS)
+def test_found_and_missing_add_up(listed, at_hand):
+    matching = match_videos(Split("s", {"test": {"a": listed}}), [(video_id, "a") for video_id in at_hand])
+    assert matching.missing.get("test", {}).get("a", []) == [video_id for video_id in listed if video_id not in at_hand]
+    assert matching.found["test"]["a"] == len(set(listed) & set(at_hand))
+    assert [place is not None for place in matching.places] == [video_id in listed for video_id in at_hand]
