@@ -25,6 +25,7 @@ PROGRAMS = {
 """Stages that are programs of their own; the others are sub-commands of fsar-prep."""
 EXIT_INTERRUPTED = 130
 STDERR = 2
+PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 5.0
 """A stage that Ctrl-C did not reach itself (a signal to this process alone) is told after this time."""
 
@@ -65,7 +66,7 @@ def command(
         code = EXIT_DONE if dry_run else run_stage(stage, folder, stdout_is_data=as_json)
         worst = max(worst, code)
         if code and not (keep_going and code == EXIT_FAILED):
-            click.echo(f"error: stage {stage.name} ended with exit code {code}; run the same line to go on", err=True)
+            _say_end(stage, code)
             return code
     if not dry_run:
         _print_results(folder, as_json=as_json)
@@ -100,7 +101,7 @@ def run_stage(stage: "Stage", folder: Path, *, stdout_is_data: bool = False) -> 
     """
     program, module = PROGRAMS.get(stage.name, ("fsar-prep", "fsar.cli.prep"))
     arguments = stage.arguments if stage.name in PROGRAMS else (stage.name, *stage.arguments)
-    code = f"import sys; sys.argv[0] = {program!r}; from {module} import main; main()"
+    code = f"from {__name__} import end_with_parent; from {module} import main; end_with_parent({program!r}); main()"
     line = [sys.executable, "-P", "-c", code, *arguments]
     process = subprocess.Popen(line, cwd=folder, stdout=STDERR if stdout_is_data else None)
 
@@ -113,6 +114,18 @@ def run_stage(stage: "Stage", folder: Path, *, stdout_is_data: bool = False) -> 
     finally:
         signal.signal(signal.SIGTERM, before)
     return code_of_stage if code_of_stage >= 0 else 128 - code_of_stage
+
+
+def end_with_parent(program: str) -> None:
+    """Take a program's name, and on Linux ask for an interrupt if the parent dies, even of kill -9.
+
+    Else a stage would go on alone, and the next run would meet it in the same folder.
+    """
+    sys.argv[0] = program
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> int:
@@ -157,6 +170,11 @@ def _check(parameter: click.Parameter, text: str) -> None:
         parameter.type.convert(text, parameter, None)
     except click.BadParameter as error:
         raise InputError(error.message) from None
+
+
+def _say_end(stage: "Stage", code: int) -> None:
+    if code != EXIT_INTERRUPTED:  # an interrupted stage has said so itself
+        click.echo(f"error: stage {stage.name} ended with exit code {code}; run the same line to go on", err=True)
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -116,6 +117,13 @@ def test_a_wrong_value_is_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def wait_for(path, limit_seconds=20):
+    end = time.monotonic() + limit_seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path.name}"
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def program(tmp_path, monkeypatch):
     """Make a stage of a small program: it says it is ready, waits, and tidies up when it is interrupted."""
@@ -135,8 +143,7 @@ def program(tmp_path, monkeypatch):
 
     def when_ready(action):
         def wait():
-            while not (tmp_path / "ready").exists():
-                time.sleep(0.01)
+            wait_for(tmp_path / "ready")
             action()
 
         threading.Thread(target=wait, daemon=True).start()
@@ -152,6 +159,19 @@ def test_an_interruption_waits_for_the_stage_to_tidy_up(program, tmp_path):
 
 def test_termination_is_passed_on(program, tmp_path):
     assert program(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a child that its parent died")
+def test_a_stage_does_not_outlive_a_killed_run(program, tmp_path):
+    code = (
+        "from pathlib import Path; from fsar.cli import prep_run; from fsar.pipeline.config import Stage\n"
+        "prep_run.PROGRAMS['train'] = ('waiting', 'waiting_program'); prep_run.run_stage(Stage('train', ()), Path('.'))"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    wait_for(tmp_path / "ready")
+    run.kill()
+    run.wait()
+    wait_for(tmp_path / "tidy")
 
 
 def test_results_of_all_runs_end_in_a_table(tmp_path):
