@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder to fill; on success it is flushed and renamed to `path`, else removed.
+
+    An older folder at `path` is removed just before the rename: a crash between the two leaves no folder, never a mix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            sync_file(file)
+        sync_folder(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
 
@@ -62,10 +86,13 @@ def sync_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove the temporary files that killed runs left anywhere below `folder`; return how many."""
-    leftovers = [path for path in folder.rglob(f".*{TEMPORARY_MARK}*") if path.is_file()]
+    """Remove the temporary files and folders that killed runs left anywhere below `folder`; return how many."""
+    leftovers = list(folder.rglob(f".*{TEMPORARY_MARK}*"))
     for path in leftovers:
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return len(leftovers)
 
 

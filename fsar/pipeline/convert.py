@@ -1,6 +1,6 @@
 """Convert a catalog of videos to H.264 mp4: in parallel, verified, resumable, nothing half-written."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fsar.files import atomic_path
@@ -63,7 +63,8 @@ def convert(
     folder.finish()
     catalog_path = out / "catalog.csv"
     write_failures(out / "failures.csv", failures)
-    write_catalog(converted_catalog(catalog, folder, {failure.video_id for failure in failures}), catalog_path)
+    finished = folder.catalog(catalog, without={failure.video_id for failure in failures})
+    write_catalog(finished, catalog_path)
     return ConvertReport(len(todo) - len(failures), len(catalog.rows) - len(todo), failures, catalog_path)
 
 
@@ -88,16 +89,6 @@ def convert_one(task: Task) -> Record:
         n_frames = transcode(task.path, temporary, task.settings)
         size = temporary.stat().st_size
     return Record(task.row.video_id, source, output.as_posix(), size, n_frames)
-
-
-def converted_catalog(catalog: Catalog, folder: OutputFolder, failed: set[str]) -> Catalog:
-    """Return the catalog with every path replaced by the finished output; videos that failed are left out."""
-    rows = []
-    for row in catalog.rows:
-        record = folder.records.get(row.video_id)
-        if record is not None and row.video_id not in failed:
-            rows.append(replace(row, path=folder.folder / record.output, bytes=record.output_bytes))
-    return Catalog(tuple(rows), catalog.dataset)
 
 
 def _video_id(task: Task) -> str:

@@ -56,9 +56,12 @@ def decode_clip(path: Path, choose: Choose, *, decoder: str = "pyav", fallback: 
 
 
 def _second_opinion(path: Path, choose: Choose, first: str) -> Clip | None:
+    """Return what the first installed alternative makes of the file, None if it fails too."""
     for name in SECOND_OPINION.get(first, ()):
         try:
             return get_decoder(name).decode(path, choose)
-        except (VideoError, InputError):  # unreadable for it too, or not installed
+        except InputError:  # not installed
             continue
+        except VideoError:
+            return None
     return None

@@ -20,7 +20,7 @@ class ImagesDecoder:
         """Return the chosen frames, or raise `VideoError`."""
         files = list_frames(path)
         indices = chosen_indices(choose, len(files), path)
-        pictures = {index: _read(files[index]) for index in sorted(set(indices.tolist()))}
+        pictures = {index: read_picture(files[index]) for index in sorted(set(indices.tolist()))}
         if len({picture.shape for picture in pictures.values()}) > 1:
             raise VideoError("corrupt", f"{path}: its pictures differ in size")
         frames = np.stack([pictures[index] for index in indices.tolist()])
@@ -43,7 +43,8 @@ def natural_key(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts if part]
 
 
-def _read(file: Path) -> npt.NDArray[np.uint8]:
+def read_picture(file: Path) -> npt.NDArray[np.uint8]:
+    """Return one picture, (H, W, 3) uint8 RGB, or raise `VideoError`."""
     from PIL import Image, UnidentifiedImageError
 
     try:

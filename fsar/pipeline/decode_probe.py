@@ -54,6 +54,8 @@ def video_stream(container: Any, path: Path) -> Any:
                 raise VideoError("unsupported", f"{path}: no decoder for its video stream")
             stream.codec_context.thread_count = 1
             return stream
+    if not any(stream.type in ("video", "audio") for stream in container.streams):
+        raise VideoError("not-a-video", f"{path} holds no stream that can be read; it may be cut short")
     raise VideoError("no-video-stream", f"{path} has no video stream")
 
 

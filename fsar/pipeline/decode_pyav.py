@@ -33,6 +33,29 @@ class PyAVDecoder:
         return Clip(frames, indices, times, n_decoded)
 
 
+def iterate_frames(path: Path, choose: Choose) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Yield (index, RGB picture) of the chosen frames as they are decoded, each once, in order.
+
+    For who cannot hold all frames of a long video at once. A loss may show only after the last picture: treat what was
+    yielded as unfinished until the iteration ends.
+    """
+    with open_video(path) as (container, stream):
+        packets = read_packets(container, stream, path)
+        n_frames = packets.n_shown
+        if stream.codec_context.name in PACKED_CODECS:
+            n_frames = sum(1 for _ in decoded_frames(stream, packets, path))
+            stream.codec_context.flush_buffers()
+        wanted = set(chosen_indices(choose, n_frames, path).tolist())
+        to_rgb = RgbConverter()
+        n_decoded = 0
+        for index, frame in enumerate(decoded_frames(stream, packets, path)):
+            n_decoded += 1
+            if index in wanted:
+                yield index, to_rgb(frame)
+        if n_decoded != n_frames:
+            check_loss(stream, packets, n_decoded, path)
+
+
 def _decode_packets(
     stream: Any, packets: Packets, wanted: set[int], path: Path
 ) -> tuple[dict[int, tuple[npt.NDArray[np.uint8], float]], int]:

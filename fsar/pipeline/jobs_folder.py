@@ -1,13 +1,15 @@
 """An output folder that knows what it holds: made with which settings, from which sources, finished or not."""
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fsar.errors import InputError
 from fsar.files import TEMPORARY_MARK, remove_leftovers, sha256_file, write_atomic
+from fsar.pipeline.catalog import Catalog
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,14 @@ class Source:
 
     @classmethod
     def of(cls, path: Path) -> "Source":
-        """Return the present state of a file."""
-        stat = path.stat()
-        return cls(str(path), stat.st_size, stat.st_mtime_ns, sha256_file(path))
+        """Return the present state of a file or of a folder of frames."""
+        return cls(str(path), output_bytes(path), path.stat().st_mtime_ns, _sha256(path))
 
     def is_unchanged(self, path: Path) -> bool:
         """Tell whether `path` is still the same source; it is read only if it was touched."""
-        if not path.is_file() or path.stat().st_size != self.bytes:
+        if output_bytes(path) != self.bytes:
             return False
-        return path.stat().st_mtime_ns == self.mtime_ns or sha256_file(path) == self.sha256
+        return path.stat().st_mtime_ns == self.mtime_ns or _sha256(path) == self.sha256
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,15 @@ class OutputFolder:
         with open(self._journal, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
+    def catalog(self, catalog: Catalog, *, without: Collection[str] = ()) -> Catalog:
+        """Return a catalog with every path replaced by its finished output; videos that have none are left out."""
+        rows = []
+        for row in catalog.rows:
+            record = self.records.get(row.video_id)
+            if record is not None and row.video_id not in without:
+                rows.append(replace(row, path=self.folder / record.output, bytes=record.output_bytes))
+        return Catalog(tuple(rows), catalog.dataset)
+
     def finish(self) -> None:
         """Rewrite the journal sorted and without lines that were superseded."""
         write_atomic(self._journal, "".join(_line(self.records[key]) for key in sorted(self.records)))
@@ -122,6 +132,15 @@ def output_bytes(path: Path) -> int:
     if path.is_dir():
         return sum(file.stat().st_size for file in path.iterdir())
     return path.stat().st_size if path.is_file() else -1
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_dir():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        digest.update(f"{file.name}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def safe_name(video_id: str) -> PurePosixPath:

@@ -1,0 +1,70 @@
+"""`fsar-prep extract`: frames as JPEG."""
+
+from pathlib import Path
+
+import click
+
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary
+
+
+@click.command("extract")
+@click.argument("catalog", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Output folder.")
+@click.option("--frames", type=click.IntRange(min=1), help="Pictures per video; all if not given.")
+@click.option("--sampler", default="uniform-center", show_default=True, help="Which frames, with --frames.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="For samplers that draw.")
+@click.option("--layout", default="trx", show_default=True, type=click.Choice(["trx", "hcl"]), help="Folder layout.")
+@click.option("--short-side", type=click.IntRange(min=1), help="Scale the shorter side to so many pixels.")
+@click.option("--quality", default=95, show_default=True, type=click.IntRange(1, 100), help="JPEG quality.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@jobs_option
+@json_option
+def command(
+    catalog: Path,
+    out: Path,
+    frames: int | None,
+    sampler: str,
+    seed: int,
+    layout: str,
+    short_side: int | None,
+    quality: int,
+    dry_run: bool,
+    quiet: bool,
+    jobs: int,
+    as_json: bool,
+) -> int:
+    r"""Extract the frames of the videos of CATALOG as JPEG.
+
+    Layout trx is OUT/frames/CLASS/VIDEO/00000001.jpg, as TRX, STRM and CLIP-MEI read it; layout hcl is
+    OUT/images/PART/CLASS/VIDEO/0.jpg. OUT also gets catalog.csv, with one frame folder per video, for the next stage,
+    and failures.csv (then the exit code is 1). A video's folder appears only when it is complete. Run the same command
+    again to resume.
+
+    \b
+    Example:
+      fsar-prep extract catalog.csv --out frames --frames 8 --short-side 256 --jobs 4
+    """
+    from fsar.pipeline.catalog import read_catalog
+    from fsar.pipeline.extract import ExtractSettings, extract, plan
+
+    settings = ExtractSettings(frames, sampler, layout, short_side, quality, seed)
+    videos = read_catalog(catalog)
+    if dry_run:
+        todo = plan(videos, out, settings)
+        data = {"out": str(out), "to_extract": len(todo), "kept": len(videos.rows) - len(todo), "dry_run": True}
+        summary(data, f"{out}: would extract {len(todo)} videos, keep {data['kept']}", as_json=as_json)
+        return EXIT_DONE
+    report = extract(videos, out, settings, n_jobs=jobs, quiet=quiet)
+    data = {
+        "out": str(out),
+        "catalog": str(report.catalog),
+        "extracted": report.extracted,
+        "kept": report.kept,
+        "failed": len(report.failures),
+    }
+    text = f"{out}: {report.extracted} videos extracted, {report.kept} kept, {len(report.failures)} failed"
+    if report.failures:
+        text += f", listed in {out / 'failures.csv'}"
+    summary(data, text, as_json=as_json)
+    return EXIT_FAILED if report.failures else EXIT_DONE

@@ -1,0 +1,199 @@
+"""Extract frames as JPEG in the folder layouts that published code reads: in parallel, resumable, atomic per video."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from fsar.errors import InputError, unknown_name
+from fsar.files import atomic_folder
+from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
+from fsar.pipeline.decode import WORTH_A_SECOND_TRY, Choose, VideoError, decode_clip
+from fsar.pipeline.decode_base import check_file
+from fsar.pipeline.decode_images import list_frames, read_picture
+from fsar.pipeline.decode_pyav import iterate_frames
+from fsar.pipeline.jobs import Failure, Outcome, run_jobs, write_failures
+from fsar.pipeline.jobs_folder import OutputFolder, Record, Source, output_bytes, safe_name
+from fsar.pipeline.sample import list_samplers, sample_indices
+
+STAGE = "extract"
+LAYOUTS = ("trx", "hcl")
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """What decides the extracted pictures."""
+
+    frames: int | None = None
+    """Pictures per video; None = all of them."""
+    sampler: str = "uniform-center"
+    layout: str = "trx"
+    """trx: frames/CLASS/VIDEO/00000001.jpg, from 1. hcl: images/PART/CLASS/VIDEO/0.jpg, from 0 (PART is `all` where the
+    catalog has none)."""
+    short_side: int | None = None
+    quality: int = 95
+    """JPEG quality, 1 to 100."""
+    seed: int = 0
+    """For samplers that draw: the frames of a video depend on the seed and its id alone."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if self.frames is not None and self.frames < 1:
+            raise InputError(f"frames must be at least 1, got {self.frames}")
+        if self.sampler not in list_samplers():
+            raise unknown_name("sampler", self.sampler, list_samplers())
+        if self.layout not in LAYOUTS:
+            raise unknown_name("layout", self.layout, LAYOUTS)
+        if self.short_side is not None and self.short_side < 1:
+            raise InputError(f"short side must be at least 1 pixel, got {self.short_side}")
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"quality must be in 1..100, got {self.quality}")
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What a run did."""
+
+    extracted: int
+    kept: int
+    failures: list[Failure]
+    catalog: Path
+    """The catalog of the frame folders, for the next stage."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video to extract."""
+
+    row: CatalogRow
+    out: Path
+    settings: ExtractSettings
+
+    @property
+    def path(self) -> Path:
+        """The source, as failures list it."""
+        return self.row.path
+
+
+def extract(
+    catalog: Catalog, out: Path, settings: ExtractSettings, *, n_jobs: int = 1, quiet: bool = False
+) -> ExtractReport:
+    """Extract the frames of every video of a catalog; `out` gets catalog.csv and failures.csv beside them.
+
+    Folders that an earlier run finished are recognised by its journal; those whose source changed are made again.
+    """
+    todo = plan(catalog, out, settings)
+    folder = OutputFolder(out, STAGE, asdict(settings))
+    folder.claim()
+    outcomes = run_jobs(
+        STAGE,
+        todo,
+        extract_one,
+        n_jobs=n_jobs,
+        key=_video_id,
+        quiet=quiet,
+        workspace=out,
+        on_outcome=lambda outcome: _keep(folder, outcome),
+    )
+    failures = [outcome.failure for outcome in outcomes if outcome.failure]
+    folder.finish()
+    write_failures(out / "failures.csv", failures)
+    catalog_path = out / "catalog.csv"
+    finished = folder.catalog(catalog, without={failure.video_id for failure in failures})
+    write_catalog(finished, catalog_path)
+    return ExtractReport(len(todo) - len(failures), len(catalog.rows) - len(todo), failures, catalog_path)
+
+
+def plan(catalog: Catalog, out: Path, settings: ExtractSettings) -> list[Task]:
+    """Return what is left to extract, after the same checks; nothing is written."""
+    folder = OutputFolder(out, STAGE, asdict(settings))
+    folder.check()
+    places: dict[PurePosixPath, str] = {}
+    for row in catalog.rows:
+        other = places.setdefault(frame_folder(row, settings.layout), row.video_id)
+        if other != row.video_id:
+            raise InputError(f"videos {other!r} and {row.video_id!r} would share a folder: give them other ids")
+    rows = (row for row in catalog.rows if not folder.is_done(row.video_id, row.path))
+    return [Task(row, out, settings) for row in rows]
+
+
+def frame_folder(row: CatalogRow, layout: str) -> PurePosixPath:
+    """Return where the frames of a video go, relative to the output folder."""
+    class_name = safe_name(row.class_name.replace("/", "_"))
+    parts = safe_name(row.video_id).parts
+    video = "__".join(parts[1:] if len(parts) > 1 and parts[0] == row.class_name else parts)
+    root = PurePosixPath("frames") if layout == "trx" else PurePosixPath("images", row.part or "all")
+    return root / class_name / video
+
+
+def extract_one(task: Task) -> Record:
+    """Extract one video; runs in a worker."""
+    if not task.path.is_dir():
+        check_file(task.path)
+    output = frame_folder(task.row, task.settings.layout)
+    source = Source.of(task.path)
+    with atomic_folder(task.out / output) as temporary:
+        n_frames = _write_pictures(task, temporary)
+        size = output_bytes(temporary)
+    return Record(task.row.video_id, source, output.as_posix(), size, n_frames)
+
+
+def _write_pictures(task: Task, folder: Path) -> int:
+    """Write the chosen frames and return their number. A frame that is chosen twice is written twice."""
+    chosen: list[int] = []
+
+    def choose(n_frames: int) -> npt.NDArray[np.integer]:
+        chosen[:] = _choose(task, n_frames).tolist()
+        return np.array(chosen)
+
+    try:
+        for index, picture in _pictures(task.path, choose):
+            _save(folder, task.settings, [slot for slot, wanted in enumerate(chosen) if wanted == index], picture)
+    except VideoError as error:
+        if error.reason not in WORTH_A_SECOND_TRY or task.path.is_dir():
+            raise
+        clip = decode_clip(task.path, choose)  # asks a second decoder
+        for slot, picture in enumerate(clip.frames):
+            _save(folder, task.settings, [slot], picture)
+    return len(chosen)
+
+
+def _choose(task: Task, n_frames: int) -> npt.NDArray[np.integer]:
+    if task.settings.frames is None:
+        return np.arange(n_frames)
+    generator = np.random.default_rng([task.settings.seed, zlib.crc32(task.row.video_id.encode())])
+    return np.sort(sample_indices(task.settings.sampler, n_frames, task.settings.frames, generator))
+
+
+def _pictures(path: Path, choose: Choose) -> Iterator[tuple[int, Picture]]:
+    if path.is_dir():
+        files = list_frames(path)
+        yield from ((index, read_picture(files[index])) for index in sorted(set(choose(len(files)).tolist())))
+    else:
+        yield from iterate_frames(path, choose)
+
+
+def _save(folder: Path, settings: ExtractSettings, slots: list[int], picture: Picture) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    if settings.short_side is not None and min(image.size) != settings.short_side:
+        scale = settings.short_side / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    for slot in slots:
+        name = f"{slot + 1:08d}.jpg" if settings.layout == "trx" else f"{slot}.jpg"
+        image.save(folder / name, quality=settings.quality)
+
+
+def _video_id(task: Task) -> str:
+    return task.row.video_id
+
+
+def _keep(folder: OutputFolder, outcome: Outcome[Record]) -> None:
+    if outcome.value is not None:
+        folder.add(outcome.value)

@@ -1,0 +1,154 @@
+"""Many items in several processes: order, failures, deaths, full disks, interrupts."""
+
+import csv
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fsar.errors import InputError
+from fsar.pipeline.decode import VideoError
+from fsar.pipeline.jobs import Failure, run_jobs, write_failures
+
+
+@dataclass(frozen=True)
+class Item:
+    name: str
+    path: Path = Path("some/clip.webm")
+
+
+def shout(item: Item) -> str:
+    if item.name == "video":
+        raise VideoError("truncated", "ends\nearly")
+    if item.name == "input":
+        raise InputError("bad id")
+    if item.name == "missing":
+        raise FileNotFoundError(errno.ENOENT, "no such file", "x")
+    if item.name == "bug":
+        raise KeyError("ours")
+    if item.name == "full":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if item.name == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item.name.upper()
+
+
+def run(names: list[str], n_jobs: int, **options):
+    return run_jobs("shout", [Item(name) for name in names], shout, n_jobs=n_jobs, key=_name, quiet=True, **options)
+
+
+def _name(item: Item) -> str:
+    return item.name
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_outcomes_keep_the_order_of_items(n_jobs):
+    names = [f"item{index}" for index in range(12)]
+    seen = []
+    outcomes = run(names, n_jobs, on_outcome=lambda outcome: seen.append(outcome.key))
+    assert [outcome.value for outcome in outcomes] == [name.upper() for name in names]
+    assert sorted(seen) == sorted(names)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_expected_errors_become_failures_and_the_rest_goes_on(n_jobs):
+    outcomes = run(["a", "video", "input", "missing", "b"], n_jobs)
+    assert [outcome.value for outcome in outcomes] == ["A", None, None, None, "B"]
+    failure = outcomes[1].failure
+    assert failure == Failure("video", "some/clip.webm", "shout", "truncated", "ends early")
+    assert [outcomes[index].failure.reason for index in (2, 3)] == ["input", "os-error"]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_bug_is_not_hidden_among_the_failures(n_jobs):
+    with pytest.raises(KeyError, match="ours"):
+        run(["a", "bug"], n_jobs)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_full_disk_ends_the_run(n_jobs):
+    with pytest.raises(OSError, match="No space left") as caught:
+        run(["a", "full", *[f"item{index}" for index in range(20)]], n_jobs)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_an_item_that_kills_its_worker_is_named_and_the_rest_goes_on():
+    names = [f"item{index}" for index in range(9)]
+    names[4] = "die"
+    outcomes = run(names, 2)
+    assert outcomes[4].failure is not None
+    assert outcomes[4].failure.reason == "crashed"
+    assert [outcome.value for index, outcome in enumerate(outcomes) if index != 4] == [
+        name.upper() for name in names if name != "die"
+    ]
+
+
+def test_failures_are_a_table_that_goes_when_there_are_none(tmp_path):
+    path = tmp_path / "failures.csv"
+    write_failures(path, [Failure("2", "b", "s", "r", 'comma, "quote"'), Failure("1", "a", "s", "r", "m")])
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [row["video_id"] for row in rows] == ["1", "2"]
+    assert rows[1]["message"] == 'comma, "quote"'
+    write_failures(path, [])
+    assert not path.exists()
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from fsar.files import atomic_path
+from fsar.pipeline.jobs import run_jobs
+
+def slow(number):
+    with atomic_path(Path(sys.argv[1]) / f"{number}.txt") as temporary:
+        temporary.write_text("half")
+        time.sleep(0.4)
+        temporary.write_text("whole")
+
+if __name__ == "__main__":
+    run_jobs("slow", list(range(40)), slow, n_jobs=2, key=str, quiet=True, workspace=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
+def test_no_worker_outlives_the_run(tmp_path, how):
+    script, out = tmp_path / "program.py", tmp_path / "out"
+    script.write_text(PROGRAM.replace("sys.argv[1]", repr(str(out))))
+    out.mkdir()
+    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
+    wait_for(lambda: len(list(out.glob("[0-9]*.txt"))) >= 2)
+    process.send_signal(how)
+    process.communicate(timeout=30)
+    wait_for(lambda: not members(process.pid))
+    n_finished = len(list(out.glob("[0-9]*.txt")))
+    time.sleep(0.6)
+    assert len(list(out.glob("[0-9]*.txt"))) == n_finished < 40
+    assert all(path.read_text() == "whole" for path in out.glob("[0-9]*.txt"))
+    if how == signal.SIGINT:
+        assert not list(out.glob(".*"))
+
+
+def members(session: int) -> list[int]:
+    """Processes that were started by a program, by its session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
