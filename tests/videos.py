@@ -1,7 +1,8 @@
 """Short real video files for tests. Every frame carries its own number, so that a test can tell which one it got."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -100,6 +101,23 @@ def cut_file(path: Path, fraction: float) -> Path:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * fraction)])
     return path
+
+
+@contextmanager
+def full_disk(max_bytes: int) -> Iterator[None]:
+    """Make every file end at `max_bytes`, in this process and in joblib workers that start inside."""
+    import resource
+
+    from joblib.externals.loky import get_reusable_executor
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
 def _add_silence(container: object) -> None:

@@ -1,5 +1,6 @@
 """Extract frames as JPEG in the folder layouts that published code reads: in parallel, resumable, atomic per video."""
 
+import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -185,9 +186,11 @@ def _save(folder: Path, settings: ExtractSettings, slots: list[int], picture: Pi
         scale = settings.short_side / min(image.size)
         size = (round(image.width * scale), round(image.height * scale))
         image = image.resize(size, Image.Resampling.BICUBIC)
+    jpeg = io.BytesIO()  # Pillow would hide a full disk behind "encoder error -2"
+    image.save(jpeg, "JPEG", quality=settings.quality)
     for slot in slots:
         name = f"{slot + 1:08d}.jpg" if settings.layout == "trx" else f"{slot}.jpg"
-        image.save(folder / name, quality=settings.quality)
+        (folder / name).write_bytes(jpeg.getvalue())
 
 
 def _video_id(task: Task) -> str:
