@@ -15,13 +15,14 @@ from fsar.heads.hcl_encoder import SpaceTimeEncoder
 from fsar.heads.hcl_losses import MatchedVideos, contrast
 from fsar.heads.hcl_quirks import mix_episode, mix_frames, released_row_weights
 from fsar.heads.head import Input, Losses, Outputs, TableHead, register_head
+from fsar.heads.text_input import check_choice
 from fsar.heads.tuples import slot_vectors, tuple_slots
 
 TERMS = ("classification", "global", "temporal", "temporal_cycle", "spatial", "spatial_cycle")
 """The terms of the training loss."""
 MISSING_TEXT = (
-    "hcl with semantic needs text vectors of the classes: add a table to the store with `fsar-prep text --encoder bert "
-    "--templates hcl`"
+    "hcl with semantic needs text vectors of the classes: add a table to the store with `fsar-prep text STORE "
+    "--encoder bert --templates hcl` and name it with --text"
 )
 
 
@@ -132,6 +133,16 @@ class HCL(TableHead):
             compat: "official" reproduces the released code, see above.
         """
         super().__init__()
+        check_choice("metric", metric, ("auto", "dot", "euclidean"))
+        check_choice("compat", compat, ("fixed", "official"))
+        if width % n_heads:
+            raise InputError(f"width must be a multiple of n_heads, got {width} and {n_heads}")
+        if temperature <= 0:
+            raise InputError(f"temperature must be above 0, got {temperature}")
+        if min(n_tuples, n_ranks, n_patches) < 1:
+            raise InputError(
+                f"n_tuples, n_ranks and n_patches must be 1 or more, got {n_tuples}, {n_ranks}, {n_patches}"
+            )
         if not temp_set or min(temp_set) < 1 or len(set(temp_set)) < len(temp_set):
             raise InputError(f"temp_set must be different tuple sizes of 1 or more, got {list(temp_set)}")
         self.temp_set = tuple(temp_set)
@@ -183,7 +194,7 @@ class HCL(TableHead):
         if self.fusion_weights["spatial"]:
             table["patches"] = patches
             if self.semantic is not None and class_text is not None and not self.official:
-                table["patch_weights"] = self._patch_weights(patches, class_text.mean(-2))
+                table["patch_weights"] = self._patch_weights(patches, class_text)
         return table
 
     def match(
@@ -233,6 +244,8 @@ class HCL(TableHead):
             patches, others = query["patches"], support["patches"]
             frames = matching.frame_tuples(patches.shape[2], size, own.device)
             ranked = frames[own[..., : self.n_ranks]], frames[other[..., : self.n_ranks]]
+            if self.semantic is not None and not self.official and "patch_weights" not in support:
+                raise InputError(MISSING_TEXT)
             weights = self._released_weights(patches, ranked[0], video_text)
             weighted = others * support["patch_weights"].unsqueeze(-1) if "patch_weights" in support else others
             counts = matching.choose_patches(patches, weighted, *ranked, self.n_patches, weights)
@@ -307,19 +320,23 @@ class HCL(TableHead):
             return None, None
         if batch.video_text is None:
             raise InputError(MISSING_TEXT)
-        text = batch.video_text.mean(1)
         if not self.official:
-            return None, self._patch_weights(matched.patches, text)
+            return None, self._patch_weights(matched.patches, batch.video_text)
         recorded = batch.extras.get("self_tuple")
         anchors = matched.anchor_patches(None if recorded is None else recorded[index])
-        return (anchors @ self.semantic(text).unsqueeze(2)).squeeze(2).softmax(1), None
+        text = self.semantic(batch.video_text.mean(1))
+        return (anchors @ text.unsqueeze(2)).squeeze(2).softmax(1), None
 
     def _patch_weights(self, patches: Tensor, text: Tensor) -> Tensor:
-        """Return how much each patch (..., T, P, d) says about a text (..., D), (..., T, P) with mean one."""
+        """Return how close patches (..., T, P, d) are to the text (..., M, D) of a class, (..., T, P) of mean one."""
         assert self.semantic is not None
-        relevance = torch.einsum("...tpd,...d->...tp", patches, self.semantic(text))
-        n_patches = relevance.shape[-2] * relevance.shape[-1]
-        return relevance.flatten(-2).softmax(-1).view_as(relevance) * n_patches
+        if text.shape[-1] != self.semantic.linear.in_features:
+            raise InputError(
+                f"hcl with text_dim={self.semantic.linear.in_features} got text vectors of width {text.shape[-1]}: "
+                "make the head with the text_dim of the table"
+            )
+        closeness = torch.einsum("...tpd,...d->...tp", patches, self.semantic(text.mean(-2)))
+        return closeness.flatten(-2).softmax(-1).view_as(closeness) * (closeness.shape[-2] * closeness.shape[-1])
 
     def _scales(self, patches: Tensor, maps: Tensor) -> Tensor:
         """Return patches (..., T, P, d), with those of coarser scales added if the head has several."""
@@ -331,6 +348,6 @@ class HCL(TableHead):
         *lead, n_frames, dim = frames.shape
         linear = self.tuple_linears[str(size)]
         assert isinstance(linear, nn.Linear)
-        slots = slot_vectors(frames.reshape(-1, n_frames, dim), linear.weight, linear.bias, size)
-        tuples = tuple_slots(n_frames, size, slots.device, slots.dtype) @ slots
+        sums = tuple_slots(n_frames, size, frames.device, frames.dtype)
+        tuples = sums @ slot_vectors(frames.reshape(-1, n_frames, dim), linear.weight, linear.bias, size)
         return tuples.view(*lead, *tuples.shape[1:])

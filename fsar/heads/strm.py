@@ -12,6 +12,7 @@ from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.strm_enrich import FrameEnrichment, PatchEnrichment
+from fsar.heads.text_input import check_choice
 from fsar.heads.trx import TupleAttention, sub_tables
 from fsar.heads.tuples import slot_vectors, tuple_slots
 
@@ -110,8 +111,8 @@ class STRMHead(TableHead):
             raise InputError(f"temp_set must be different tuple sizes of 1 to {n_frames} frames, got {list(temp_set)}")
         if dim % 2:
             raise InputError(f"dim must be even for the position code, got {dim}")
-        if reduction not in ("sum", "mean"):
-            raise InputError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
+        check_choice("reduction", reduction, ("sum", "mean"))
+        check_choice("compat", compat, ("fixed", "official"))
         self.dim, self.similarity_weight, self.official = dim, similarity_weight, compat == "official"
         self.reduction: Literal["sum", "mean"] = reduction
         self.patch_enrichment = PatchEnrichment(dim, dropout)
