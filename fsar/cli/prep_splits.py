@@ -53,7 +53,7 @@ def show_command(split: str, part: str | None, as_csv: bool, as_json: bool) -> N
         return
     shown = [part] if part else list(PARTS)
     lines = [f"{table.name}: {table.title}" if table.title else table.name]
-    lines += [f"{label}: {text}" for label, text in (("paper", table.paper), ("link", table.link)) if text]
+    lines += [f"{label}: {text}" for label, text in _described(table) if text]
     lines.append(f"sha256: {table.sha256}")
     for name in shown:
         lines.append(f"{name}: {len(table.parts[name])} classes, {table.n_videos(name)} videos")
@@ -121,6 +121,10 @@ def import_command(
     summary({**_facts(split), "path": str(out)}, "\n".join(lines), as_json=as_json)
 
 
+def _described(split: "Split") -> list[tuple[str, str]]:
+    return [("paper", split.paper), ("link", split.link), ("class order", split.class_order)]
+
+
 def _facts(split: "Split") -> dict[str, Any]:
     return {
         "name": split.name,
@@ -128,6 +132,7 @@ def _facts(split: "Split") -> dict[str, Any]:
         "title": split.title,
         "paper": split.paper,
         "link": split.link,
+        "class_order": split.class_order,
         "sha256": split.sha256,
         "n_classes": {part: len(split.parts[part]) for part in PARTS},
         "n_videos": {part: split.n_videos(part) for part in PARTS},

@@ -13,7 +13,7 @@ from fsar.splits import PARTS, class_key
 
 VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"))
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".webp"))
-_KINETICS_ROOT = re.compile(r"(train|val|validate|test)(_\d+)?|replacement.*")
+_KINETICS_ROOT = re.compile(r"(train|val|validate|test)(_\d+)?")
 _UCF_NAME = re.compile(r"v_(?P<class>.+)_g\d+_c\d+")
 
 
@@ -55,7 +55,7 @@ def media_in(folder: Path) -> Iterator[tuple[str, Path, int]]:
             if size is not None:
                 yield entry.name, path, size
         elif path.suffix.lower() in VIDEO_SUFFIXES:
-            yield path.stem, path, entry.stat().st_size
+            yield path.stem, path, _file_bytes(entry)
 
 
 def existing_folder(path: Path | None, option: str) -> Path:
@@ -65,6 +65,13 @@ def existing_folder(path: Path | None, option: str) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"{option}: no folder {path.absolute()}" + (" (it is a file)" if path.exists() else ""))
     return path.absolute()
+
+
+def _file_bytes(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:  # a link to nowhere: listed like an empty file, so that it is seen
+        return 0
 
 
 def _frames_bytes(folder: Path) -> int | None:
@@ -123,7 +130,9 @@ def _scan_kinetics(videos: Path | None, annotations: Path | None) -> Scan:
     rows = [row for folder in roots or [root] for row in _class_tree(folder)]
     scan = _need_rows(rows, root, "class/ID_000012_000022.mp4, or such trees in train_256 and val_256")
     if roots:
-        scan.notes.append(f"read {', '.join(folder.name for folder in roots)} as one dataset")
+        others = [folder.name for folder in _folders(root) if folder not in roots]
+        beside = f"; left out {', '.join(others)}" if others else ""
+        scan.notes.append(f"read {', '.join(folder.name for folder in roots)} as one dataset{beside}")
     return scan
 
 

@@ -58,7 +58,7 @@ class IndexReport:
     n_bytes: int
     n_per_part: dict[str, int]
     empty: list[str]
-    """Ids of zero-byte files. They stay in the catalog; decoding them will fail and be listed."""
+    """Ids of zero-byte files and dead links. They stay in the catalog; decoding them will fail and be listed."""
     missing: dict[str, list[str]]
     """class -> ids that the annotations list and the disk lacks."""
     notes: list[str]
@@ -77,7 +77,9 @@ class IndexReport:
         lines = [f"{self.dataset}: {self.n_videos} videos of {self.n_classes} classes, {_size(self.n_bytes)} ({parts})"]
         lines += [f"note: {note}" for note in self.notes]
         if self.empty:
-            lines.append(f"warning: {len(self.empty)} empty files, kept as failures to come: {_some(self.empty)}")
+            lines.append(
+                f"warning: {len(self.empty)} empty files or dead links, kept as failures to come: {_some(self.empty)}"
+            )
         if self.missing:
             counts = {name: len(ids) for name, ids in self.missing.items()}
             lines.append(f"warning: {sum(counts.values())} listed videos are missing on disk")

@@ -27,6 +27,8 @@ class Split:
     title: str = ""
     paper: str = ""
     link: str = ""
+    class_order: str = ""
+    """What the order of the classes follows."""
     expected_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """part -> class -> number of videos; for a class that is given whole, known in shipped tables only."""
 

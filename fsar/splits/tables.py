@@ -67,6 +67,7 @@ def _read_table(name: str) -> Split:
         title=facts["title"],
         paper=facts["paper"],
         link=facts["link"],
+        class_order=facts["class order"],
         expected_counts={part: {class_name: int(count) for class_name, count, _ in lines[part]} for part in PARTS},
     )
     assert split.sha256 == facts["sha256"], f"the shipped table {name} is damaged: reinstall fsar"

@@ -150,12 +150,13 @@ def test_kinetics_joins_its_roots(tmp_path):
         tmp_path / "v",
         "train_256/air_drumming/-VtLx-mcPds_000012_000022.mp4",
         "val_256/air_drumming/-AZ9WaV2Ozk_000060_000070.mp4",
+        "replacement/0NN2c3H81tI.mp4",
     )
     split = Split("s", {"train": {"air drumming": ["-VtLx-mcPds", "-AZ9WaV2Ozk_000060_000070", "0NN2c3H81tI"]}})
     catalog, report = index_dataset("kinetics", videos=root, splits=[split])
     assert [row.part for row in catalog.rows] == ["train", "train"]
     assert report.splits["s"][0].missing_ids == {"air drumming": ["0NN2c3H81tI"]}
-    assert "train_256, val_256" in report.notes[0]
+    assert report.notes == ["read train_256, val_256 as one dataset; left out replacement"]
     touch(root, "val_256/busking/-VtLx-mcPds_000012_000022.mp4")
     with pytest.raises(InputError, match=r"listed twice: .*air_drumming.* and .*busking"):
         index_dataset("kinetics", videos=root)
@@ -212,13 +213,14 @@ def test_an_unknown_dataset_names_the_nearest(tmp_path):
 def test_empty_files_stay_and_are_said(tmp_path):
     root = touch(tmp_path / "v", "walk/1.webm", "walk/2.webm")
     touch(root, "walk/3.webm", data=b"")
+    (root / "walk" / "4.webm").symlink_to(tmp_path / "nowhere.webm")
     _, report = index_dataset(
         "folder", videos=root, splits=[Split("s", {"test": {"walk": None}})], episode=EpisodeSize(2, 2)
     )
-    assert report.empty == ["3"]
-    assert report.n_videos == 3
+    assert report.empty == ["3", "4"]
+    assert report.n_videos == 4
     assert report.splits["s"][0].too_few == {"walk": 2}
-    assert "warning: 1 empty files" in report.to_text()
+    assert "warning: 2 empty files" in report.to_text()
 
 
 def test_the_report_counts_what_splits_lack(tmp_path):
