@@ -174,7 +174,8 @@ def _check(parameter: click.Parameter, text: str) -> None:
 
 def _say_end(stage: "Stage", code: int) -> None:
     if code != EXIT_INTERRUPTED:  # an interrupted stage has said so itself
-        click.echo(f"error: stage {stage.name} ended with exit code {code}; run the same line to go on", err=True)
+        hint = ", or add --keep-going if failed videos may be left out" if code == EXIT_FAILED else ""
+        click.echo(f"error: stage {stage.name} ended with exit code {code}: mend it and run again{hint}", err=True)
 
 
 def _say(line: str) -> None:

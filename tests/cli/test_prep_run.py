@@ -84,6 +84,17 @@ def test_a_dry_run_only_prints(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_of_everything_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys; from fsar.cli.prep_run import command\n"
+        f"command.main([{str(CONFIGS[0])!r}, '--dry-run'], standalone_mode=False)\n"
+        "assert not {'torch', 'av', 'zarr', 'h5py', 'open_clip'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "+ fsar-eval-head" in done.stderr
+
+
 def test_overrides_reach_the_command(tmp_path):
     result = invoke(index_config(tmp_path), "--out", tmp_path / "run", "--set", f"index.out={tmp_path / 'other.csv'}")
     assert result.return_value == 0, result.output
