@@ -1,7 +1,6 @@
 """CLIP-FSAR: class text as an extra token of the support videos, soft alignment of frames."""
 
-from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from fsar.heads.layers import CrossBlock
 from fsar.heads.presets import Preset, register_preset
 from fsar.heads.schedules import DoubleClock
 from fsar.heads.text_input import check_choice, mean_text
+from fsar.heads.together import run_together
 
 SMOOTHING = 0.5
 """Smoothing of the alignment (the OTAM of the same code base uses 0.1)."""
@@ -85,17 +85,26 @@ class ClipFsarHead(TableHead):
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) and the alignment "cost" (B, Q, N)."""
-        mean_text(batch.class_text, "clip-fsar", self.dim)
-        return super().outputs(self._merged(batch) if self._merges(batch.support_labels, batch.n_way) else batch)
+        text = mean_text(batch.class_text, "clip-fsar", self.dim)  # (B, N, D)
+        support, labels, raw_query = batch.support["frames"], batch.support_labels, batch.query["frames"]
+        if self._merges(labels, batch.n_way):
+            support = class_means(support, labels, batch.n_way)
+            labels = torch.arange(batch.n_way, device=labels.device).expand(len(labels), -1)
+        own_text = text.gather(1, labels.unsqueeze(-1).expand(-1, -1, self.dim))
+        query, support = self._in_context([raw_query, _with_text(support, own_text)])
+        embedded = {"frames": query, "raw": raw_query}
+        return self._compare({"frames": support[..., :-1, :]}, labels, embedded, batch.n_way, text)
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
         """Return "frames" (..., T, D) in context, and the "raw" frames where matching needs them."""
         frames = features["frames"]
-        text = None if class_text is None else mean_text(class_text, "clip-fsar", self.dim)
-        embedded = {"frames": self._in_context(frames, text)}
-        if self.merge_before or self.scoring != "visual":
-            embedded["raw"] = frames
-        return embedded
+        if class_text is None:
+            (in_context,) = self._in_context([frames])
+        else:
+            (tokens,) = self._in_context([_with_text(frames, mean_text(class_text, "clip-fsar", self.dim))])
+            in_context = tokens[..., :-1, :]
+        needs_raw = self.merge_before or self.scoring != "visual"
+        return {"frames": in_context, "raw": frames} if needs_raw else {"frames": in_context}
 
     def match(
         self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
@@ -103,9 +112,13 @@ class ClipFsarHead(TableHead):
         """Return "logits" (B, Q, N) and the alignment "cost" (B, Q, N)."""
         text = mean_text(class_text, "clip-fsar", self.dim)  # (B, N, D)
         if self._merges(labels, n_way):
-            prototypes = self._in_context(class_means(support["raw"], labels, n_way), text)
-        else:
-            prototypes = class_means(support["frames"], labels, n_way)  # (B, N, T, D)
+            (tokens,) = self._in_context([_with_text(class_means(support["raw"], labels, n_way), text)])
+            support = {"frames": tokens[..., :-1, :]}
+            labels = torch.arange(n_way, device=labels.device).expand(len(labels), -1)
+        return self._compare(support, labels, query, n_way, text)
+
+    def _compare(self, support: Features, labels: Tensor, query: Features, n_way: int, text: Tensor) -> Outputs:
+        prototypes = class_means(support["frames"], labels, n_way)  # (B, N, T, D)
         distance = frame_distances(query["frames"], prototypes)
         align = soft_alignment if self.single_direction else two_way_alignment
         cost = align(distance, SMOOTHING)
@@ -134,24 +147,14 @@ class ClipFsarHead(TableHead):
         class_ids = torch.cat((targets.support_class_ids, targets.query_class_ids), 1)
         return self.scale * offset_cosine(videos, text), class_ids
 
-    def _in_context(self, frames: Tensor, text: Tensor | None) -> Tensor:
-        """Return frames (..., T, D) after attending to each other and, if given, to a text token (..., D)."""
-        tokens = frames if text is None else torch.cat((frames, text.unsqueeze(-2)), -2)
-        *inner, last = self.context
-        for block in inner:
-            tokens = block(tokens)
-        # The text token's own output is dropped, so the last block computes those of the frames alone.
-        in_context: Tensor = last(tokens) if text is None else last(tokens[..., :-1, :], tokens)
-        return in_context
+    def _in_context(self, groups: list[Tensor]) -> list[Tensor]:
+        """Return tokens (..., L, D) after attending to those of the same video, for each group of videos."""
+        for block in self.context:
+            groups = run_together(cast(CrossBlock, block), groups)
+        return groups
 
     def _merges(self, labels: Tensor, n_way: int) -> bool:
         return self.merge_before and labels.shape[1] > n_way  # with one shot, before and after are the same
-
-    def _merged(self, batch: EpisodeBatch) -> EpisodeBatch:
-        """Return the batch with one support per class, the mean of its supports."""
-        means = class_means(batch.support["frames"], batch.support_labels, batch.n_way)
-        labels = torch.arange(batch.n_way, device=means.device).expand(batch.n_episodes, -1)
-        return replace(batch, support={"frames": means}, support_labels=labels)
 
     def _text_scores(self, raw: Tensor, text: Tensor, cost: Tensor) -> Tensor:
         videos = F.normalize(raw.mean(2), dim=-1)  # (B, Q, D)
@@ -161,6 +164,11 @@ class ClipFsarHead(TableHead):
         weight = 1.0 if self.scoring == "text" else self.text_exponent
         scores = weight * log_text + (1 - weight) * log_visual
         return scores.exp() if self.compat == "official" else scores
+
+
+def _with_text(frames: Tensor, text: Tensor) -> Tensor:
+    """Return frames (..., T, D) with the text (..., D) as one more token at the end."""
+    return torch.cat((frames, text.unsqueeze(-2)), -2)
 
 
 RELEASED = (

@@ -14,6 +14,7 @@ from fsar.heads.layers import CrossBlock, FeedForward
 from fsar.heads.motion import MotionSummary
 from fsar.heads.presets import Preset, register_preset
 from fsar.heads.text_input import check_choice, mean_text
+from fsar.heads.together import run_together
 
 SMOOTHING = 0.5
 TOKEN_SHARE = 0.1
@@ -93,13 +94,20 @@ class ClipMeiHead(TableHead):
 
         `query_text` (B, Q, D), the texts of the queries' true classes, is taken with compat="official" only.
         """
+        text = mean_text(batch.class_text, "clip-mei", self.dim)  # (B, N, D)
         if query_text is None:
-            return super().outputs(batch)
-        if self.compat != "official":
+            base = text.mean(1)
+        elif self.compat == "official":
+            base = query_text.mean(1)
+        else:
             raise InputError("query texts give the answers away: only compat='official' takes them")
-        support_text = take_rows(mean_text(batch.class_text, "clip-mei", self.dim), batch.support_labels)
-        support = self.embed(batch.support, support_text.unsqueeze(-2))
-        return self._match(support, batch.support_labels, batch.query["frames"], batch.n_way, query_text.mean(1))
+        support, query, labels = batch.support["frames"], batch.query["frames"], batch.support_labels
+        token = self._query_token(query, base)
+        tokens, frames = self._attend(torch.cat((query, support), 1), torch.cat((token, take_rows(text, labels)), 1))
+        n_query = query.shape[1]
+        query, support = frames[:, :n_query], frames[:, n_query:]
+        cost = self._cost(support, labels, query, batch.n_way)
+        return {"logits": -cost, "token": token, "query_token": tokens[:, :n_query], "query": query}
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
         """Return supports after attention to their class text; queries as they are, their token being the episode's."""
@@ -110,9 +118,10 @@ class ClipMeiHead(TableHead):
     def match(
         self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
     ) -> Outputs:
-        """Return "logits" (B, Q, N) and the intermediate results for the loss."""
+        """Return "logits" (B, Q, N)."""
         base = mean_text(class_text, "clip-mei", self.dim).mean(1)
-        return self._match(support, labels, query["frames"], n_way, base)
+        _, frames = self._attend(query["frames"], self._query_token(query["frames"], base))
+        return {"logits": -self._cost(support["frames"], labels, frames, n_way)}
 
     def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return "classification" (a sum over queries), "consistency", "text", "motion" and "total"."""
@@ -128,12 +137,10 @@ class ClipMeiHead(TableHead):
             "total": classification + self.auxiliary_weight * auxiliary,
         }
 
-    def _match(self, support: Features, labels: Tensor, raw_query: Tensor, n_way: int, base: Tensor) -> Outputs:
-        activation = raw_query.mean((2, 3))  # (B, Q)
-        token = self.token_network(activation.unsqueeze(-1) * base.unsqueeze(1))  # (B, Q, D)
-        query_token, query = self._attend(raw_query, token)
-        cost = self._cost(support["frames"], labels, query, n_way)
-        return {"logits": -cost, "token": token, "query_token": query_token, "query": query}
+    def _query_token(self, query: Tensor, base: Tensor) -> Tensor:
+        """Return the text tokens (B, Q, D) of queries: the base (B, D) times a query's mean activation, transformed."""
+        token: Tensor = self.token_network(query.mean((2, 3)).unsqueeze(-1) * base.unsqueeze(1))
+        return token
 
     def _attend(self, frames: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         """Return the token (..., D) and the frames (..., T, D) after attention within each video."""
@@ -145,8 +152,10 @@ class ClipMeiHead(TableHead):
         """Return 0.5 alignment within videos + alignment within the episode + one term per class: (B, Q, N)."""
         n_query = query.shape[1]
         class_token = self._class_tokens(support, labels, query, n_way)  # (B, N, T, D)
-        class_token_2, support_2 = self._across_videos(class_token, support)
-        query_token_2, query_2 = self._across_videos(class_token.mean(1, keepdim=True), query)
+        query_token = class_token.mean(1, keepdim=True)
+        (class_token_2, support_2), (query_token_2, query_2) = self._across_videos(
+            (class_token, support), (query_token, query)
+        )
         distances = (
             frame_distances(query, class_means(support, labels, n_way)),
             frame_distances(query_2, class_means(support_2, labels, n_way)),
@@ -163,11 +172,11 @@ class ClipMeiHead(TableHead):
         total = torch.einsum("bsn,bstd->bntd", members, support) + query.sum(1, keepdim=True)
         return total / (members.sum(1) + query.shape[1])[..., None, None]
 
-    def _across_videos(self, token: Tensor, videos: Tensor) -> tuple[Tensor, Tensor]:
-        """Return tokens and videos after attention among them, for each frame index by itself."""
-        sequence = torch.cat((token, videos), 1).transpose(1, 2)  # (B, T, videos, D)
-        mixed = self.episode_block(sequence.contiguous()).transpose(1, 2)
-        return mixed[:, : token.shape[1]], mixed[:, token.shape[1] :]
+    def _across_videos(self, *groups: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return tokens and videos of each group after attention among them, for each frame index by itself."""
+        sequences = [torch.cat(group, 1).transpose(1, 2) for group in groups]  # (B, T, videos, D)
+        mixed = [sequence.transpose(1, 2) for sequence in run_together(self.episode_block, sequences)]
+        return [(x[:, : token.shape[1]], x[:, token.shape[1] :]) for x, (token, _) in zip(mixed, groups, strict=True)]
 
     def _auxiliary(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return the auxiliary terms. The queries' true texts are known here, in the loss, and nowhere else."""
