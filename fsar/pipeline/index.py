@@ -83,7 +83,7 @@ class IndexReport:
         if self.missing:
             counts = {name: len(ids) for name, ids in self.missing.items()}
             lines.append(f"warning: {sum(counts.values())} listed videos are missing on disk")
-            lines += _class_lines(counts, "missing")
+            lines += [] if self.splits else _class_lines(counts, "missing")
         for name, part_reports in self.splits.items():
             for report in part_reports:
                 lines += _part_lines(name, report, self.episode)

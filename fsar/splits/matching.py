@@ -33,8 +33,8 @@ class Matching:
 def match_videos(split: Split, videos: Sequence[tuple[str, str]]) -> Matching:
     """Match (video id, class name) pairs to `split`.
 
-    A class is matched by `class_key`, then its videos by id: exactly, else by their last path component without the
-    start and end seconds of Kinetics names, if just one video has it. Where one side has only numbered classes
+    A class is matched by `class_key`, then its videos by id: exactly, else by their last path component without suffix
+    and without the start and end of Kinetics names, if just one video has it. Where one side has only numbered classes
     (`train8`), the ids alone decide.
     """
     pools = _Pools(videos)

@@ -6,6 +6,7 @@ PARTS = ("train", "val", "test")
 """The parts of every split, in this order. Selection of models looks at val and never at test."""
 
 _NUMBERED_CLASS = re.compile(r"(train|val|test)(\d+)")
+_VIDEO_SUFFIX = re.compile(r"\.(avi|m4v|mkv|mov|mp4|mpe?g|webm|wmv)$", re.IGNORECASE)
 _CLIP_TIMES = re.compile(r"(?P<video>.{11})_\d{6}_\d{6}")
 
 
@@ -25,11 +26,11 @@ def numbered_class(name: str) -> tuple[str, int] | None:
 
 
 def loose_video_id(video_id: str) -> str:
-    """Return `video_id` without its folders and without the start and end that Kinetics names carry.
+    """Return `video_id` without folders, without a video's suffix and without the start and end of Kinetics names.
 
-    `air_drumming/-VtLx-mcPds_000012_000022` and `-VtLx-mcPds` name the same clip: the eleven letters are unique.
+    `air_drumming/-VtLx-mcPds_000012_000022.mp4` and `-VtLx-mcPds` name the same clip: the eleven letters are unique.
     """
-    last = video_id.rpartition("/")[2]
+    last = _VIDEO_SUFFIX.sub("", video_id.rpartition("/")[2])
     found = _CLIP_TIMES.fullmatch(last)
     return found["video"] if found else last
 

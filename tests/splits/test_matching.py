@@ -47,6 +47,11 @@ def test_ids_of_class_trees_match_by_their_last_component():
     assert matching.places == [Place("train", "walk", 0), None, Place("test", "run", 0)]
 
 
+def test_file_names_may_stand_for_ids():
+    split = Split("s", {"train": {"walk": ["walk/001.mp4", "v1.2"]}})
+    assert [place.order for place in match_videos(split, [("001", "walk"), ("v1.2", "walk")]).places] == [0, 1]
+
+
 def test_whole_classes_take_every_video_in_natural_order():
     matching = match_videos(Split("s", {"val": {"walk": None}}), [("clip10", "Walk"), ("clip9", "walk"), ("x", "run")])
     assert matching.places == [Place("val", "walk", 1), Place("val", "walk", 0), None]
