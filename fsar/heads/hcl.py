@@ -15,6 +15,8 @@ from fsar.heads.hcl_encoder import SpaceTimeEncoder
 from fsar.heads.hcl_losses import MatchedVideos, contrast
 from fsar.heads.hcl_quirks import mix_episode, mix_frames, released_row_weights
 from fsar.heads.head import Input, Losses, Outputs, TableHead, register_head
+from fsar.heads.presets import Preset, register_preset
+from fsar.heads.schedules import MultiStep
 from fsar.heads.text_input import check_choice
 from fsar.heads.tuples import slot_vectors, tuple_slots
 
@@ -351,3 +353,21 @@ class HCL(TableHead):
         sums = tuple_slots(n_frames, size, frames.device, frames.dtype)
         tuples = sums @ slot_vectors(frames.reshape(-1, n_frames, dim), linear.weight, linear.bias, size)
         return tuples.view(*lead, *tuples.shape[1:])
+
+
+register_preset(
+    Preset(
+        name="hcl",
+        heads=("hcl",),
+        source="scripts/train.sh of github.com/zhengsipeng/HCL-FSAR",
+        note="the backbone stays frozen; all classes are drawn (officially never the first) and validation classes are "
+        "not trained on; the released loop stops after one iteration per epoch, this one does all 1000 of 15 epochs",
+        optimizer="adamw",
+        lr=1e-4,
+        weight_decay=1e-4,
+        schedule=MultiStep((10_000,), 0.1),
+        n_episodes=15_000,
+        classes_per_batch=24,
+        clip_norm=0.1,
+    )
+)

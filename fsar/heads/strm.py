@@ -11,6 +11,7 @@ from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
+from fsar.heads.presets import Preset, register_preset
 from fsar.heads.strm_enrich import FrameEnrichment, PatchEnrichment
 from fsar.heads.text_input import check_choice
 from fsar.heads.trx import TupleAttention, sub_tables
@@ -190,3 +191,26 @@ class STRMHead(TableHead):
             )
         pooled = F.adaptive_max_pool2d(x.flatten(0, -4), GRID)
         return pooled.flatten(2).transpose(1, 2).reshape(*x.shape[:-3], GRID**2, self.dim)
+
+
+for _split, _lr, _n_episodes, _n_query in (
+    ("ssv2-otam", 1e-3, 75_000, 4),
+    ("hmdb51-arn", 1e-4, 10_000, 4),
+    ("ucf101-arn", 1e-4, 10_000, 4),
+    ("kinetics100-cmn", 1e-4, 10_000, 5),
+):
+    register_preset(
+        Preset(
+            name=f"strm-{_split}",
+            heads=("strm",),
+            split=_split,
+            source="training scripts of github.com/Anirudh257/strm, up to the iteration they test at",
+            note="the backbone stays frozen; officially the first step has the gradients of 15 episodes, not 16",
+            optimizer="sgd",
+            lr=_lr,
+            episodes_per_step=16,
+            n_episodes=_n_episodes,
+            n_query=_n_query,
+            options={"reduction": "sum", "temp_set": (2,)},
+        )
+    )

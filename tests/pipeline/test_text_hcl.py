@@ -81,7 +81,7 @@ def test_other_contents_are_refused_and_nothing_runs(tmp_path, monkeypatch, cont
 def test_a_cut_file_is_refused(tmp_path, cut):
     embeddings, _ = write(tmp_path)
     embeddings.write_bytes(embeddings.read_bytes()[:cut])
-    with pytest.raises(InputError, match="x_embs.pkl"):
+    with pytest.raises(InputError, match=r"x_embs\.pkl"):
         read_array(embeddings)
 
 
@@ -90,7 +90,7 @@ def test_an_array_that_claims_more_than_it_holds_is_refused(tmp_path):
     content = embeddings.read_bytes()
     at = content.index(b"K\x03K\x05")  # the shape (3, 5)
     embeddings.write_bytes(content[:at] + b"K\xffK\xff" + content[at + 4 :])
-    with pytest.raises(InputError, match="x_embs.pkl"):
+    with pytest.raises(InputError, match=r"x_embs\.pkl"):
         read_array(embeddings)
 
 
