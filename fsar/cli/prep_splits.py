@@ -84,7 +84,7 @@ def compare_command(first: str, second: str, as_json: bool) -> None:
 @click.option(
     "--names", type=click.Path(path_type=Path), help="Names of numbered classes: JSON, or 'train8 name' lines."
 )
-@click.option("--like", help="Take the names of numbered classes from this split, by class number.")
+@click.option("--like", help="Name numbered classes as this split names the classes of their videos.")
 @click.option("--force", is_flag=True, help="Replace an existing CSV.")
 @json_option
 def import_command(
@@ -107,14 +107,16 @@ def import_command(
     """  # noqa: D301 - click wants the backspace itself
     from fsar.files import write_atomic
     from fsar.splits import import_lists, load_split
-    from fsar.splits.published import names_from_split, read_class_names
+    from fsar.splits.published import names_like, read_class_names, rename_classes
 
     if names and like:
         raise click.UsageError("--names and --like are two sources for one thing: give one")
     if out.exists() and not force:
         raise InputError(f"{out} exists: choose another --out or add --force")
-    class_names = read_class_names(names) if names else names_from_split(load_split(like)) if like else None
-    split = import_lists(files, name=out.stem, part=part, class_names=class_names)
+    split = import_lists(files, name=out.stem, part=part)
+    if names or like:
+        found = read_class_names(names) if names else names_like(split, load_split(str(like)))
+        split = rename_classes(split, found)
     write_atomic(out, split.to_csv())
     lines = [f"wrote {out}", f"sha256: {split.sha256}"]
     lines += [f"{name}: {len(split.parts[name])} classes, {split.n_videos(name)} videos" for name in PARTS]

@@ -8,30 +8,30 @@ from pathlib import Path
 from fsar.errors import InputError
 from fsar.splits.custom import read_text
 from fsar.splits.lists import Line, read_list
-from fsar.splits.names import PARTS, class_key, numbered_class
+from fsar.splits.names import PARTS, class_key, loose_video_id, numbered_class
 from fsar.splits.split import Split
 
 
-def import_lists(
-    paths: Sequence[str | Path], *, name: str, part: str | None = None, class_names: Mapping[str, str] | None = None
-) -> Split:
+def import_lists(paths: Sequence[str | Path], *, name: str, part: str | None = None) -> Split:
     """Return the split that published lists describe together; `fsar.splits.lists` says which forms are known.
 
     Args:
         paths: one list per part, more where a part has a class file beside its video list.
         name: the new split's name.
         part: train, val or test for lists that say it neither in their lines nor in their names.
-        class_names: real names for numbered classes (`{"train8": "Closing something"}`).
 
     Raises:
         InputError: a malformed or repeated line (with its number), lists that contradict each other, unknown part.
     """
     lines = [line for path in paths for line in read_list(Path(path), part=part)]
     _check_repeats(lines)
-    names = class_names or {}
-    parts = {name: _classes([line for line in lines if line.part == name]) for name in PARTS}
-    renamed = {part: {names.get(key, key): ids for key, ids in classes.items()} for part, classes in parts.items()}
-    return Split(name=name, parts=renamed)
+    return Split(name=name, parts={part: _classes([line for line in lines if line.part == part]) for part in PARTS})
+
+
+def rename_classes(split: Split, names: Mapping[str, str]) -> Split:
+    """Return `split` with real names for numbered classes (`{"train8": "Closing something"}`)."""
+    parts = {part: {names.get(key, key): ids for key, ids in classes.items()} for part, classes in split.parts.items()}
+    return Split(name=split.name, parts=parts)
 
 
 def read_class_names(path: str | Path) -> dict[str, str]:
@@ -52,9 +52,21 @@ def read_class_names(path: str | Path) -> dict[str, str]:
     return names
 
 
-def names_from_split(split: Split) -> dict[str, str]:
-    """Return the names of numbered classes by their place in a known split: train0 is its first training class."""
-    return {f"{part}{k}": name for part in PARTS for k, name in enumerate(split.parts[part])}
+def names_like(split: Split, known: Split) -> dict[str, str]:
+    """Return the names of the numbered classes of `split`: those of the classes of `known` that hold the same videos.
+
+    Raises InputError for a class whose videos `known` does not have, or has in several classes.
+    """
+    class_of = {loose_video_id(video_id): name for _, name, ids in known.classes() for video_id in ids or ()}
+    names = {}
+    for _, name, ids in split.classes():
+        if numbered_class(name):
+            found = {class_of[key] for key in map(loose_video_id, ids or ()) if key in class_of}
+            if len(found) != 1:
+                holders = f"in {len(found)} classes" if found else "not"
+                raise InputError(f"the videos of class {name!r} are {holders} in split {known.name!r}: give --names")
+            names[name] = found.pop()
+    return names
 
 
 def _names_from_json(text: str, path: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.splits import import_lists
-from fsar.splits.published import names_from_split, read_class_names
+from fsar.splits.published import names_like, read_class_names, rename_classes
 from fsar.splits.split import Split
 
 
@@ -35,7 +35,7 @@ def test_trx_lists(lists):
 
 def test_numbered_lists_are_ordered_by_class_number_and_named(lists):
     paths = lists(train_few_shot__txt="train10/78687\ntrain2/5\n", names__json='{"train2": "Closing something"}')
-    split = import_lists(paths[:1], name="clip-fsar", class_names=read_class_names(paths[1]))
+    split = rename_classes(import_lists(paths[:1], name="clip-fsar"), read_class_names(paths[1]))
     assert split.parts["train"] == {"Closing something": ["5"], "train10": ["78687"]}
 
 
@@ -47,8 +47,8 @@ def test_path_lists_take_class_and_id_from_the_path(lists):
 
 def test_a_folder_of_several_classes_does_not_name_them(lists):
     text = "test1//videos/x.mp4\ntest0//videos/y.mp4\ntest1//videos/z.mp4\n"
-    split = import_lists(lists(test_few_shot__txt=text), name="flat", class_names={"test1": "vault"})
-    assert split.parts["test"] == {"test0": ["y"], "vault": ["x", "z"]}
+    split = import_lists(lists(test_few_shot__txt=text), name="flat")
+    assert split.parts["test"] == {"test0": ["y"], "test1": ["x", "z"]}
 
 
 def test_hcl_class_files_give_order_and_must_agree(lists):
@@ -91,9 +91,17 @@ def test_a_malformed_list_is_refused_with_its_line(lists, file, text, message):
         import_lists(lists(**{file: text}), name="bad")
 
 
-def test_class_names_from_lines_and_from_a_split(lists):
+def test_numbered_classes_are_named_by_the_split_that_holds_their_videos():
+    known = Split("known", {"train": {"walk": ["1", "2"], "run": ["3"]}})
+    assert names_like(Split("s", {"test": {"test7": ["3"], "sit": ["9"]}}), known) == {"test7": "run"}
+    with pytest.raises(InputError, match="videos of class 'val0' are not in split 'known': give --names"):
+        names_like(Split("s", {"val": {"val0": ["4"]}}), known)
+    with pytest.raises(InputError, match="are in 2 classes in split 'known'"):
+        names_like(Split("s", {"val": {"val0": ["1", "3"]}}), known)
+
+
+def test_class_names_from_lines(lists):
     (path,) = lists(classid2name__txt="train0 bending sth\ntest1,closing, slowly\n")
     assert read_class_names(path) == {"train0": "bending sth", "test1": "closing, slowly"}
-    assert names_from_split(Split("s", {"test": {"a": None, "b": None}})) == {"test0": "a", "test1": "b"}
     with pytest.raises(InputError, match="line 1: must be like"):
         read_class_names(lists(bad__txt="bending\n")[0])
