@@ -9,13 +9,20 @@ import secrets
 import socket
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fsar.errors import InputError
 from fsar.pipeline.store.disk import create_exclusive, list_names
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 600.0
+PATIENCE_SECONDS = 60.0
+METADATA_INDEX = 10**9
+"""Stands among the claims for the right to change metadata; no store has as many chunks."""
 
 _live_tokens: set[str] = set()
 
@@ -90,10 +97,30 @@ class Claims:
                     continue
 
 
+@contextmanager
+def metadata_claim(folder: Path) -> Iterator[None]:
+    """Hold the right to change what is not numbers; wait for another holder up to `PATIENCE_SECONDS`.
+
+    Raises:
+        InputError: the other holder does not finish.
+    """
+    claims, deadline = Claims(folder), time.monotonic() + PATIENCE_SECONDS
+    try:
+        while not claims.take(METADATA_INDEX):
+            if time.monotonic() > deadline:
+                raise InputError(f"{folder.parent} is being changed by another process; try again later")
+            time.sleep(0.02)
+        yield
+    finally:
+        claims.close()
+        with suppress(OSError):  # others may have claims in it, or it is gone
+            folder.rmdir()
+
+
 def live_claims(folder: Path) -> list[int]:
     """Return the chunks that some living writer holds."""
     names = [name for name in list_names(folder) if name.isdigit()]
-    return [int(name) for name in names if not is_stale(folder / name)]
+    return [int(name) for name in names if int(name) != METADATA_INDEX and not is_stale(folder / name)]
 
 
 def is_stale(path: Path) -> bool:

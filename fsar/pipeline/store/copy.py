@@ -93,6 +93,7 @@ def merge_stores(sources: Sequence[str | Path], target: str | Path, *, advance: 
     stores = [open_store(path) for path in sources]
     for store in stores[1:]:
         _refuse_unequal(stores[0], store)
+    _refuse_shared_videos(stores)
     rows = [_Source(store, row) for store in stores for row in range(store.n_videos)]
     rows.sort(key=lambda source: _part_rank(source.store.videos[source.row]))
     return _copy(target, rows, list(stores[0].taps), _merged_tables(stores), advance)
@@ -118,6 +119,18 @@ def _refuse_unequal(a: FeatureStore, b: FeatureStore) -> None:
     lines += differing_fields(shape_a, shape_b)
     if lines:
         raise InputError(f"{a.path} and {b.path} cannot be joined, they differ in {'; '.join(lines)}")
+
+
+def _refuse_shared_videos(stores: Sequence[FeatureStore]) -> None:
+    owner: dict[str, Path] = {}
+    for store in stores:
+        for video in store.videos:
+            if video.video_id in owner:
+                raise InputError(
+                    f"video {video.video_id!r} is in {owner[video.video_id]} and in {store.path}: export one of them "
+                    "without the videos they share"
+                )
+            owner[video.video_id] = store.path
 
 
 def _merged_tables(stores: Sequence[FeatureStore]) -> list[TextTable]:

@@ -34,6 +34,8 @@ class Gather:
 
     def read(self, rows: Array, views: Array | int | None, frames: Array | None) -> Array:
         """Return a fresh array of the rows (R, …), one or all of their views, some or all of their slots."""
+        if not len(rows):
+            return _pick(np.empty((0, *self._spec.tail), self._spec.numpy_dtype), rows, views, frames)
         chunks, inside = np.divmod(rows, self._layout.chunk_rows)
         if not self._ready[chunks].all():
             self._map(np.unique(chunks[~self._ready[chunks]]))

@@ -73,7 +73,8 @@ class Hdf5Format:
         """Return the text tables in the virtual file."""
         import h5py
 
-        with h5py.File(path, "r") as file:
+        # Files are only ever replaced whole, and many network file systems cannot lock.
+        with h5py.File(path, "r", locking=False) as file:
             return {name: _read_table(name, dataset) for name, dataset in file["text"].items()}
 
 

@@ -42,6 +42,16 @@ def stored_rows(files: StoreFiles) -> dict[int, int]:
     return stored
 
 
+def remove_superseded(files: StoreFiles) -> None:
+    """Remove the records of chunks that have grown since."""
+    folder = files.folder(JOURNAL)
+    newest = {chunk_key(index, n_rows) for index, n_rows in stored_rows(files).items()}
+    for name in list_names(folder):
+        key, _, suffix = name.rpartition(".")
+        if suffix == "json" and key != METADATA_KEY and not name.startswith(".") and key not in newest:
+            (folder / name).unlink(missing_ok=True)
+
+
 def read_record(files: StoreFiles, key: str) -> dict[str, Any]:
     """Return the record of a published set of files: files (name -> sha256, bytes) and what its writer added."""
     path = files.folder(JOURNAL) / f"{key}.json"
@@ -155,6 +165,19 @@ def intents(files: StoreFiles) -> list[str]:
     """Return the keys that were announced and not finished."""
     names = list_names(files.folder(JOURNAL))
     return [name.removesuffix(".intent") for name in names if name.endswith(".intent") and not name.startswith(".")]
+
+
+def announced_files(files: StoreFiles) -> set[str]:
+    """Return the names of files that unfinished publications are about to put in place, or already have."""
+    names: set[str] = set()
+    for key in intents(files):
+        path = files.folder(JOURNAL) / f"{key}.intent"
+        try:
+            intent = parse_checked_json(path.read_bytes(), str(path))
+        except (FileNotFoundError, InputError):  # just finished, or torn: then it moved nothing
+            continue
+        names |= {*intent["moves"], *intent["last"]}
+    return names
 
 
 def _listed(entries: Entries) -> dict[str, dict[str, Any]]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.store.files import STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
+from fsar.pipeline.store.claims import metadata_claim
+from fsar.pipeline.store.files import CLAIMS, METADATA_KEY, STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
 from fsar.pipeline.store.gather import Gather
 from fsar.pipeline.store.identity import recipe_id
-from fsar.pipeline.store.journal import metadata_entries, stored_rows
+from fsar.pipeline.store.journal import metadata_entries, redo, stored_rows
 from fsar.pipeline.store.layout import STATUS_OK, TapSpec
 from fsar.pipeline.store.rows import read_column
 from fsar.pipeline.store.seal import describe_missing, is_sealed, publish_metadata, read_failures, read_manifest
@@ -273,14 +274,17 @@ class FeatureStore:
         Raises:
             InputError: the store has another table of that name and `overwrite` is off.
         """
-        tables = self.files.format.read_tables(self.path)
-        if table.name in tables and not overwrite:
-            if tables[table.name].same_as(table):
-                return
-            raise InputError(f"{self.path} has another text table {table.name!r}: overwrite it or choose another name")
-        tables[table.name] = table
-        contents = self.files.format.metadata_files(self.path, self.layout, self.n_videos, tables)
-        publish_metadata(self.files, contents, sealed=self.sealed)
+        with metadata_claim(self.files.folder(CLAIMS)):
+            redo(self.files, METADATA_KEY)
+            tables = self.files.format.read_tables(self.path)
+            if table.name in tables and not overwrite:
+                if tables[table.name].same_as(table):
+                    return
+                raise InputError(f"{self.path} has another text table {table.name!r}: overwrite it or rename yours")
+            tables[table.name] = table
+            layout, videos = read_store(self.files)
+            contents = self.files.format.metadata_files(self.path, layout, len(videos), tables)
+            publish_metadata(self.files, contents, sealed=is_sealed(self.files))
 
     def _column(self, name: str) -> Array:
         if name not in self._columns:

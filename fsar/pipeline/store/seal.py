@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fsar.files import remove_leftovers
 from fsar.pipeline.store.disk import Buffer, FileEntry
 from fsar.pipeline.store.files import (
     CLAIMS,
@@ -24,10 +25,13 @@ from fsar.pipeline.store.identity import checked_json, parse_checked_json
 from fsar.pipeline.store.journal import (
     Entries,
     chunk_key,
+    intents,
     metadata_entries,
     publish,
     read_record,
     record_entries,
+    redo,
+    remove_superseded,
     stored_rows,
 )
 from fsar.pipeline.store.layout import VideoRow
@@ -53,6 +57,9 @@ def read_manifest(files: StoreFiles) -> Entries:
 
 def seal_files(files: StoreFiles) -> None:
     """Write videos.csv with its results, failures.csv and the manifest; every chunk must be stored."""
+    for key in intents(files):
+        redo(files, key)
+    remove_superseded(files)
     if not is_sealed(files):
         layout, videos = read_store(files)
         columns = [read_column(files, layout, len(videos), name) for name in ("status", "n_frames", "source_sha256")]
@@ -65,6 +72,7 @@ def seal_files(files: StoreFiles) -> None:
         publish_metadata(files, contents, sealed=True)
     for name in (CLAIMS, STAGING):
         shutil.rmtree(files.folder(name), ignore_errors=True)
+    remove_leftovers(files.home)
 
 
 def publish_metadata(files: StoreFiles, contents: dict[str, list[Buffer]], *, sealed: bool) -> None:

@@ -1,7 +1,7 @@
 """Re-read every byte of a store and say what is wrong, by file and by video."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from fsar.pipeline.store.files import (
     read_store,
 )
 from fsar.pipeline.store.identity import parse_checked_json
-from fsar.pipeline.store.journal import Entries, chunk_key, intents, record_entries, stored_rows
+from fsar.pipeline.store.journal import Entries, announced_files, chunk_key, intents, record_entries, stored_rows
 from fsar.pipeline.store.layout import Layout, VideoRow
 from fsar.pipeline.store.seal import is_sealed, read_manifest
 
@@ -75,11 +75,11 @@ def verify(path: str | Path, *, advance: Callable[[int], None] | None = None) ->
     expected = _expected(files, sealed, problems)
     owners = _Owners(files, problems)
     on_disk = set(files.names())
-    checked = _check(files, expected, advance)
-    for name, what in checked:
+    moving = announced_files(files)
+    for name, what in _check(files, {name: expected[name] for name in expected if name not in moving}, advance):
         problems.append(Problem(name, what, owners.of(name)))
     notes = _notes(files, sealed)
-    known = expected.keys() | {MANIFEST_FILE if sealed else ""}
+    known = expected.keys() | moving | {MANIFEST_FILE if sealed else ""}
     for name in sorted(on_disk - known):
         if not _is_own_business(name, sealed):
             problems.append(Problem(name, "foreign: no file of this store"))
@@ -96,7 +96,6 @@ def _expected(files: StoreFiles, sealed: bool, problems: list[Problem]) -> Entri
         except InputError as error:
             problems.append(Problem(MANIFEST_FILE, str(error)))
     entries: Entries = {}
-    in_flight = set(intents(files))
     keys = [chunk_key(index, n_rows) for index, n_rows in stored_rows(files).items()]
     for key in [METADATA_KEY, *keys]:
         name = f"{JOURNAL}/{key}.json"
@@ -112,14 +111,8 @@ def _expected(files: StoreFiles, sealed: bool, problems: list[Problem]) -> Entri
         entry = file_entry(path)
         if entry is not None:
             entries[name] = entry
-        if not _is_changing(key, in_flight):
-            entries |= record
+        entries |= record
     return entries
-
-
-def _is_changing(key: str, in_flight: Iterable[str]) -> bool:
-    """Return whether the files of a record are being replaced: the same metadata, or a chunk that grows."""
-    return any(key == other or key.split(".")[0] == other.split(".")[0] for other in in_flight)
 
 
 def _check(files: StoreFiles, expected: Entries, advance: Callable[[int], None] | None) -> list[tuple[str, str]]:

@@ -1,0 +1,119 @@
+"""Claims: who works on what, and what happens to the work of the dead."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from fsar.pipeline.store import claims, disk
+from fsar.pipeline.store.claims import Claims, host_id, is_stale, live_claims
+from tests.pipeline.store import samples
+
+
+def write_claim(folder: Path, index: int, **owner: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{index:06d}"
+    path.write_text(json.dumps({"host": host_id(), "pid": os.getpid(), "started": "1", "token": "x"} | owner))
+    return path
+
+
+def test_a_chunk_is_claimed_once(tmp_path: Path) -> None:
+    first, second = Claims(tmp_path), Claims(tmp_path)
+    assert first.take(0)
+    assert not second.take(0)
+    assert second.take(1)
+    assert first.others() == [1]
+    first.close()
+    assert second.take(0)
+    second.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    child = os.fork() if hasattr(os, "fork") else pytest.skip("needs fork")
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    write_claim(tmp_path, 0, pid=child)
+    assert live_claims(tmp_path) == []
+    ours = Claims(tmp_path)
+    assert ours.take(0)
+    ours.close()
+
+
+def test_a_process_id_that_came_back_is_not_the_claimer(tmp_path: Path) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("start times are read from /proc")
+    assert is_stale(write_claim(tmp_path, 0, pid=os.getppid(), started="1"))
+
+
+def test_a_writer_of_this_process_that_was_dropped_is_gone(tmp_path: Path) -> None:
+    assert is_stale(write_claim(tmp_path, 0, token="never closed"))
+
+
+def test_another_machine_is_trusted_while_its_heart_beats(tmp_path: Path) -> None:
+    path = write_claim(tmp_path, 0, host="elsewhere")
+    assert not is_stale(path)
+    assert not Claims(tmp_path).take(0)
+    long_ago = time.time() - 2 * claims.STALE_SECONDS
+    os.utime(path, (long_ago, long_ago))
+    assert is_stale(path)
+    assert Claims(tmp_path).take(0)
+
+
+def test_held_claims_are_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.01)
+    ours = Claims(tmp_path)
+    ours.take(3)
+    os.utime(tmp_path / "000003", (1, 1))
+    deadline = time.monotonic() + 10
+    while (tmp_path / "000003").stat().st_mtime < 1000 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (tmp_path / "000003").stat().st_mtime > 1000
+    ours.close()
+
+
+def test_releasing_does_not_remove_the_claim_of_a_successor(tmp_path: Path) -> None:
+    ours = Claims(tmp_path)
+    ours.take(0)
+    write_claim(tmp_path, 0, host="elsewhere")
+    ours.release(0)
+    assert live_claims(tmp_path) == [0]
+
+
+def test_a_torn_claim_is_nobodys(tmp_path: Path) -> None:
+    path = tmp_path / "000000"
+    path.write_text('{"host": "some')
+    os.utime(path, (1, 1))
+    assert Claims(tmp_path).take(0)
+
+
+def test_a_file_system_without_hard_links_serves_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(disk.errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    with samples.open_sample(path) as first, samples.open_sample(path) as second:
+        chunk, other = first.claim(), second.claim()
+        assert chunk is not None
+        assert other is not None
+        assert (chunk.index, other.index) == (0, 1)
+        first.release(chunk)
+        samples.fill(second)
+        second.commit(other, samples.chunk_data(other, second.videos))
+        second.seal()
+
+
+def test_claim_hands_out_each_chunk_once_and_then_none(path: Path) -> None:
+    with samples.open_sample(path) as first, samples.open_sample(path) as second:
+        taken = [first.claim(), second.claim(), first.claim(), second.claim()]
+        assert [chunk.index for chunk in taken if chunk] == [0, 1, 2, 3]
+        assert first.claim() is None
+        assert first.pending_chunks() == 4
+        assert first.n_rows_done == 0
+    with samples.open_sample(path) as third:
+        chunk = third.claim()
+        assert chunk is not None
+        assert (chunk.index, chunk.rows) == (0, range(3))
