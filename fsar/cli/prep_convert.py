@@ -32,7 +32,7 @@ def command(
     jobs: int,
     as_json: bool,
 ) -> int:
-    r"""Convert the videos of CATALOG to H.264 mp4, frame for frame.
+    """Convert the videos of CATALOG to H.264 mp4, frame for frame.
 
     Every frame of the source becomes one frame with the same time; none is dropped or doubled. Each result is decoded
     again and checked before it gets its name. Odd sizes are padded by one repeated row or column. OUT gets videos/,
@@ -42,7 +42,7 @@ def command(
     \b
     Example:
       fsar-prep convert catalog.csv --out mp4 --short-side 240 --jobs 4
-    """
+    """  # noqa: D301 - click needs a real backspace
     from fsar.pipeline.catalog import read_catalog
     from fsar.pipeline.convert import convert, plan
     from fsar.pipeline.transcode import ConvertSettings

@@ -34,7 +34,7 @@ def command(
     jobs: int,
     as_json: bool,
 ) -> int:
-    r"""Extract the frames of the videos of CATALOG as JPEG.
+    """Extract the frames of the videos of CATALOG as JPEG.
 
     Layout trx is OUT/frames/CLASS/VIDEO/00000001.jpg, as TRX, STRM and CLIP-MEI read it; layout hcl is
     OUT/images/PART/CLASS/VIDEO/0.jpg. OUT also gets catalog.csv, with one frame folder per video, for the next stage,
@@ -44,7 +44,7 @@ def command(
     \b
     Example:
       fsar-prep extract catalog.csv --out frames --frames 8 --short-side 256 --jobs 4
-    """
+    """  # noqa: D301 - click needs a real backspace
     from fsar.pipeline.catalog import read_catalog
     from fsar.pipeline.extract import ExtractSettings, extract, plan
 

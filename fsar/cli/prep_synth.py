@@ -51,7 +51,7 @@ def command(
     jobs: int,
     as_json: bool,
 ) -> int:
-    r"""Write a learnable set of short synthetic videos to OUT.
+    """Write a learnable set of short synthetic videos to OUT.
 
     The classes are motions, in pairs of which one is the other played backwards; shape, colour, texture, place, speed
     and camera shake say nothing about the class. OUT gets videos/, annotations/ (the three json files of
@@ -62,7 +62,7 @@ def command(
     Example:
       fsar-prep synth motions --clips 30 --jobs 4
       fsar-prep index --dataset ssv2 --videos motions/videos --annotations motions/annotations --out catalog.csv
-    """
+    """  # noqa: D301 - click needs a real backspace
     from fsar.pipeline.synth import SynthSettings, synthesize
 
     settings = SynthSettings(train_classes, val_classes, test_classes, clips, seed, size, container)

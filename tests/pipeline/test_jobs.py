@@ -15,6 +15,7 @@ import pytest
 from fsar.errors import InputError
 from fsar.pipeline.decode import VideoError
 from fsar.pipeline.jobs import Failure, run_jobs, write_failures
+from tests.cli.video_commands import processes_of, wait_for
 
 
 @dataclass(frozen=True)
@@ -125,30 +126,10 @@ def test_no_worker_outlives_the_run(tmp_path, how):
     wait_for(lambda: len(list(out.glob("[0-9]*.txt"))) >= 2)
     process.send_signal(how)
     process.communicate(timeout=30)
-    wait_for(lambda: not members(process.pid))
+    wait_for(lambda: not processes_of(process.pid))
     n_finished = len(list(out.glob("[0-9]*.txt")))
     time.sleep(0.6)
     assert len(list(out.glob("[0-9]*.txt"))) == n_finished < 40
     assert all(path.read_text() == "whole" for path in out.glob("[0-9]*.txt"))
     if how == signal.SIGINT:
         assert not list(out.glob(".*"))
-
-
-def members(session: int) -> list[int]:
-    """Processes that were started by a program, by its session."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)

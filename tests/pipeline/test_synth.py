@@ -141,9 +141,8 @@ def test_a_pair_shows_the_same_poses_in_another_order(pair):
 def test_the_object_stands_out_and_stays_in_the_picture():
     for number in range(20):
         scene = draw_scene(np.random.default_rng([0, 0, number]), (427, 240))
-        pictures = list(draw_clip(MOTIONS[0], scene, (427, 240)))
-        assert len(pictures) == scene.n_frames
-        near = np.linalg.norm(pictures[0].astype(int) - COLOURS[scene.colour], axis=2) < 40
+        picture = next(draw_clip(MOTIONS[0], scene, (427, 240)))
+        near = np.linalg.norm(picture.astype(int) - COLOURS[scene.colour], axis=2) < 40
         assert near.sum() > 100
         middle = np.zeros_like(near)
         middle[:, 93:334] = True  # the central square, which a centre crop keeps
