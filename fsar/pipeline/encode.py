@@ -86,9 +86,11 @@ class EncodeReport:
 def plan(rows: Sequence[CatalogRow], options: EncodeOptions) -> EncodePlan:
     """Load the backbone and settle the recipe. Raises InputError for anything that cannot work."""
     from fsar.pipeline.backbones import load_backbone
+    from fsar.pipeline.engine_forward import resolve_device
 
     videos = _video_rows(rows)
     _settle(options, "x", {})  # wrong options are found before weights are fetched
+    resolve_device(options.engine.device)
     backbone = load_backbone(options.backbone, weights=options.weights, size=options.size)
     recipe, taps = _recipe(backbone, options)
     return EncodePlan(recipe, backbone, taps, videos)

@@ -42,7 +42,7 @@ class Forward:
     def __init__(self, extractor: TapExtractor, recipe: Recipe, device: str) -> None:
         import torch
 
-        self.device = _device(device)
+        self.device = resolve_device(device)
         self._extractor, self._recipe, self._image = extractor, recipe, recipe.image
         self._weights_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         self._out_dtype = getattr(torch, recipe.dtype)
@@ -126,7 +126,8 @@ def _per_item(features: Features, n_slots: int) -> Features:
     return {tap: values.reshape(-1, n_slots, *values.shape[1:]) for tap, values in features.items()}
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """Return the device; `auto` is a GPU where there is one. Raises InputError for what this machine lacks."""
     import torch
 
     if name == "auto":

@@ -154,7 +154,7 @@ def check_same_model(recipe: Mapping[str, Any], encoder: Mapping[str, Any]) -> N
         same = stored["backbone"].removesuffix("-quickgelu") == str(encoder["backbone"]).removesuffix("-quickgelu")
     if not same:
         raise InputError(
-            f"text tower {encoder['backbone']} ({encoder['pretrained']}, sha256 {encoder['text_sha256'][:12]}...) is not "
-            f"of the model that made the store: {stored['backbone']} ({recipe.get('pretrained')}, "
-            f"text tower {stored['text_sha256'][:12] or 'unknown'}); pass --allow-mismatch if you mean it"
+            f"this text tower is not of the model that made the store: {encoder['backbone']} ({encoder['pretrained']}, "
+            f"sha256 {encoder['text_sha256'][:12]}) != {stored['backbone']} ({recipe.get('pretrained')}, "
+            f"sha256 {stored['text_sha256'][:12] or 'unknown'}); pass --allow-mismatch if you mean it"
         )

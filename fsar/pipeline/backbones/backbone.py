@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+_INIT_LOCK = threading.Lock()
+"""Libraries initialise from the process-wide generator: two models at once would share its draws."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def seeded_init(seed: int) -> Iterator[None]:
     """Initialise modules from `seed` and leave the caller's random state as it was."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    with _INIT_LOCK, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 

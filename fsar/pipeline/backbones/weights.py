@@ -36,7 +36,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
     else:
-        state, metadata = _read_torch(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are about old formats; what matters is raised
+            state, metadata = _read_torch(path)
     tensors = {name.removeprefix("module."): value for name, value in state.items() if hasattr(value, "dtype")}
     if not tensors:
         raise InputError(f"{path} holds no parameters: expected a state dict of the backbone")
@@ -59,9 +61,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     import torch
 
     if _is_torchscript(path):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
         # OpenAI's CLIP release: QuickGELU, and three sizes stored as if they were parameters.
         extra = ("input_resolution", "context_length", "vocab_size")
         return {name: value for name, value in state.items() if name not in extra}, {"quick_gelu": "true"}

@@ -1,0 +1,77 @@
+import dataclasses
+import json
+
+import pytest
+
+from fsar.errors import InputError
+from fsar.pipeline.recipe import Recipe, differences
+
+RECIPE = Recipe(
+    library="torchvision",
+    backbone="resnet18",
+    pretrained="IMAGENET1K_V1",
+    weights_sha256="0" * 64,
+    taps=("pooled", "map"),
+    sampler="uniform-center",
+    sampler_version=1,
+    n_slots=8,
+    resize_mode="squash",
+    resize=256,
+    size=224,
+    interpolation="bilinear",
+    antialias=False,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.2, 0.2),
+    n_views=2,
+)
+OTHER = {"dtype": "float32", "precision": "bf16", "n_views": 3, "n_slots": 4, "size": 112, "format": 2}
+
+
+def changed(name):
+    value = getattr(RECIPE, name)
+    if name in OTHER:
+        return OTHER[name]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, tuple):
+        return tuple(reversed(value)) if isinstance(value[0], str) else (0.1, *value[1:])
+    return f"{value}x"
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Recipe)])
+def test_every_field_changes_the_id_and_is_named_in_the_difference(name):
+    other = dataclasses.replace(RECIPE, **{name: changed(name)})
+    assert other.recipe_id != RECIPE.recipe_id
+    (line,) = differences(RECIPE.to_dict(), other.to_dict())
+    assert line.startswith(name)
+
+
+def test_recipes_survive_json():
+    again = Recipe.from_dict(json.loads(json.dumps(RECIPE.to_dict())))
+    assert again == RECIPE
+    assert again.recipe_id == RECIPE.recipe_id
+
+
+def test_unknown_and_missing_fields_are_named():
+    data = RECIPE.to_dict()
+    with pytest.raises(InputError, match="unknown fields colour_space"):
+        Recipe.from_dict({**data, "colour_space": "x"})
+    del data["sampler"]
+    with pytest.raises(InputError, match="sampler"):
+        Recipe.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "fp8"}, "unknown precision"),
+        ({"dtype": "int8"}, "unknown feature dtype"),
+        ({"n_slots": 0}, "n_slots must be at least 1"),
+        ({"n_views": 1, "flip": True}, "ask for 2 views or more"),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(RECIPE, **change)

@@ -1,0 +1,125 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fsar.pipeline import workers
+from fsar.pipeline.workers import ClipTask, DecodeFailure, DecodePool, InlineDecoder, decode_task, source_sha256
+from tests.pipeline.encode_helpers import fake_decode, pixels
+from tests.videos import write_clip
+
+
+def task(path, sampler="uniform-center", n_views=1):
+    return ClipTask(Path(path).name, str(path), sampler, 4, n_views, 0)
+
+
+def test_frames_come_back_whatever_the_order_they_are_asked_for(tmp_path):
+    names = ["a", "big", "b", "c", "bad", "d"]
+    pool = DecodePool(2, decode=fake_decode)
+    try:
+        for key, name in enumerate(names):
+            pool.submit(key, task(tmp_path / name))
+        results = {key: pool.take(key) for key in (1, 0, 2, 5, 4, 3)}
+    finally:
+        pool.close()
+    for key, name in enumerate(names):
+        if name == "bad":
+            assert results[key].reason == "truncated"
+            continue
+        expected = fake_decode(task(tmp_path / name))
+        assert np.array_equal(results[key].frames, expected.frames)
+        assert np.array_equal(results[key].frame_index, expected.frame_index)
+        assert results[key].n_frames == 20
+    assert pool.n_outstanding == 0
+
+
+def test_hanging_and_dying_decoders_fail_alone_and_a_second_try_can_mend(tmp_path):
+    names = ["a", "hang", "crash", "once", "b", "c"]
+    pool = DecodePool(1, decode=fake_decode, timeout_seconds=2.0)
+    try:
+        for key, name in enumerate(names):
+            pool.submit(key, task(tmp_path / name))
+        results = dict(zip(names, (pool.take(key) for key in range(len(names))), strict=True))
+    finally:
+        pool.close()
+    assert results["hang"] == DecodeFailure("timeout", f"{tmp_path / 'hang'}: not decoded within 2 s, 2 times")
+    assert results["crash"].reason == "crashed"
+    assert "died by SIGSEGV" in results["crash"].message
+    for name in ("a", "once", "b", "c"):
+        assert results[name].frames.shape[1:] == pixels(name, 1).shape[1:]
+
+
+def test_a_bug_in_decoding_ends_the_run_with_its_traceback(tmp_path):
+    pool = DecodePool(1, decode=fake_decode)
+    try:
+        pool.submit(0, task(tmp_path / "bug"))
+        with pytest.raises(RuntimeError, match="a bug of ours"):
+            pool.take(0)
+    finally:
+        pool.close()
+
+
+def test_processes_are_recycled_and_a_full_buffer_does_not_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "RECYCLE_AFTER", 2)
+    monkeypatch.setattr(workers, "READY_BYTES", 1)
+    pool = DecodePool(1, decode=fake_decode)
+    try:
+        first = pool._workers[0].process.pid
+        for key in range(4):
+            pool.submit(key, task(tmp_path / f"v{key}"))
+        assert all(pool.take(key).n_frames == 20 for key in range(4))
+        assert pool._workers[0].process.pid != first
+    finally:
+        pool.close()
+
+
+def test_closing_leaves_no_process_and_no_file_behind(tmp_path):
+    pool = DecodePool(1, decode=fake_decode)
+    pool.submit(0, task(tmp_path / "a"))
+    pool.take(0)
+    pool.submit(1, task(tmp_path / "hang"))
+    (worker,) = pool._workers
+    pool.close()
+    assert not worker.process.is_alive() if worker.process._popen else True
+    assert not worker.exchange.path.exists()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(worker.exchange.descriptor)
+
+
+def test_real_videos_give_the_frames_the_sampler_chose(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", n_frames=24)
+    clip = decode_task(task(path))
+    assert clip.frame_index.tolist() == [task(path).indices(24)[0].tolist()]
+    assert clip.frames.shape == (4, 64, 96, 3)
+    assert np.allclose(clip.frame_time, clip.frame_index / 12)
+    assert clip.sha256 == source_sha256(path)
+
+
+def test_views_of_a_random_sampler_draw_their_own_frames_and_repeat():
+    drawn = task("x", "uniform-random", n_views=3).indices(100)
+    assert drawn.shape == (3, 4)
+    assert len({tuple(view) for view in drawn.tolist()}) > 1
+    assert np.array_equal(drawn, task("x", "uniform-random", n_views=3).indices(100))
+    assert np.array_equal(drawn[0], task("x", "uniform-random", n_views=1).indices(100)[0])
+    assert not np.array_equal(drawn, task("y", "uniform-random", n_views=3).indices(100))
+
+
+def test_a_folder_of_frames_has_a_hash_of_names_and_bytes(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"a")
+    first = source_sha256(tmp_path)
+    (tmp_path / "1.jpg").rename(tmp_path / "2.jpg")
+    assert source_sha256(tmp_path) != first
+    assert len(first) == 32
+
+
+def test_decoding_in_process_reports_what_is_the_videos_fault(tmp_path):
+    decoder = InlineDecoder(fake_decode)
+    decoder.submit(0, task(tmp_path / "bad"))
+    decoder.submit(1, task(tmp_path / "a"))
+    assert decoder.n_outstanding == 2
+    assert decoder.take(0).reason == "truncated"
+    assert decoder.take(1).n_frames == 20
+    broken = InlineDecoder()
+    broken.submit(0, task(tmp_path / "gone.mp4"))
+    assert broken.take(0).reason == "missing"
