@@ -21,7 +21,8 @@ def fits_products(distance: Tensor, smoothing: float) -> bool:
     """Return whether no path's weight can leave the range of float64. False for NaN and on devices without float64."""
     if distance.device.type == "mps" or not distance.numel():
         return False
-    return float(distance.detach().abs().amax()) * distance.shape[-1] <= LARGEST_EXPONENT * smoothing
+    largest = float(torch.linalg.vector_norm(distance.detach(), math.inf))
+    return largest * distance.shape[-1] <= LARGEST_EXPONENT * smoothing
 
 
 class ProductAlignment(torch.autograd.Function):
@@ -39,13 +40,16 @@ class ProductAlignment(torch.autograd.Function):
         n_columns, n_rows, n_matrices = weights.shape
         # Row 0 is an empty row above the matrix: what reaches a cell comes from its own row and the one above.
         reach = weights.new_zeros(n_columns, n_rows + 1, n_matrices)
-        reach[0, 1] = weights[0, 0]
-        for row in range(1, n_rows):
-            torch.mul(reach[0, row] + 2, weights[0, row], out=reach[0, row + 1])
-        for column in range(1, n_columns):
-            torch.add(reach[column - 1, :-1], reach[column - 1, 1:], out=reach[column, 1:])
-            reach[column, 1:] *= weights[column]
-        total = 2 * reach[-1].sum(0) - reach[-1, -1]
+        torch.mul(weights[0], 2, out=reach[0, 1:])
+        reach[0, 1] *= 0.5
+        first = reach[0].unbind(0)
+        for cell, weight, above in zip(first[2:], weights[0, 1:].unbind(0), first[1:], strict=False):
+            cell.addcmul_(weight, above)  # weight * (2 + above)
+        # Views once, not per column: at these sizes an operation costs less than making a view.
+        above_cells, cells = reach[:, :-1].unbind(0), reach[:, 1:].unbind(0)
+        for column, weight in enumerate(weights[1:].unbind(0)):
+            torch.add(above_cells[column], cells[column], out=cells[column + 1]).mul_(weight)
+        total = 2 * cells[-1].sum(0) - cells[-1][-1]
         ctx.save_for_backward(weights, reach, total)
         ctx.smoothing, ctx.shape, ctx.dtype = smoothing, distance.shape, distance.dtype
         return (-smoothing * total.log()).to(distance.dtype).view(distance.shape[:-2])
@@ -62,11 +66,14 @@ class ProductAlignment(torch.autograd.Function):
         leave[-1, :-2] = 2 * scale
         leave[-1, -2] = scale
         ahead = weights.new_zeros(n_rows + 1, n_matrices)
+        stay, step = ahead[:-1], ahead[1:]
+        cells, columns = leave[:, :-1].unbind(0), weights.unbind(0)
         for column in range(n_columns - 1, 0, -1):
-            torch.mul(leave[column, :-1], weights[column], out=ahead[:-1])
-            torch.add(ahead[:-1], ahead[1:], out=leave[column - 1, :-1])
+            torch.mul(cells[column], columns[column], out=stay)
+            torch.add(stay, step, out=cells[column - 1])
+        first, down = leave[0].unbind(0), weights[0].unbind(0)
         for row in range(n_rows - 2, -1, -1):
-            leave[0, row].addcmul_(weights[0, row + 1], leave[0, row + 1])
+            first[row].addcmul_(down[row + 1], first[row + 1])
         share = (reach[:, 1:] * leave[:, :-1]).permute(2, 1, 0)
         return share.to(ctx.dtype).reshape(ctx.shape), None
 

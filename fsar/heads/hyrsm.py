@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Targets
+from fsar.heads.blocks import block_linear
 from fsar.heads.functional import class_means, hausdorff
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
 from fsar.heads.layers import SelfAttention, steep_sinusoid_table
@@ -137,7 +138,7 @@ class HyRSM(Head):
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) and, with a class loss, "class_logits" (B, S+Q, T, K), supports first."""
-        support, query = self.encode(batch.support["frames"]), self.encode(batch.query["frames"])
+        support, query = self.encode_episode(batch)
         if self.relate_videos:
             cost = hausdorff(self.relation(support, query).distances())  # (B, Q, S)
             logits = -class_means(cost.transpose(1, 2), batch.support_labels, batch.n_way).transpose(1, 2)
@@ -165,13 +166,18 @@ class HyRSM(Head):
         encoded: Tensor = self.temporal_atte_before(frames)
         return encoded.relu()
 
+    def encode_episode(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        """Return encoded supports (B, S, T, D) and queries (B, Q, T, D), in one go: large weights, one gradient."""
+        encoded = self.encode(torch.cat((batch.support["frames"], batch.query["frames"]), 1))
+        n_support = batch.support_labels.shape[1]
+        return encoded[:, :n_support], encoded[:, n_support:]
+
     def relation(self, support: Tensor, query: Tensor) -> Relation:
         """Return the re-expressed supports (B, N, T, D) and queries (B, Q, T, D)."""
         tokens = self.temporal_atte(support.mean(2), query.mean(2))  # (B, Q, N+1, D)
-        frame_map, token_map = self.layer2.weight.chunk(2, 1)
-        tokens = F.linear(tokens, token_map, self.layer2.bias)
-        n_support = support.shape[1]
-        frames = F.linear(torch.cat((support, query), 1), frame_map)
+        frames, n_support = torch.cat((support, query), 1), support.shape[1]
+        parts = block_linear(self.layer2.weight, frames.flatten(0, -2), tokens.flatten(0, -2))
+        frames, tokens = parts[0].view(frames.shape), (parts[1] + self.layer2.bias).view(tokens.shape)
         return Relation(frames[:, :n_support], tokens[:, :, :-1], frames[:, n_support:], tokens[:, :, -1])
 
     def class_outputs(self, support: Tensor, query: Tensor) -> Outputs:

@@ -82,7 +82,7 @@ class HyRSMPlusPlus(HyRSM):
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N), the scalar "temporal" regulariser and, with a class loss, "class_logits"."""
-        support, query = self.encode(batch.support["frames"]), self.encode(batch.query["frames"])
+        support, query = self.encode_episode(batch)
         membership = F.one_hot(batch.support_labels, batch.n_way).to(support.dtype)  # (B, S, N)
         members = support
         if batch.unlabelled is not None:

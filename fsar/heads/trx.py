@@ -161,6 +161,14 @@ class TRX(TableHead):
             for name, table in transformer.embed(features["frames"]).items()
         }
 
+    def outputs(self, batch: EpisodeBatch) -> Outputs:
+        """Embed supports and queries in one go, so that large weights get one gradient, not two to add; then match."""
+        n_support = batch.support_labels.shape[1]
+        tables = self.embed({"frames": torch.cat((batch.support["frames"], batch.query["frames"]), 1)})
+        support = {name: table[:, :n_support] for name, table in tables.items()}
+        query = {name: table[:, n_support:] for name, table in tables.items()}
+        return self.match(support, batch.support_labels, query, batch.n_way, None)
+
     def match(
         self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
     ) -> Outputs:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fsar.errors import InputError
+from fsar.heads.blocks import block_linear
 
 
 @lru_cache(maxsize=64)
@@ -42,9 +43,7 @@ def slot_vectors(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> T
     """
     n_videos, n_frames, dim = x.shape
     per_slot = n_frames - size + 1
-    parts = []
-    for slot, columns in enumerate(weight.view(-1, size, dim).unbind(1)):
-        rows = x[:, slot : slot + per_slot].reshape(-1, dim)
-        mapped = rows @ columns.T if bias is None or slot else torch.addmm(bias, rows, columns.T)
-        parts.append(mapped.view(n_videos, per_slot, -1))
-    return torch.cat(parts, 1)
+    rows = [x[:, slot : slot + per_slot].reshape(-1, dim) for slot in range(size)]
+    first, *rest = block_linear(weight, *rows)
+    images = (first if bias is None else first + bias, *rest)
+    return torch.cat([image.view(n_videos, per_slot, -1) for image in images], 1)

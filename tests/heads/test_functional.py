@@ -10,6 +10,7 @@ from torch.autograd import gradcheck
 
 from fsar.errors import InputError
 from fsar.heads.alignment import ProductAlignment, fits_products, log_alignment
+from fsar.heads.blocks import block_linear
 from fsar.heads.functional import (
     class_means,
     frame_distances,
@@ -161,3 +162,25 @@ def test_tuples_are_sums_of_slot_vectors(n_frames, size):
 def test_too_few_frames_for_a_tuple_is_an_input_error():
     with pytest.raises(InputError, match="tuples of 3 frames need at least 3 frames per video, got 2"):
         tuple_slots(2, 3, torch.device("cpu"), torch.float32)
+
+
+def test_block_linear_is_the_map_of_a_concatenation():
+    a, b = (torch.randn(4, 3, generator=generator(s)) for s in (1, 2))
+    weight = torch.randn(5, 6, generator=generator(3))
+    torch.testing.assert_close(sum(block_linear(weight, a, b)), torch.cat((a, b), 1) @ weight.T)
+
+
+def test_gradient_of_block_linear_is_exact():
+    a, b = (torch.randn(r, 3, generator=generator(r), dtype=torch.float64, requires_grad=True) for r in (4, 2))
+    weight = torch.randn(5, 6, generator=generator(3), dtype=torch.float64, requires_grad=True)
+    assert gradcheck(block_linear, (weight, a, b))
+
+
+def test_block_linear_obeys_autocast():
+    weight = torch.randn(5, 6, generator=generator(), requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        image, _ = block_linear(weight, torch.ones(4, 3), torch.ones(2, 3))
+    assert image.dtype == torch.bfloat16
+    image.float().sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
