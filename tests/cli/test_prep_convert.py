@@ -62,7 +62,7 @@ def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(tmp_path, how, n_
         code = run_and_stop(
             how, "convert", catalog, "--out", out, "--jobs", 2, "--preset", "medium", progress=out / "videos", seed=seed
         )
-        assert code in (0, 130, -9)
+        assert code in (0, 130, -9, -2)  # -2: the signal met the interpreter itself while it started or ended
         if how == signal.SIGINT:
             assert not list(out.rglob(".*.tmp-*"))
     for folder in (out, whole):

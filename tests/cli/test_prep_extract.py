@@ -47,7 +47,7 @@ def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(tmp_path, how, n_
     out, whole = tmp_path / "out", tmp_path / "whole"
     for seed in range(n_stops):
         code = run_and_stop(how, "extract", catalog, "--out", out, "--jobs", 2, progress=out / "frames", seed=seed)
-        assert code in (0, 130, -9)
+        assert code in (0, 130, -9, -2)  # -2: the signal met the interpreter itself while it started or ended
         if how == signal.SIGINT:
             assert not list(out.rglob(".*.tmp-*"))
     for folder in (out, whole):
