@@ -137,6 +137,15 @@ class STRMHead(TableHead):
                 tables[f"{number}.similarity"] = similarity.embed(frames, always_drop=self.official)
         return tables
 
+    def outputs(self, batch: EpisodeBatch) -> Outputs:
+        """Embed supports and queries in one go, so that matrices are folded once, and match."""
+        sides = batch.support["patches"], batch.query["patches"]
+        tables = self.embed({"patches": torch.cat(sides, 1)})
+        n_support = sides[0].shape[1]
+        support = {name: table[:, :n_support] for name, table in tables.items()}
+        query = {name: table[:, n_support:] for name, table in tables.items()}
+        return self.match(support, batch.support_labels, query, batch.n_way, None)
+
     def match(
         self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
     ) -> Outputs:

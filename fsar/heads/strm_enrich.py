@@ -19,18 +19,22 @@ class BottleneckMLP(nn.Module):
         self.out_fc = nn.Linear(dim // 2, dim)
 
 
+FOLD_ABOVE = 1.5
+"""Folding pays, backward pass included, with more patches in a batch than this times their width."""
+
+
 class PatchEnrichment(nn.Module):
     """Patch tokens of a frame attend to each other and pass an MLP, each with a residual; then they are averaged.
 
     The attention has one head and no 1/sqrt(D), and its share `gamma` starts at zero, as published. Three exact
-    identities save more than half of the operations:
+    identities save about half of the operations:
 
-    - q.k = (W_k^T (W_q y + b_q)).y plus terms that are the same for all keys, so the keys need no projection, and the
-      bias of the keys does nothing (it is left out);
+    - q.k = (W_k^T (W_q y + b_q)).y plus terms that are the same for all keys. So the bias of the keys does nothing (it
+      is left out), and with W_k^T W_q multiplied first the keys need no projection;
     - attention weights sum to one, so W_v may be applied after averaging, and then at once with the MLP's first layer;
     - the last layer and the residuals are linear, so they may be applied to the mean of the patches.
 
-    Pairs of matrices are multiplied with each other first wherever there are more tokens than that costs.
+    Matrices are multiplied with each other (the first two) only where there are enough patches to pay for that.
     """
 
     def __init__(self, dim: int, dropout: float) -> None:
@@ -47,27 +51,29 @@ class PatchEnrichment(nn.Module):
         *lead, n_patches, dim = patches.shape
         position = POSITION_SCALE * sinusoid_table(n_patches, dim).to(patches)
         y = self.dropout(patches + position).reshape(-1, n_patches, dim)
-        query = two_maps(y, self.query_proj.weight, self.query_proj.bias, self.key_proj.weight.T)
-        mixed = (query @ y.transpose(1, 2)).softmax(-1) @ y
-        value, mlp = self.value_conv, self.mlp
-        entering = F.linear(y, mlp.inp_fc.weight, mlp.inp_fc.bias)
-        entering = entering + self.gamma * two_maps(mixed, value.weight, value.bias, mlp.inp_fc.weight)
-        hidden = F.relu(mlp.hid_fc(F.relu(entering))).mean(1)
-        residual = y.mean(1) + self.gamma * value(mixed.mean(1))
-        frames: Tensor = mlp.out_fc(hidden) + residual
+        folded = y.shape[0] * n_patches > FOLD_ABOVE * dim
+        mixed = self._energies(y, folded).softmax(-1) @ y
+        hidden = F.relu(self.mlp.hid_fc(F.relu(self._entering(y, mixed, folded)))).mean(1)
+        residual = y.mean(1) + self.gamma * self.value_conv(mixed.mean(1))
+        frames: Tensor = self.mlp.out_fc(hidden) + residual
         return frames.view(*lead, dim)
 
+    def _energies(self, y: Tensor, folded: bool) -> Tensor:
+        """Return the products of queries and keys (F, P, P), up to what the softmax cancels."""
+        query, key = self.query_proj, self.key_proj
+        if folded:
+            return F.linear(y, key.weight.T @ query.weight, query.bias @ key.weight) @ y.transpose(1, 2)
+        energies: Tensor = query(y) @ key(y).transpose(1, 2)
+        return energies
 
-def two_maps(x: Tensor, weight: Tensor, bias: Tensor, outer: Tensor) -> Tensor:
-    """Return outer (weight x + bias) for x (V, L, D), weight (E, D), outer (F, E), in the cheaper order.
-
-    With many tokens the two matrices are multiplied first: E*F*D operations once instead of D*E + E*F - D*F per token.
-    """
-    (inner_dim, dim), out_dim = weight.shape, outer.shape[0]
-    saved_per_token = dim * inner_dim + inner_dim * out_dim - dim * out_dim
-    if x.shape[0] * x.shape[1] * saved_per_token > inner_dim * out_dim * dim:
-        return F.linear(x, outer @ weight, outer @ bias)
-    return F.linear(F.linear(x, weight, bias), outer)
+    def _entering(self, y: Tensor, mixed: Tensor, folded: bool) -> Tensor:
+        """Return what the MLP's first layer makes of patches and their attention, (F, P, D/2)."""
+        value, first = self.value_conv, self.mlp.inp_fc
+        if folded:
+            weight, bias = first.weight @ (self.gamma * value.weight), first.weight @ (self.gamma * value.bias)
+            return F.linear(y, first.weight, first.bias + bias) + F.linear(mixed, weight)
+        entering: Tensor = first(y + self.gamma * value(mixed))
+        return entering
 
 
 class FrameEnrichment(nn.Module):

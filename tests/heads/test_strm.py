@@ -9,7 +9,7 @@ from fsar.heads import EpisodeBatch, Targets, create_head, seeded
 from fsar.heads.layers import sinusoid_table
 from fsar.heads.official import import_official
 from fsar.heads.strm import TupleSimilarity
-from fsar.heads.strm_enrich import PatchEnrichment, two_maps
+from fsar.heads.strm_enrich import FOLD_ABOVE, PatchEnrichment
 from tests.conftest import GOLDENS
 from tests.heads.goldens import read_golden
 
@@ -80,23 +80,24 @@ def test_options_that_make_no_sense_are_refused(options, message):
         make(**options)
 
 
-def test_the_patch_block_equals_its_published_form():
+@pytest.mark.parametrize("n_frames", [1, 5])
+def test_the_patch_block_equals_its_published_form_folded_or_not(n_frames):
     with seeded(0):
         block = PatchEnrichment(DIM, 0.0)
         torch.nn.init.constant_(block.gamma, -0.4)
-        patches = torch.randn(5, 16, DIM)
+        patches = torch.randn(n_frames, 16, DIM)
+    assert (16 * n_frames > FOLD_ABOVE * DIM) == (n_frames == 5)
     y = patches + 0.1 * sinusoid_table(16, DIM)
     attention = (block.query_proj(y) @ block.key_proj(y).transpose(1, 2)).softmax(-1)
     z = block.gamma * (attention @ block.value_conv(y)) + y
     hidden = block.mlp.hid_fc(block.mlp.inp_fc(z).relu()).relu()
-    torch.testing.assert_close(block(patches), (block.mlp.out_fc(hidden) + z).mean(1))
-
-
-@pytest.mark.parametrize("n_tokens", [1, 200])
-def test_two_maps_are_the_same_in_either_order(n_tokens):
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias, outer = (torch.randn(*s, generator=generator) for s in ((1, n_tokens, 6), (8, 6), (8,), (5, 8)))
-    torch.testing.assert_close(two_maps(x, weight, bias, outer), (x @ weight.T + bias) @ outer.T)
+    published = (block.mlp.out_fc(hidden) + z).mean(1)
+    torch.testing.assert_close(block(patches), published)
+    for ours, theirs in zip(
+        *(torch.autograd.grad(x.square().sum(), list(block.parameters())) for x in (block(patches), published)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_the_nearest_tuple_is_the_nearest_and_missing_shots_do_not_count():
