@@ -15,11 +15,19 @@ from fsar.cli.common import EXIT_FAILED, jobs_option, json_option, summary
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Weights file to write (.safetensors).")
 @click.option("--split", help="Split (name or CSV) that says which classes are base classes.")
 @click.option("--part", default="train", show_default=True, help="Part of the split to train on.")
+@click.option("--tap", default="pooled", show_default=True, help="Vector a frame to train: pooled, avgpool or flat.")
 @click.option("--frames", "n_frames", default=8, show_default=True, type=click.IntRange(min=2), help="Frames a video.")
 @click.option("--size", default=64, show_default=True, type=click.IntRange(min=16), help="Pixels of the network input.")
+@click.option(
+    "--resize-mode",
+    default="short-side",
+    show_default=True,
+    type=click.Choice(["short-side", "squash"]),
+    help="Keep the shape of things and lose the margins, or squash all into the square.",
+)
 @click.option("--epochs", default=12, show_default=True, type=click.IntRange(min=1))
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=2), help="Videos a step.")
-@click.option("--lr", "learning_rate", default=1.5e-3, show_default=True, type=float, help="Peak learning rate.")
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Videos a step.")
+@click.option("--lr", "learning_rate", default=3e-3, show_default=True, type=float, help="Peak learning rate.")
 @click.option("--weight-decay", default=0.05, show_default=True, type=float)
 @click.option("--held-out", default=0.1, show_default=True, type=click.FloatRange(0, 0.5), help="Share to test on.")
 @click.option("--seed", default=0, show_default=True, type=int)

@@ -26,7 +26,8 @@ class TapExtractor:
 
     `pooled` (D,) is the tower's output, for CLIP the projected embedding before any normalisation; `map` (C, h, w) the
     last feature map of a ResNet after its ReLU; `avgpool` (C,) its mean over positions; `map4max` (16, C) its 4 x 4
-    adaptive maximum in row-major order; `tokens.K` (L, D) every token after transformer block K (from 0) through the
+    adaptive maximum in row-major order; `flat` (C*h*w,) the map as one vector, which keeps *where* things are (for small
+    networks on small pictures); `tokens.K` (L, D) every token after transformer block K (from 0) through the
     final normalisation and, for CLIP, the projection; `tokens.K.raw` (L, W) without them.
     """
 
@@ -61,7 +62,7 @@ class TapExtractor:
     def _points(self) -> dict[str, nn.Module]:
         points = self.backbone.points
         wanted: dict[str, nn.Module] = {}
-        if points.map_module is not None and any(tap in ("map", "avgpool", "map4max") for tap in self.taps):
+        if points.map_module is not None and any(tap in MAP_FEATURES for tap in self.taps):
             wanted["map"] = points.map_module
         for index in sorted({block_index(tap) for tap in self.taps if tap.startswith("tokens.")}):
             wanted[f"tokens.{index}"] = points.blocks[index]
@@ -80,10 +81,7 @@ class TapExtractor:
             return self._captured["pooled"]
         if tap.startswith("tokens."):
             return self._tokens(tap)
-        last_map = self._captured["map"]  # (B, C, h, w)
-        if tap == "avgpool":
-            return last_map.mean((2, 3))
-        return last_map if tap == "map" else max_tokens(last_map)
+        return MAP_FEATURES[tap](self._captured["map"])
 
     def _tokens(self, tap: str) -> Tensor:
         points = self.backbone.points
@@ -100,6 +98,15 @@ def max_tokens(last_map: Tensor) -> Tensor:
     import torch.nn.functional as F
 
     return F.adaptive_max_pool2d(last_map, 4).flatten(2).transpose(1, 2)
+
+
+MAP_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
+    "avgpool": lambda last_map: last_map.mean((2, 3)),
+    "map": lambda last_map: last_map,
+    "map4max": max_tokens,
+    "flat": lambda last_map: last_map.flatten(1),
+}
+"""What can be made of the last feature map (B, C, h, w)."""
 
 
 def resolve_taps(backbone: Backbone, taps: Sequence[str]) -> tuple[str, ...]:

@@ -5,20 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fsar.errors import InputError
 from fsar.files import write_atomic
 from fsar.pipeline.catalog import CatalogRow
-from fsar.pipeline.decode import VideoError, decode_clip
+from fsar.pipeline.decode import decode_clip
 from fsar.pipeline.sample import sample_indices
 
 CLIPS, INDEX = "clips.npy", "clips.json"
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """How videos become small clips."""
+
+    n_frames: int
+    size: int
+    """Pixels of the square pictures."""
+    resize_mode: Literal["squash", "short-side"]
+    decoder: str
 
 
 @dataclass(frozen=True)
@@ -36,14 +47,15 @@ class ClipTable:
         return len(self.frames)
 
 
-def clip_table(
-    rows: Sequence[CatalogRow], folder: Path, n_frames: int, size: int, decoder: str, *, n_jobs: int, quiet: bool
-) -> ClipTable:
-    """Return all clips of `rows`, (N, n_frames, size, size, 3); decoded once into `folder` and found there again."""
-    key = _key(rows, n_frames, size, decoder)
+def clip_table(rows: Sequence[CatalogRow], folder: Path, spec: ClipSpec, *, n_jobs: int, quiet: bool) -> ClipTable:
+    """Return the clips of `rows`, decoded once into `folder` and found there again by the next call.
+
+    Raises InputError when not one video can be decoded.
+    """
+    key = _key(rows, spec)
     index = _read_index(folder, key)
     if index is None:
-        index = _decode_all(rows, folder, n_frames, size, decoder, key, n_jobs=n_jobs, quiet=quiet)
+        index = _decode_all(rows, folder, spec, key, n_jobs=n_jobs, quiet=quiet)
     if not index["class_names"]:
         raise InputError(
             f"none of the {len(rows)} videos could be decoded; the first: {index['failures'][0]['message']}"
@@ -51,9 +63,9 @@ def clip_table(
     return ClipTable(np.load(folder / CLIPS, mmap_mode="r"), index["class_names"], key, index["failures"])
 
 
-def _key(rows: Sequence[CatalogRow], n_frames: int, size: int, decoder: str) -> str:
+def _key(rows: Sequence[CatalogRow], spec: ClipSpec) -> str:
     facts = [[row.video_id, row.class_name, row.bytes] for row in rows]
-    return hashlib.sha256(json.dumps([facts, n_frames, size, decoder]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([facts, asdict(spec)]).encode()).hexdigest()
 
 
 def _read_index(folder: Path, key: str) -> dict[str, Any] | None:
@@ -65,24 +77,16 @@ def _read_index(folder: Path, key: str) -> dict[str, Any] | None:
 
 
 def _decode_all(
-    rows: Sequence[CatalogRow],
-    folder: Path,
-    n_frames: int,
-    size: int,
-    decoder: str,
-    key: str,
-    *,
-    n_jobs: int,
-    quiet: bool,
+    rows: Sequence[CatalogRow], folder: Path, spec: ClipSpec, key: str, *, n_jobs: int, quiet: bool
 ) -> dict[str, Any]:
     from fsar.pipeline.jobs import run_jobs
 
-    decode = partial(small_clip, n_frames=n_frames, size=size, decoder=decoder)
+    decode = partial(small_clip, spec=spec)
     outcomes = run_jobs("decode", list(rows), decode, n_jobs=n_jobs, key=lambda row: row.video_id, quiet=quiet)
     good = [(row, outcome.value) for row, outcome in zip(rows, outcomes, strict=True) if outcome.failure is None]
-    failures = [outcome.failure.to_dict() for outcome in outcomes if outcome.failure is not None]
+    failures = [asdict(outcome.failure) for outcome in outcomes if outcome.failure is not None]
     folder.mkdir(parents=True, exist_ok=True)
-    shape = (len(good), n_frames, size, size, 3)
+    shape = (len(good), spec.n_frames, spec.size, spec.size, 3)
     table = np.lib.format.open_memmap(folder / CLIPS, mode="w+", dtype=np.uint8, shape=shape)
     for position, (_, clip) in enumerate(good):
         table[position] = clip
@@ -92,13 +96,12 @@ def _decode_all(
     return index
 
 
-def small_clip(row: CatalogRow, *, n_frames: int, size: int, decoder: str) -> np.ndarray:
-    """Return `n_frames` frames of a video, centre of each segment, squashed to (n_frames, size, size, 3) uint8."""
+def small_clip(row: CatalogRow, *, spec: ClipSpec) -> np.ndarray:
+    """Return the middle frame of each of T segments, resized and cropped to a square, (T, S, S, 3) uint8."""
     from fsar.pipeline.images import ImageSpec, prepare
 
-    if row.bytes == 0 and not row.path.is_dir():
-        raise VideoError("empty", f"{row.path} has no bytes")
-    clip = decode_clip(row.path, lambda count: sample_indices("uniform-center", count, n_frames), decoder=decoder)
-    pixels = prepare(clip.frames, ImageSpec(resize=size, size=size, antialias=True))  # (T, 3, S, S) in 0..1
+    clip = decode_clip(row.path, lambda n: sample_indices("uniform-center", n, spec.n_frames), decoder=spec.decoder)
+    image = ImageSpec(mode=spec.resize_mode, resize=spec.size, size=spec.size, antialias=True)
+    pixels = prepare(clip.frames, image)  # (T, 3, S, S) in 0..1
     small: np.ndarray = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return small
