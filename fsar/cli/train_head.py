@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("head", required=False)
+@click.argument("head")
 @store_options
 @click.option("--way", default=5, show_default=True, help="Classes per episode.")
 @click.option("--shot", default="1", show_default=True, help="Supports per class; 1,5,2,1,1 for unequal ones.")
@@ -41,7 +41,14 @@ if TYPE_CHECKING:
 @click.option("--episodes-file", type=click.Path(path_type=Path), help="Saved list of test episodes.")
 @click.option("--no-test", is_flag=True, help="Train only.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder. [default: runs/<time>-<head>-<split>]")
-@click.option("--list-heads", is_flag=True, is_eager=True, help="List heads, their options and presets.")
+@click.option(
+    "--list-heads",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, asked: _list_heads(context) if asked else None,
+    help="List heads, their options and presets.",
+)
 @json_option
 def command(**arguments: Any) -> None:
     """Train HEAD on a feature store, select on the validation part, test on the test part.
@@ -53,11 +60,6 @@ def command(**arguments: Any) -> None:
       fsar-train-head otam --store ssv2.zarr --split ssv2-cmn --way 5 --shot 1 -o adapter=temporal
       fsar-train-head trx --store ssv2.zarr --split ssv2-otam --shot 5 --preset published --seeds 0,1,2
     """  # noqa: D301 (click reads the backspace)
-    if arguments["list_heads"]:
-        click.echo(_describe_heads())
-        return
-    if not arguments["head"]:
-        raise click.UsageError("name a head; --list-heads shows them")
     _train(arguments)
 
 
@@ -154,6 +156,11 @@ def _preset(arguments: dict[str, Any], split: str) -> "Preset":
     preset = dataclasses.replace(preset, **{key: value for key, value in changes.items() if value is not None})
     n_episodes = arguments["episodes"] or (arguments["steps"] or 0) * preset.episodes_per_step
     return dataclasses.replace(preset, n_episodes=n_episodes) if n_episodes else preset
+
+
+def _list_heads(context: click.Context) -> None:
+    click.echo(_describe_heads())
+    context.exit()
 
 
 def _describe_heads() -> str:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fsar.errors import InputError, unknown_name
 from fsar.heads.head import Head
 from fsar.heads.inputs import backbone_spec
+from fsar.splits import class_key
 
 if TYPE_CHECKING:
     from fsar.pipeline.store import FeatureStore, TextTable
@@ -49,13 +51,14 @@ def class_vectors(store: "FeatureStore", table_name: str, class_names: Sequence[
     table = store.text(table_name)
     if kind.text_space == "image":
         check_same_model(store, table)
-    try:
-        rows = [table.row_of(name) for name in class_names]
-    except KeyError as error:
+    place = {class_key(name): row for row, name in enumerate(table.class_names)}
+    missing = [name for name in class_names if class_key(name) not in place]
+    if missing:
         raise InputError(
-            f"text table {table_name!r} of {store.path} has no class {error.args[0]!r}; run fsar-prep text again"
-        ) from error
-    return torch.from_numpy(table.vectors).float()[:, rows].transpose(0, 1).contiguous()
+            f"text table {table_name!r} of {store.path} has no class {missing[0]!r}; run fsar-prep text for this split"
+        )
+    rows = [place[class_key(name)] for name in class_names]
+    return torch.from_numpy(np.ascontiguousarray(table.vectors[:, rows].swapaxes(0, 1), np.float32))
 
 
 def check_same_model(store: "FeatureStore", table: "TextTable") -> None:

@@ -7,6 +7,7 @@ from fsar.heads.adapters import AdapterName, make_adapter
 from fsar.heads.batch import Features
 from fsar.heads.functional import class_means, frame_distances, two_way_alignment
 from fsar.heads.head import Outputs, TableHead, register_head
+from fsar.heads.presets import Preset, register_preset
 
 
 @register_head("otam")
@@ -59,3 +60,16 @@ class OTAM(TableHead):
         """Return logits (B, Q, N)."""
         cost = two_way_alignment(frame_distances(query["frames"], support["frames"]), self.smoothing)  # (B, Q, S)
         return {"logits": -class_means(cost.transpose(1, 2), labels, n_way).transpose(1, 2)}
+
+
+register_preset(
+    Preset(
+        name="otam-perrett",
+        heads=("otam",),
+        source="tobyperrett/few-shot-action-recognition, example commands",
+        note="published with the backbone trained along; the head alone learns nothing without an adapter",
+        optimizer="sgd",
+        episodes_per_step=1,
+        n_episodes=50_000,
+    )
+)

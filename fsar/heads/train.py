@@ -167,7 +167,9 @@ class _Loop:
             losses, accuracy = _losses(self.head, batch)
         total = losses["total"].float()
         if not bool(torch.isfinite(total)):
-            raise InputError(f"the loss is {float(total)} at step {step + 1}; lower --lr or check the features")
+            raise InputError(
+                f"the loss is {float(total.detach())} at step {step + 1}; lower --lr or check the features"
+            )
         if preset.reduction == "sum":
             total = total * preset.episodes_per_step
         total.backward()  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ from fsar.heads.adapters import AdapterName, make_adapter
 from fsar.heads.batch import Features
 from fsar.heads.functional import class_means, offset_cosine
 from fsar.heads.head import Outputs, TableHead, register_head
+from fsar.heads.presets import Preset, register_preset
 
 
 @register_head("tsn")
@@ -72,3 +73,16 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     The form |a|^2 - 2ab + |b|^2 loses the digits in which close prototypes differ.
     """
     return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
+
+
+register_preset(
+    Preset(
+        name="tsn-perrett",
+        heads=("tsn",),
+        source="tobyperrett/few-shot-action-recognition, example commands",
+        note="published with the backbone trained along; the head alone learns nothing without an adapter",
+        optimizer="sgd",
+        episodes_per_step=1,
+        n_episodes=50_000,
+    )
+)

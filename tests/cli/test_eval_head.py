@@ -1,0 +1,92 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from fsar.cli import eval_head
+from fsar.cli.common import run_command
+from tests.heads.stores import ordered_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return ordered_store(tmp_path_factory.mktemp("store") / "s.zarr")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, store):
+    def run(*arguments):
+        argv = ["fsar-eval-head", *map(str, arguments), "--store", str(store.path), "--quiet"]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as exit_info:
+            run_command(eval_head.command, "fsar-eval-head")
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_a_table_of_heads_and_shots(call):
+    code, out, err = call("tsn", "otam", "--shots", "1,3", "--episodes", 60, "--format", "markdown")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[0].startswith("| head ")
+    assert set(lines[1]) <= set("| -")
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["tsn", "otam", "tsn", "otam"]
+    assert [line.split("|")[3].strip() for line in lines[2:]] == ["1", "1", "3", "3"]
+
+
+def test_csv_is_a_table_for_programs(call):
+    code, out, _ = call("tsn", "otam", "--episodes", 60, "--format", "csv", "--compare", "proto")
+    assert code == 0
+    rows = [line.split(",") for line in out.splitlines()]
+    assert len(rows) == 4
+    assert {len(row) for row in rows} == {len(rows[0])}
+
+
+def test_a_saved_list_gives_the_same_numbers(call, tmp_path):
+    arguments = ("otam", "--episodes", 50, "--shot", 2, "--query", 3, "--json")
+    first = json.loads(call(*arguments, "--save-episodes", tmp_path / "list.npz", "--out", tmp_path / "out")[1])
+    again = json.loads(call("otam", "--episodes-file", tmp_path / "list.npz", "--json")[1])
+    one, other = first["results"][0], again["results"][0]
+    for key in ("accuracy", "ci95", "episodes_sha256", "n_shot", "n_query", "n_episodes", "per_class_accuracy"):
+        assert one[key] == other[key], key
+    folder = tmp_path / "out" / "otam-test-5way-2shot"
+    accuracies = np.load(folder / "accuracies.npy")
+    assert accuracies.mean() == pytest.approx(one["accuracy"])
+    assert json.loads((folder / "result.json").read_text())["episodes_sha256"] == one["episodes_sha256"]
+
+
+def test_unequal_shots(call):
+    code, out, err = call("otam", "--shot", "1,2,1,3,1", "--episodes", 20)
+    assert code == 0, err
+    assert "1/2/1/3/1" in out
+
+
+def test_a_head_with_random_weights_is_marked(call):
+    code, _, err = call("trx", "--episodes", 5, "-o", "out_dim=16")
+    assert code == 0
+    assert "'trx' is untrained" in err
+    assert "untrained" not in call("proto", "--episodes", 5)[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["otan"], "'otan' is neither a run folder nor a head; heads: otam"),
+        (["otam", "--part", "tset"], "unknown part 'tset': did you mean test?"),
+        (["otam", "--shot", "one"], "--shot must be a number"),
+        (["otam", "--shots", "1,20"], "takes 21 videos of a class"),
+        (["otam", "--episodes-file", "nowhere.npz"], "no episode list at nowhere.npz"),
+        (["otam", "--text", "words"], "takes no text"),
+        (["tests"], "is neither a run folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_1(call, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(*arguments, "--episodes", 5)
+    assert code == 1
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1

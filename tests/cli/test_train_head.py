@@ -1,0 +1,174 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fsar.cli import eval_head, train_head
+from fsar.cli.common import run_command
+from fsar.heads.runs import read_tensors
+from tests.heads.stores import PARTS, make_store, ordered_features, ordered_store, rows_of
+
+SHORT = ["--episodes-per-step", "2", "--steps", "6", "--val-episodes", "10", "--test-episodes", "20", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return ordered_store(tmp_path_factory.mktemp("store") / "s.zarr", failed=[2])
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, store):
+    """Call a command as a program would: (exit code, stdout, stderr)."""
+
+    def run(module, *arguments, path=store.path):
+        name = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments), "--store", str(path)])
+        with pytest.raises(SystemExit) as exit_info:
+            run_command(module.command, name)
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_train_then_evaluate(call, tmp_path):
+    code, out, err = call(train_head, "otam", "-o", "adapter=temporal", "--out", tmp_path / "run", *SHORT)
+    assert code == 0, err
+    assert "otam seed 0" in out
+    assert "1 videos could not be encoded" in out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    arguments = ["--episodes", "20", "--quiet", "--json", "--compare", "tsn"]
+    code, out, err = call(eval_head, tmp_path / "run", *arguments)
+    assert code == 0, err
+    data = json.loads(out)
+    ours, tsn = data["results"]
+    assert ours["accuracy"] == pytest.approx(result["accuracy"])  # the same list of test episodes
+    assert ours["episodes_sha256"] == tsn["episodes_sha256"] == result["episodes_sha256"]
+    assert data["comparisons"][0]["difference"] == pytest.approx(ours["accuracy"] - tsn["accuracy"])
+    assert (tmp_path / "run" / "eval" / "run-test-5way-1shot" / "confusion.csv").is_file()
+
+
+def test_several_seeds_give_mean_and_spread(call, tmp_path):
+    code, out, err = call(
+        train_head, "tsn", "-o", "adapter=linear", "--seeds", "0,1", "--out", tmp_path / "runs", "--json", *SHORT
+    )
+    assert code == 0, err
+    data = json.loads(out)
+    accuracies = [result["accuracy"] for result in data["results"]]
+    assert data["seeds"]["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert data["seeds"]["std"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
+    assert (tmp_path / "runs" / "seed-1" / "head.safetensors").is_file()
+    hashes = {result["episodes_sha256"] for result in data["results"]}
+    assert len(hashes) == 1  # all seeds meet the same test
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ottam"], "unknown head 'ottam': did you mean otam?"),
+        (["otam", "-o", "adaptr=linear"], "unknown option of head 'otam' 'adaptr': did you mean adapter?"),
+        (["otam", "-o", "adapter=conv"], "must be none or linear or mlp or temporal, got 'conv'"),
+        (["otam", "-o", "smoothing=soft"], "option smoothing of head 'otam' must be float, got 'soft'"),
+        (["otam", "-o", "adapter"], "must be key=value"),
+        (["otam", "--way", "11"], "11-way episodes need 11 classes, the train part"),
+        (["otam", "--shot", "9"], "takes 14 videos of a class"),
+        (["otam", "--way", "7"], "7-way episodes need 7 classes, the test part"),
+        (["otam", "--split", "ssv2-cnm"], "ssv2-cmn"),
+        (["otam", "--preset", "cashed"], "did you mean cached"),
+        (["otam", "--device", "cuda:99"], "use --device cpu"),
+        (["otam", "--tap", "frames"], "--tap must be ROLE=TAP"),
+        (["otam", "--seeds", "1,1"], "names a number twice"),
+        (["otam", "--steps", "3", "--episodes", "9"], "not both"),
+        (["molo"], "--tap map"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_1(call, tmp_path, arguments, message):
+    code, out, err = call(train_head, *arguments, "--out", tmp_path / "run", *SHORT[4:])
+    assert code == 1
+    assert out == ""
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_that_is_none_is_one_line(call, tmp_path):
+    code, _, err = call(train_head, "otam", path=tmp_path / "absent.zarr")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "absent.zarr" in err
+
+
+def test_small_classes_are_dropped_and_reported(call, tmp_path):
+    videos = rows_of(PARTS, 7)
+    few = [v for v in videos if v.class_name != "a3" or v.video_id.endswith("-0")]
+    store = make_store(tmp_path / "s.zarr", {"pooled": ordered_features(few)}, few)
+    arguments = ["otam", "-o", "adapter=linear", "--out", tmp_path / "run", *SHORT]
+    code, _, err = call(train_head, *arguments, path=store.path)
+    assert code == 1
+    assert "'a3' (1)" in err
+    code, out, err = call(train_head, *arguments, "--drop-small-classes", path=store.path)
+    assert code == 0, err
+    assert "dropped because they are too small: a3 (1)" in out
+
+
+def test_a_run_is_refused_on_features_of_another_recipe(call, tmp_path):
+    code, _, err = call(train_head, "otam", "-o", "adapter=linear", "--out", tmp_path / "run", *SHORT)
+    assert code == 0, err
+    videos = rows_of(PARTS, 7)
+    features = {"pooled": ordered_features(videos)}
+    other = make_store(tmp_path / "o.zarr", features, videos, recipe={"backbone": "other", "sampler": "dense"})
+    code, _, err = call(eval_head, tmp_path / "run", "--quiet", path=other.path)
+    assert code == 1
+    assert "sampler" in err
+    assert "'dense'" in err
+    code, out, err = call(eval_head, tmp_path / "run", "--allow-recipe", "--episodes", 9, "--quiet", path=other.path)
+    assert code == 0, err
+    assert "features of another recipe" in err
+    wide = make_store(tmp_path / "w.zarr", {"pooled": ordered_features(videos, dim=24)}, videos)
+    code, _, err = call(eval_head, tmp_path / "run", "--quiet", path=wide.path)
+    assert code == 1
+    assert "takes features of width 16" in err
+    assert "has width 24" in err
+    code, _, err = call(eval_head, tmp_path / "run", "--part", "train", "--quiet")
+    assert code == 1
+    assert "was trained on class 'a0'" in err
+    code, out, _ = call(eval_head, tmp_path / "run", "--part", "train", "--allow-seen", "--episodes", 9, "--quiet")
+    assert code == 0
+    assert "10 classes were trained on" in out
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_same_command_goes_on(store, tmp_path):
+    command = [sys.executable, "-c", "from fsar.cli.train_head import main; main()", "otam", "--store", str(store.path)]
+    command += ["-o", "adapter=temporal", "--episodes-per-step", "2", "--val-episodes", "10", "--test-episodes", "20"]
+    command += ["--steps", "60", "--validate-every", "20"]
+    subprocess.run([*command, "--out", str(tmp_path / "whole"), "--quiet"], check=True, capture_output=True)
+    halves = [*command, "--out", str(tmp_path / "halves"), "--quiet"]
+    process = subprocess.Popen(halves, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "halves" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (metrics.is_file() and metrics.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    if process.returncode != 0:  # a fast machine may have finished before the signal came
+        assert process.returncode == 130, err
+        assert "run the same command again" in err
+        assert (tmp_path / "halves" / "state.safetensors").is_file()
+        subprocess.run(halves, check=True, capture_output=True)
+    whole, resumed = (read_tensors(tmp_path / name / "head.safetensors")[0] for name in ("whole", "halves"))
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_the_list_of_heads_needs_no_store(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fsar-train-head", "--list-heads"])
+    with pytest.raises(SystemExit) as exit_info:
+        train_head.main()
+    assert exit_info.value.code == 0
+    out = capsys.readouterr().out
+    assert "otam: Cao et al." in out
+    assert "options: dim, smoothing, adapter, dropout" in out

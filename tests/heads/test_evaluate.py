@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from fsar.errors import InputError
+from fsar.heads import list_heads
+from fsar.heads.episodes import EpisodeSampler, EpisodeShape
+from fsar.heads.evaluate import Evaluation, compare, evaluate, half_width
+from fsar.heads.head import create_head, seeded
+from fsar.heads.task import make_task
+from fsar.heads.testing import Plan, measure, plan_test, refuse_seen
+from fsar.pipeline.store import TextTable
+from tests.heads.stores import PARTS, make_store, ordered_features, rows_of
+
+WIDTH = 64
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    videos = rows_of(PARTS, 8)
+    pooled = ordered_features(videos, dim=WIDTH, n_frames=4)
+    names = tuple(dict.fromkeys(video.class_name for video in videos))
+    vectors = np.random.default_rng(0).normal(size=(2, len(names), WIDTH)).astype(np.float32)
+    text = TextTable("words", vectors, names, ("{}", "a {}"))
+    return make_store(tmp_path_factory.mktemp("store") / "s.zarr", {"pooled": pooled}, videos, text=text)
+
+
+def pooled_heads() -> list[str]:
+    from fsar.heads.head import head_type
+
+    return [n for n in list_heads() if [i.role for i in head_type(n).inputs] == ["frames"] and n != "hcl"]
+
+
+@pytest.mark.parametrize("name", pooled_heads())
+def test_embedding_each_video_once_gives_what_episodes_give_one_by_one(store, name):
+    task = make_task(name, store)
+    pool = task.parts.pool("test")
+    with seeded(0):
+        head = create_head(name, **task.head_options({}, pool)).eval()
+    episodes = EpisodeSampler(pool, EpisodeShape(4, 2, 2), seed=0).draw(0, 12)
+    data = task.episode_data(task.source(episodes.rows()), pool)
+    text = task.class_text(pool)
+    found = evaluate(head, data, episodes, pool.class_names, class_text=text)
+    limited = evaluate(head, data, episodes, pool.class_names, class_text=text, table_bytes=0)
+    expected = []
+    with torch.inference_mode():
+        for e in range(12):
+            batch, targets = data.batch(episodes[e : e + 1])
+            expected.append(float((head(batch).argmax(-1) == targets.query_labels).float().mean()))
+    np.testing.assert_allclose(found.accuracies, expected)
+    np.testing.assert_allclose(limited.accuracies, expected)
+
+
+def test_confusion_counts_true_classes_by_row(store):
+    task = make_task("otam", store)
+    planned = plan_test(task, Plan(EpisodeShape(5, 1, 2), n_episodes=40))
+    result = measure(create_head("otam"), task, planned, quiet=True)
+    assert result.confusion.sum() == 40 * 10
+    asked = np.take_along_axis(planned.episodes.class_ids, planned.episodes.query_labels, 1)
+    np.testing.assert_array_equal(result.confusion.sum(1), np.bincount(asked.ravel(), minlength=6))
+    assert result.confusion.trace() / 400 == pytest.approx(result.mean)
+    assert list(result.per_class) == PARTS["test"]
+    n_right = sum(share * n for share, n in zip(result.per_class.values(), result.confusion.sum(1), strict=True))
+    assert n_right == pytest.approx(result.confusion.trace())
+
+
+def test_the_interval_is_1_96_standard_errors():
+    values = np.array([0.2, 0.4, 0.6, 0.8])
+    assert half_width(values) == pytest.approx(1.96 * np.sqrt(0.2 / 3) / 2)
+    assert half_width(values[:1]) is None
+
+
+def test_a_paired_comparison_sees_a_difference_that_two_intervals_hide():
+    generator = np.random.default_rng(0)
+    hardness = generator.uniform(0, 0.8, 400)
+    first, second = hardness + 0.03, hardness + 0.01 * generator.normal(size=400)
+    one, other = (Evaluation(values, np.zeros((1, 1), np.int64), ("x",)) for values in (first, second))
+    paired = compare(one, other)
+    assert abs(one.mean - other.mean) < one.ci95 + other.ci95
+    assert paired.difference == pytest.approx(0.03, abs=0.002)
+    assert paired.is_clear
+    assert not compare(one, one).is_clear
+    with pytest.raises(InputError, match="episode lists differ"):
+        compare(one, Evaluation(first[:9], one.confusion, ("x",)))
+
+
+def test_classes_that_were_trained_on_are_refused(store):
+    planned = plan_test(make_task("otam", store), Plan(EpisodeShape(5, 1, 1), n_episodes=5))
+    assert refuse_seen(planned, PARTS["train"], allow_seen=False) == []
+    with pytest.raises(InputError, match="trained on class 't1'.*--allow-seen"):
+        refuse_seen(planned, ["T1"], allow_seen=False)
+    assert refuse_seen(planned, ["T1"], allow_seen=True) == ["t1"]
+
+
+def test_a_head_that_answers_nan_is_not_scored(store):
+    task = make_task("proto", store)
+    head = create_head("proto")
+    torch.nn.init.constant_(head.log_scale, float("nan"))
+    planned = plan_test(task, Plan(EpisodeShape(5, 1, 1), n_episodes=5))
+    with pytest.raises(InputError, match="answers NaN in episode 0"):
+        measure(head, task, planned, quiet=True)
+
+
+def test_a_store_of_one_part_is_tested_as_it_is(tmp_path):
+    videos = rows_of({"": PARTS["test"]}, 4)
+    plain = make_store(tmp_path / "s.zarr", {"pooled": ordered_features(videos)}, videos)
+    planned = plan_test(make_task("otam", plain), Plan(EpisodeShape(3, 1, 1), n_episodes=5))
+    assert planned.part == ""
+    assert planned.pool.n_classes == 6
