@@ -78,7 +78,6 @@ FORMS = {
     "hyrsm/1shot_w5s1q1_T8": lambda g, p: pyth(g, p, "resnet"),
     "hyrsm_pp/1shot_w5s1q1_T8": lambda g, p: pyth(g, p, "resnet"),
     "trx_clipfsar/w5s5q1_T8_set23": lambda g, p: pyth(g, p, "resnet"),
-    "otam/w5s5q1_T8_shuffled": lambda g, p: pyth(g, p, "resnet"),
     "trx/p1_5w1s_T8_ts23": trx_dict,
     "trx/p2_5w5s_T8_ts2": bare,
     "strm/p2_5w5s_T4_ts23_4x4": trx_dict,

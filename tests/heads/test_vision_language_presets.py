@@ -1,0 +1,39 @@
+"""The released recipes of CLIP-FSAR and EMP-Net against learning rates that the official code computed."""
+
+import json
+
+import pytest
+
+from fsar.heads.presets import get_preset, list_presets
+from tests.conftest import GOLDENS
+
+CONFIGS = {
+    "CLIPFSAR_HMDB51_1shot_v1": "hmdb51-arn",
+    "CLIPFSAR_K100_1shot_v1": "kinetics100-clipfsar",
+    "CLIPFSAR_SSv2_Full_1shot_v1": "ssv2-otam",
+    "CLIPFSAR_SSv2_Small_1shot_v1": "ssv2-cmn",
+    "CLIPFSAR_UCF101_1shot_v1": "ucf101-arn",
+}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("config", sorted(CONFIGS))
+def test_clip_fsar_follows_the_released_rates(config):
+    official = json.loads((GOLDENS / "schedule" / "lr_schedule.json").read_text())[config]
+    preset = get_preset("published", "clip-fsar", CONFIGS[config])
+    assert preset.n_episodes == official["NUM_TRAIN_TASKS"]
+    for iteration, rate in zip(official["iteration"], official["lr"], strict=True):
+        factor = preset.schedule.factor(iteration, preset.n_episodes)
+        assert preset.lr * factor == pytest.approx(rate, rel=1e-6)
+
+
+@pytest.mark.parametrize(("episode", "factor"), [(0, 0.01), (2_000, 1.0), (3_999, 1.0), (4_000, 0.1), (6_000, 0.01)])
+def test_emp_net_falls_at_two_and_three_fifths(episode, factor):
+    preset = get_preset("published", "emp-net", "ssv2-cmn")
+    assert preset.schedule.factor(episode, preset.n_episodes) == pytest.approx(factor)
+    assert preset.reduction == "sum"
+
+
+@pytest.mark.parametrize("head", ["clip-fsar", "clip-mei", "emp-net"])
+def test_every_benchmark_has_a_recipe(head):
+    assert len([name for name in list_presets(head) if name.startswith(head)]) == 5
