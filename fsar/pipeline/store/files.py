@@ -5,7 +5,7 @@ import hashlib
 import io
 import socket
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def store_json(layout: Layout, videos: Sequence[VideoRow]) -> bytes:
 
 def videos_sha256(videos: Sequence[VideoRow]) -> str:
     """Return the hash of the rows' identity."""
-    return hashlib.sha256(canonical_json([astuple(video) for video in videos]).encode()).hexdigest()
+    return hashlib.sha256(canonical_json([video.cells() for video in videos]).encode()).hexdigest()
 
 
 def read_store(files: StoreFiles) -> tuple[Layout, list[VideoRow]]:
@@ -96,7 +96,7 @@ def read_store(files: StoreFiles) -> tuple[Layout, list[VideoRow]]:
 def videos_csv(videos: Sequence[VideoRow], results: Sequence[Sequence[Any]] | None = None) -> bytes:
     """Return videos.csv, with columns of results (status, n_frames, sha256) once there are any."""
     columns = VIDEO_COLUMNS + (RESULT_COLUMNS if results is not None else ())
-    rows = [[*astuple(video), *(results[row] if results is not None else ())] for row, video in enumerate(videos)]
+    rows = [[*video.cells(), *(results[row] if results is not None else ())] for row, video in enumerate(videos)]
     return csv_bytes(columns, rows)
 
 

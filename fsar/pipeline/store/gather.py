@@ -9,7 +9,7 @@ import numpy as np
 from fsar.errors import InputError
 from fsar.pipeline.store.address_space import AddressSpace
 from fsar.pipeline.store.files import StoreFiles
-from fsar.pipeline.store.journal import chunk_key, read_record
+from fsar.pipeline.store.journal import read_chunk_record
 from fsar.pipeline.store.layout import ArraySpec, Layout
 from fsar.pipeline.store.rows import stored_chunk
 
@@ -58,7 +58,7 @@ class Gather:
                 f"rows {rows.start} to {rows.stop - 1} of {self._files.path} are not encoded yet: "
                 "run the command that encodes them again"
             )
-        return read_record(self._files, chunk_key(index, n_stored))
+        return read_chunk_record(self._files, index, n_stored)
 
     def _map(self, chunks: Array) -> None:
         with self._lock:

@@ -58,6 +58,22 @@ def read_record(files: StoreFiles, key: str) -> dict[str, Any]:
     return parse_checked_json(path.read_bytes(), str(path))
 
 
+def read_chunk_record(files: StoreFiles, index: int, n_rows: int) -> dict[str, Any]:
+    """Return the record of a chunk with at least `n_rows` rows: it may have grown since they were counted."""
+    try:
+        return read_record(files, chunk_key(index, n_rows))
+    except FileNotFoundError:
+        grown = stored_rows(files).get(index, 0)
+        if grown <= n_rows:
+            raise
+        return read_record(files, chunk_key(index, grown))
+
+
+def chunk_records(files: StoreFiles) -> dict[int, dict[str, Any]]:
+    """Return the record of every finished chunk, by its index."""
+    return {index: read_record(files, chunk_key(index, rows)) for index, rows in sorted(stored_rows(files).items())}
+
+
 def record_entries(record: Mapping[str, Any]) -> Entries:
     """Return the files that a record names."""
     return {name: FileEntry(entry["sha256"], entry["bytes"]) for name, entry in record["files"].items()}

@@ -26,6 +26,10 @@ class VideoRow:
     """train, val, test, or empty."""
     path: str
 
+    def cells(self) -> tuple[str, str, str, str]:
+        """Return the fields in the order of videos.csv."""
+        return self.video_id, self.class_name, self.part, self.path
+
 
 @dataclass(frozen=True)
 class TapSpec:

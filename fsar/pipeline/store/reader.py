@@ -11,10 +11,10 @@ from fsar.pipeline.store.claims import metadata_claim
 from fsar.pipeline.store.files import CLAIMS, METADATA_KEY, STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
 from fsar.pipeline.store.gather import Gather
 from fsar.pipeline.store.identity import recipe_id
-from fsar.pipeline.store.journal import metadata_entries, redo, stored_rows
+from fsar.pipeline.store.journal import metadata_entries, read_chunk_record, redo, stored_rows
 from fsar.pipeline.store.layout import STATUS_OK, TapSpec
 from fsar.pipeline.store.rows import read_column
-from fsar.pipeline.store.seal import describe_missing, is_sealed, publish_metadata, read_failures, read_manifest
+from fsar.pipeline.store.seal import describe_missing, failures_in, is_sealed, publish_metadata, read_manifest
 from fsar.pipeline.store.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class FeatureStore:
         self.layout, self.videos = read_store(files)
         self.sealed = is_sealed(files)
         self._stored = stored_rows(files)
+        self._chunk_records: dict[int, dict[str, Any]] | None = None
         self._gathers: dict[str, Gather] = {}
         self._columns: dict[str, Array] = {}
         self._row_of: dict[str, int] = {}
@@ -130,7 +131,7 @@ class FeatureStore:
 
     def failures(self) -> list[tuple[int, str, str]]:
         """Return (row, reason, message) of the videos that could not be encoded."""
-        return read_failures(self.files)
+        return failures_in(self._records().values())
 
     def failure_of(self, row: int) -> tuple[str, str] | None:
         """Return (reason, message) of a failed video, None for any other."""
@@ -288,10 +289,16 @@ class FeatureStore:
 
     def _column(self, name: str) -> Array:
         if name not in self._columns:
-            column = read_column(self.files, self.layout, self.n_videos, name)
+            column = read_column(self.files, self.layout, self.n_videos, name, self._records())
             column.flags.writeable = False
             self._columns[name] = column
         return self._columns[name]
+
+    def _records(self) -> dict[int, dict[str, Any]]:
+        """Return the records of the chunks that were there when the store was opened."""
+        if self._chunk_records is None:
+            self._chunk_records = {i: read_chunk_record(self.files, i, n) for i, n in self._stored.items()}
+        return self._chunk_records
 
     def _gather(self, tap: str) -> Gather:
         if tap not in self.layout.taps:

@@ -7,7 +7,6 @@ import numpy as np
 
 from fsar.errors import InputError
 from fsar.pipeline.store.files import StoreFiles
-from fsar.pipeline.store.journal import chunk_key, read_record, stored_rows
 from fsar.pipeline.store.layout import ArraySpec, Layout
 
 
@@ -26,12 +25,14 @@ def stored_chunk(
         raise FileNotFoundError(f"{path} is missing: run `fsar-store verify {files.path}`") from None
 
 
-def read_column(files: StoreFiles, layout: Layout, n_videos: int, name: str) -> np.ndarray[Any, Any]:
-    """Return a whole small array (N, *tail); rows that are not committed have the fill value."""
+def read_column(
+    files: StoreFiles, layout: Layout, n_videos: int, name: str, records: Mapping[int, Mapping[str, Any]]
+) -> np.ndarray[Any, Any]:
+    """Return a whole small array (N, *tail); rows that no record of a chunk covers have the fill value."""
     spec = layout.arrays()[name]
     column = np.full((n_videos, *spec.tail), spec.fill, spec.numpy_dtype)
-    for index, n_rows in stored_rows(files).items():
-        start = index * layout.chunk_rows
-        record = read_record(files, chunk_key(index, n_rows))
-        column[start : start + n_rows] = stored_chunk(files, layout, spec, index, record)[:n_rows]
+    for index, record in records.items():
+        rows = range(*record["rows"])
+        chunk = stored_chunk(files, layout, spec, index, record)[: len(rows)]
+        column[rows.start : rows.stop] = chunk[: n_videos - rows.start]  # the store may have grown since it was opened
     return column

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fsar.files import remove_leftovers
@@ -25,14 +25,13 @@ from fsar.pipeline.store.identity import checked_json, parse_checked_json
 from fsar.pipeline.store.journal import (
     Entries,
     chunk_key,
+    chunk_records,
     intents,
     metadata_entries,
     publish,
-    read_record,
     record_entries,
     redo,
     remove_superseded,
-    stored_rows,
 )
 from fsar.pipeline.store.layout import VideoRow
 from fsar.pipeline.store.rows import read_column
@@ -62,9 +61,11 @@ def seal_files(files: StoreFiles) -> None:
     remove_superseded(files)
     if not is_sealed(files):
         layout, videos = read_store(files)
-        columns = [read_column(files, layout, len(videos), name) for name in ("status", "n_frames", "source_sha256")]
+        records = chunk_records(files)
+        names = ("status", "n_frames", "source_sha256")
+        columns = [read_column(files, layout, len(videos), name, records) for name in names]
         results = [(int(s), int(n), bytes(h).hex()) for s, n, h in zip(*columns, strict=True)]
-        failures = [_failure_row(videos, failure) for failure in read_failures(files)]
+        failures = [_failure_row(videos, failure) for failure in failures_in(records.values())]
         contents: dict[str, list[Buffer]] = {
             VIDEOS_FILE: [videos_csv(videos, results)],
             FAILURES_FILE: [csv_bytes(FAILURE_COLUMNS, failures)],
@@ -91,17 +92,15 @@ def publish_metadata(files: StoreFiles, contents: dict[str, list[Buffer]], *, se
 def chunk_entries(files: StoreFiles) -> Entries:
     """Return the files of all stored chunks and of their records."""
     entries: Entries = {}
-    for index, n_rows in stored_rows(files).items():
-        key = chunk_key(index, n_rows)
-        data = (files.folder(JOURNAL) / f"{key}.json").read_bytes()
-        entries[f"{JOURNAL}/{key}.json"] = FileEntry.of([data])
-        entries |= record_entries(parse_checked_json(data, key))
+    for index, record in chunk_records(files).items():
+        key = chunk_key(index, len(range(*record["rows"])))
+        entries[f"{JOURNAL}/{key}.json"] = FileEntry.of([checked_json(record)])
+        entries |= record_entries(record)
     return entries
 
 
-def read_failures(files: StoreFiles) -> list[tuple[int, str, str]]:
+def failures_in(records: Iterable[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
     """Return (row, reason, message) of every failed row, in row order."""
-    records = (read_record(files, chunk_key(index, n_rows)) for index, n_rows in stored_rows(files).items())
     return sorted((int(row), reason, message) for record in records for row, reason, message in record["failures"])
 
 

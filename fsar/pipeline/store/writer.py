@@ -1,6 +1,6 @@
 """Create a store, claim chunks, commit them. Any number of processes may do so at once."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -151,6 +151,7 @@ class StoreWriter:
         self.files = files
         self.layout, self.videos = read_store(files)
         self._claims = Claims(files.folder(CLAIMS))
+        self._queue: deque[Chunk] = deque()
 
     @property
     def path(self) -> Path:
@@ -173,14 +174,7 @@ class StoreWriter:
 
     def claim(self) -> Chunk | None:
         """Return a chunk to compute, or None when every chunk is committed or in another living writer's hand."""
-        for chunk in self._pending():
-            if not self._claims.take(chunk.index):
-                continue
-            current = self._current(chunk.index)
-            if current is not None:
-                return current
-            self._claims.release(chunk.index)
-        return None
+        return self._claim_from_queue() or self._claim_from_queue(refill=True)
 
     def commit(self, chunk: Chunk, data: ChunkData) -> None:
         """Write the rows of a claimed chunk; when this returns they survive a power cut.
@@ -194,12 +188,11 @@ class StoreWriter:
         arrays = checked_arrays(self.layout, chunk, data)
         rows = self.layout.chunk_range(chunk.index, self.n_videos)
         n_before = chunk.rows.start - rows.start
-        key = chunk_key(chunk.index, len(rows))
-        if stored_rows(self.files).get(chunk.index, 0) < len(rows):
+        if not self._is_stored(chunk.index):
             before = self._stored_arrays(chunk.index, n_before)
             specs = self.layout.arrays()
             full = {name: padded(specs[name], arrays[name], before.get(name), self.layout.chunk_rows) for name in specs}
-            self._publish(chunk, key, full, data, n_before)
+            self._publish(chunk, full, data, n_before)
         if n_before:
             (self.files.folder(JOURNAL) / f"{chunk_key(chunk.index, n_before)}.json").unlink(missing_ok=True)
         self._claims.release(chunk.index)
@@ -214,11 +207,11 @@ class StoreWriter:
         Raises:
             InputError: chunks are missing; the message counts videos by split part.
         """
-        for chunk in self._pending():
-            if self._claims.take(chunk.index):
-                self._current(chunk.index)
-                self._claims.release(chunk.index)
         pending = self._pending()
+        for chunk in pending:
+            redo(self.files, self._key(chunk.index))
+        if pending:
+            pending = self._pending()
         if pending:
             missing = describe_missing(self.videos, [row for chunk in pending for row in chunk.rows])
             raise InputError(f"{self.path} cannot be sealed: {missing}; run the command that encodes them again")
@@ -244,6 +237,20 @@ class StoreWriter:
     ) -> None:
         self.close()
 
+    def _claim_from_queue(self, *, refill: bool = False) -> Chunk | None:
+        """Take the next chunk that nobody has; the journal is listed only when the queue is used up."""
+        if refill:
+            self._queue.extend(self._pending())
+        while self._queue:
+            chunk = self._queue.popleft()
+            if not self._claims.take(chunk.index):
+                continue
+            redo(self.files, self._key(chunk.index))  # what a crashed writer has announced
+            if not self._is_stored(chunk.index):
+                return chunk
+            self._claims.release(chunk.index)
+        return None
+
     def _pending(self) -> list[Chunk]:
         stored = stored_rows(self.files)
         chunks = []
@@ -253,21 +260,22 @@ class StoreWriter:
                 chunks.append(Chunk(index, rows[stored.get(index, 0) :]))
         return chunks
 
-    def _current(self, index: int) -> Chunk | None:
-        """Return what is left of a chunk that is now ours, after finishing what a crashed writer announced."""
-        rows = self.layout.chunk_range(index, self.n_videos)
-        redo(self.files, chunk_key(index, len(rows)))
-        n_stored = stored_rows(self.files).get(index, 0)
-        return Chunk(index, rows[n_stored:]) if n_stored < len(rows) else None
+    def _key(self, index: int) -> str:
+        return chunk_key(index, len(self.layout.chunk_range(index, self.n_videos)))
+
+    def _is_stored(self, index: int) -> bool:
+        return (self.files.folder(JOURNAL) / f"{self._key(index)}.json").exists()
 
     def _publish(
-        self, chunk: Chunk, key: str, arrays: Mapping[str, np.ndarray[Any, Any]], data: ChunkData, n_before: int
+        self, chunk: Chunk, arrays: Mapping[str, np.ndarray[Any, Any]], data: ChunkData, n_before: int
     ) -> None:
+        rows = self.layout.chunk_range(chunk.index, self.n_videos)
         made = self.files.format.chunk_files(self.layout, chunk.index, arrays)
         failures = [list(failure) for failure in sorted(data.failures)]
         if n_before:
             failures = read_record(self.files, chunk_key(chunk.index, n_before))["failures"] + failures
-        publish(self.files, key, made.files, {"offsets": made.offsets, "failures": failures})
+        details = {"offsets": made.offsets, "rows": [rows.start, rows.stop], "failures": failures}
+        publish(self.files, self._key(chunk.index), made.files, details)
 
     def _stored_arrays(self, index: int, n_rows: int) -> dict[str, np.ndarray[Any, Any]]:
         """Return the first `n_rows` of a chunk that grows; the bytes of these rows never change."""

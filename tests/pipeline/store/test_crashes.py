@@ -124,7 +124,7 @@ class TestFaults:
     ) -> None:
         n_steps = count_steps(tmp_path / "count" / f"sample{suffix}")
         assert n_steps > 30
-        for number in faults(n_steps, 11, len(fault.__name__)):
+        for number in faults(n_steps, 17, len(fault.__name__)):
             check_fault(tmp_path / str(number) / f"sample{suffix}", number, fault, reference)
 
     @pytest.mark.slow
@@ -160,7 +160,7 @@ class TestKillAtAStep:
         self, tmp_path: Path, suffix: str, reference: dict[str, bytes], kill: Callable[..., Any]
     ) -> None:
         n_steps = count_steps(tmp_path / "count" / f"sample{suffix}")
-        for number in faults(n_steps, 11, 5):
+        for number in faults(n_steps, 17, 5):
             self.check(tmp_path / str(number) / f"sample{suffix}", number, kill, reference)
 
     @pytest.mark.slow
@@ -216,8 +216,8 @@ def kill_and_resume(tmp_path: Path, suffix: str, n_tries: int) -> None:
     for attempt in range(n_tries):
         path = tmp_path / str(attempt) / f"sample{suffix}"
         path.parent.mkdir()
-        process = start_writer(path, 0.002)
-        time.sleep(draw.uniform(0, 0.4))
+        process = start_writer(path, 0.03)
+        time.sleep(draw.uniform(0, 0.45))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         n_interrupted += process.returncode == -signal.SIGKILL
@@ -285,7 +285,7 @@ class TestGrowingIsInterrupted:
         return write_sample(path, samples.videos(5))
 
     def test_some_step_fails(self, tmp_path: Path, suffix: str) -> None:
-        self.check(tmp_path, suffix, lambda n_steps: faults(n_steps, 7, 3))
+        self.check(tmp_path, suffix, lambda n_steps: faults(n_steps, 13, 3))
 
     @pytest.mark.slow
     def test_every_step_fails(self, tmp_path: Path, suffix: str) -> None:
@@ -308,7 +308,7 @@ class TestTextIsInterrupted:
             assert bytes_of(path.parent) == bytes_of(whole.parent), f"step {number}"
 
     def test_some_step_fails(self, tmp_path: Path, suffix: str) -> None:
-        self.check(tmp_path, suffix, lambda n_steps: faults(n_steps, 5, 2))
+        self.check(tmp_path, suffix, lambda n_steps: faults(n_steps, 7, 2))
 
     @pytest.mark.slow
     def test_every_step_fails(self, tmp_path: Path, suffix: str) -> None:

@@ -1,0 +1,104 @@
+"""Stores that grow, and text tables beside the features."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fsar.errors import InputError
+from fsar.pipeline.store import TextTable, extend_store, open_store
+from tests.pipeline.store import samples
+from tests.pipeline.store.samples import bytes_of, expected, fill
+
+
+class TestGrowing:
+    def test_added_videos_give_the_bytes_of_a_store_made_at_once(self, sealed: Path, tmp_path: Path) -> None:
+        more = samples.videos() + samples.videos(5, prefix="w")
+        with extend_store(sealed, more) as writer:
+            assert [video.video_id for video in writer.videos[10:]] == [f"w{row:03d}" for row in range(5)]
+            assert writer.missing_parts() == {"train": 2, "test": 3}
+            fill(writer)
+            writer.seal()
+        at_once = samples.write_sample(tmp_path / "at once" / sealed.name, more)
+        assert bytes_of(sealed.parent) == bytes_of(at_once.parent)
+        np.testing.assert_array_equal(open_store(sealed).load("map").numpy(), expected("map", more))
+
+    def test_nothing_new_leaves_the_store_sealed(self, sealed: Path) -> None:
+        before = bytes_of(sealed.parent)
+        with extend_store(sealed, samples.videos(3)) as writer:
+            assert writer.pending_chunks() == 0
+        assert bytes_of(sealed.parent) == before
+
+    def test_a_reader_of_the_old_rows_is_not_disturbed(self, sealed: Path) -> None:
+        reader = open_store(sealed)
+        reader.read("map", range(10))
+        with extend_store(sealed, samples.videos() + samples.videos(5, prefix="w")) as writer:
+            fill(writer)
+        np.testing.assert_array_equal(reader.read("map", range(10), views=None), expected("map"))
+
+    def test_a_reader_that_opened_before_and_reads_after_is_right_too(self, sealed: Path) -> None:
+        reader = open_store(sealed)
+        with extend_store(sealed, samples.videos() + samples.videos(5, prefix="w")) as writer:
+            fill(writer)
+        np.testing.assert_array_equal(reader.read("map", range(10), views=None), expected("map"))
+        assert reader.status.tolist() == [1, 1, 1, 1, 2, 1, 1, 1, 1, 1]
+
+    def test_a_store_in_use_does_not_grow(self, path: Path) -> None:
+        with samples.open_sample(path) as writer:
+            writer.claim()
+            with pytest.raises(InputError, match="is being written"):
+                extend_store(path, samples.videos(1, prefix="w"))
+
+
+class TestText:
+    def test_tables_come_back_and_the_store_stays_sealed(self, sealed: Path) -> None:
+        from fsar.pipeline.store.verify import verify
+
+        vectors = np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float32)
+        names = ("Pushing [something]", "naïve", "a,b\n")
+        table = TextTable("clip-fsar", vectors, names, ("a photo of {}", "{}"), {"weights": "ab", "pooling": "eos"})
+        open_store(sealed).write_text(table)
+        store = open_store(sealed)
+        assert store.text_tables() == ["clip-fsar"]
+        assert store.text("clip-fsar").same_as(table)
+        assert store.text("clip-fsar").row_of("naïve") == 1
+        assert verify(sealed).problems == []
+        with pytest.raises(InputError, match="did you mean clip-fsar"):
+            store.text("clip")
+
+    def test_another_table_of_the_same_name_needs_overwrite(self, sealed: Path) -> None:
+        store = open_store(sealed)
+        table = TextTable("t", np.zeros((1, 1, 2), np.float32), ("a",), ("{}",))
+        store.write_text(table)
+        store.write_text(table)
+        wider = TextTable("t", np.zeros((1, 1, 4), np.float32), ("a",), ("{}",))
+        with pytest.raises(InputError, match="has another text table 't'"):
+            store.write_text(wider)
+        store.write_text(wider, overwrite=True)
+        assert open_store(sealed).text("t").vectors.shape == (1, 1, 4)
+
+    def test_long_lists_of_names_fit(self, sealed: Path) -> None:
+        names = tuple(f"a class with quite a long name, number {index}" for index in range(3000))
+        table = TextTable("many", np.zeros((1, 3000, 2), np.float32), names, ("{}",))
+        open_store(sealed).write_text(table)
+        assert open_store(sealed).text("many").class_names == names
+
+    def test_an_unsealed_store_takes_text_too(self, path: Path) -> None:
+        with samples.open_sample(path) as writer:
+            table = TextTable("t", np.zeros((1, 1, 2), np.float32), ("a",), ("{}",))
+            open_store(path, allow_unsealed=True).write_text(table)
+            fill(writer)
+            writer.seal()
+        assert open_store(path).text_tables() == ["t"]
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "message"),
+        [
+            ("a/b", (1, 1, 2), "name must consist of"),
+            ("t", (1, 2, 2), r"\(1, 1, D\), got \(1, 2, 2\)"),
+            ("t", (1, 1), "got "),
+        ],
+    )
+    def test_malformed_tables_are_refused(self, name: str, shape: tuple[int, ...], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            TextTable(name, np.zeros(shape, np.float32), ("a",), ("{}",))
