@@ -9,6 +9,8 @@ import click
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
 
 MAX_DEFAULT_JOBS = 16
+NORMALISATIONS = ("backbone", "clip", "imagenet", "half", "none")
+PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 
 
 def _default_jobs() -> int:
@@ -36,15 +38,17 @@ def _default_jobs() -> int:
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of random frames and views."
 )
-@click.option("--resize", "resize_mode", default="squash", show_default=True, help="squash or short-side.")
+@click.option(
+    "--resize", "resize_mode", default="squash", show_default=True, type=click.Choice(["squash", "short-side"])
+)
 @click.option("--resize-to", "resize", type=click.IntRange(min=1), help="Pixels before the crop [size * 256 / 224].")
 @click.option("--size", type=click.IntRange(min=8), help="Pixels after the crop [what the backbone was made for].")
-@click.option("--interpolation", default="bilinear", show_default=True, help="bilinear or bicubic.")
+@click.option("--interpolation", default="bilinear", show_default=True, type=click.Choice(["bilinear", "bicubic"]))
 @click.option("--antialias/--no-antialias", default=False, show_default=True)
-@click.option("--normalise", "normalisation", default="backbone", show_default=True, help="clip, imagenet, half, none.")
+@click.option("--normalise", "normalisation", default="backbone", show_default=True, type=click.Choice(NORMALISATIONS))
 @click.option("--dtype", default="float16", show_default=True, type=click.Choice(["float16", "float32"]))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, amp-bf16, amp-fp16, bf16.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS))
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1), help="Frames a forward pass.")
 @click.option("--jobs", type=click.IntRange(min=0), help="Decode processes [one per core]; 0 decodes in this process.")
 @click.option("--timeout-seconds", default=120.0, show_default=True, type=float, help="Longest time for one video.")
@@ -63,7 +67,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    r"""Encode the videos of a catalog into a feature store.
+    """Encode the videos of a catalog into a feature store.
 
     Interrupted, the same command goes on where it stopped. Videos that cannot be read become failed rows, listed in the
     store's failures.csv, and the exit code is 1.
@@ -71,7 +75,7 @@ def command(
     \b
     Example:
       fsar-prep encode catalog.csv --backbone open_clip:ViT-B-16/openai --tap pooled --out ssv2.zarr
-    """
+    """  # noqa: D301
     from fsar.errors import InputError
     from fsar.pipeline.catalog import read_catalog, select_rows
     from fsar.pipeline.encode import encode, plan

@@ -1,7 +1,7 @@
 """`fsar-prep text`: class-text embeddings for a store."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -10,34 +10,43 @@ from fsar.cli.common import EXIT_DONE, json_option, summary
 
 @click.command("text")
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option(
-    "--encoder", required=True, help="open_clip:NAME/TAG|FILE, random:open_clip/NAME, bert:FOLDER|NAME, bert."
-)
+@click.option("--encoder", help="open_clip:NAME/TAG|FILE, random:open_clip/NAME, bert:FOLDER|NAME, bert.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint of the CLIP model, in place of a tag.")
 @click.option("--templates", default="clip-fsar", show_default=True, help="clip-fsar, emp-net, plain, hcl, or a file.")
-@click.option("--pooling", help="For BERT: cls, pooler or mean [what the folder says, else cls].")
+@click.option("--pooling", type=click.Choice(["cls", "pooler", "mean"]), help="For BERT [the folder's own, else cls].")
 @click.option("--table", help="Name of the table [that of the templates].")
 @click.option("--classes", "file", type=click.Path(path_type=Path), help="CSV class,text: words for each class.")
-@click.option("--names", default="verbatim", show_default=True, help="verbatim or cleaned class names in prompts.")
+@click.option(
+    "--names",
+    default="verbatim",
+    show_default=True,
+    type=click.Choice(["verbatim", "cleaned"]),
+    help="How class names stand in prompts: as they are (as published), or without brackets and underscores.",
+)
 @click.option("--split", help="Also the classes of this split that the store lacks.")
+@click.option(
+    "--import-hcl",
+    "hcl_files",
+    nargs=2,
+    type=click.Path(path_type=Path),
+    metavar="EMBS.pkl VID2EMBID.json",
+    help="HCL's published vectors, in place of --encoder.",
+)
+@click.option("--average", is_flag=True, help="With --import-hcl: average the texts of a class's videos.")
 @click.option("--allow-mismatch", is_flag=True, help="Accept a text tower of another model than the store's.")
 @click.option("--overwrite", is_flag=True, help="Replace a table of the same name.")
 @json_option
 def command(
     store: Path,
-    encoder: str,
-    weights: Path | None,
-    templates: str,
-    pooling: str | None,
+    encoder: str | None,
+    hcl_files: tuple[Path, Path] | None,
     table: str | None,
-    file: Path | None,
-    names: Literal["verbatim", "cleaned"],
-    split: str | None,
-    allow_mismatch: bool,
+    average: bool,
     overwrite: bool,
     as_json: bool,
+    **options: Any,
 ) -> int:
-    r"""Add a table of class-text vectors to a store.
+    """Add a table of class-text vectors to a store.
 
     Vectors are raw (not normalised), one for each template and class. The text tower must be that of the model that
     encoded the videos; BERT models have a space of their own.
@@ -45,22 +54,47 @@ def command(
     \b
     Example:
       fsar-prep text ssv2.zarr --encoder open_clip:ViT-B-16/openai --templates clip-fsar
-    """
+    """  # noqa: D301
+    from fsar.errors import InputError
     from fsar.pipeline.store import open_store
+    from fsar.pipeline.text_hcl import read_hcl_text
+
+    if (encoder is None) == (hcl_files is None):
+        raise InputError("say where the vectors come from: either --encoder or --import-hcl")
+    opened = open_store(store)
+    if encoder is not None:
+        made = _encode(opened, encoder, table, **options)
+    else:
+        assert hcl_files is not None
+        videos = [(video.video_id, video.class_name) for video in opened.videos]
+        made = read_hcl_text(*hcl_files, videos, name=table or "hcl", average=average)
+    opened.write_text(made, overwrite=overwrite)
+    summary(_data(store, made), _text(store, made), as_json=as_json)
+    return EXIT_DONE
+
+
+def _encode(
+    store: Any,
+    encoder: str,
+    table: str | None,
+    *,
+    weights: Path | None,
+    pooling: str | None,
+    templates: str,
+    split: str | None,
+    allow_mismatch: bool,
+    **classes: Any,
+) -> Any:
     from fsar.pipeline.templates import load_templates
     from fsar.pipeline.text import check_same_model, class_texts, load_text_encoder, make_table
     from fsar.splits import load_split
 
-    opened = open_store(store)
     template_set = load_templates(templates)
-    classes = class_texts(opened, split=load_split(split) if split else None, file=file, names=names)
+    rows = class_texts(store, split=load_split(split) if split else None, **classes)
     text_encoder = load_text_encoder(encoder, weights=weights, pooling=pooling)
     if not allow_mismatch:
-        check_same_model(opened.recipe, text_encoder.describe())
-    made = make_table(table or template_set.name, text_encoder, classes, template_set)
-    opened.write_text(made, overwrite=overwrite)
-    summary(_data(store, made), _text(store, made), as_json=as_json)
-    return EXIT_DONE
+        check_same_model(store.recipe, text_encoder.describe())
+    return make_table(table or template_set.name, text_encoder, rows, template_set)
 
 
 def _data(store: Path, table: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -212,7 +212,9 @@ class Engine:
         clip = self._clips[row]
         if isinstance(clip, DecodeFailure):
             return None, CENTRE
-        return np.take(clip.frames, clip.slots[view], axis=0), self._view(row, view)
+        slots = clip.slots[view]
+        in_order = len(slots) == len(clip.frames) and (slots == np.arange(len(slots))).all()
+        return clip.frames if in_order else clip.frames[slots], self._view(row, view)
 
     def _view(self, row: int, view: int) -> View:
         if view == 0:
@@ -255,17 +257,23 @@ class Engine:
             place = row - work.chunk.rows.start
             if work.data.status[place] != STATUS_OK:
                 continue
+            odd = [tap for tap, values in features.items() if not np.isfinite(values[index]).all()]
+            if odd:
+                self._reject(work, row, odd[0])
+                continue
             views = slice(None) if self._n_views(row) == 1 else view
             for tap, values in features.items():
-                self._check_finite(tap, row, values[index])
                 work.data.features[tap][place, views] = values[index]
 
-    def _check_finite(self, tap: str, row: int, values: Any) -> None:
-        if not np.isfinite(values).all():
-            raise InputError(
-                f"tap {tap} of video {self.videos[row].video_id} is not finite in {self.recipe.dtype} with precision "
-                f"{self.recipe.precision}; store float32, or use another precision"
-            )
+    def _reject(self, work: _ChunkWork, row: int, tap: str) -> None:
+        """Fail a video whose features do not fit the stored type; the store turns its row into NaN."""
+        from fsar.pipeline.store import STATUS_FAILED
+
+        numbers = f"{self.recipe.dtype} with precision {self.recipe.precision}"
+        message = f"tap {tap} is not finite in {numbers}; store float32 or use another precision"
+        work.data.status[row - work.chunk.rows.start] = STATUS_FAILED
+        work.data.failures.append((row, "non-finite", message))
+        self.report.n_ok, self.report.n_failed = self.report.n_ok - 1, self.report.n_failed + 1
 
     def _wait_for_writes(self, action: Callable[[], None]) -> None:
         start = time.perf_counter()

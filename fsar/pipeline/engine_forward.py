@@ -80,10 +80,11 @@ class Forward:
 
         n_slots, size = self._recipe.n_slots, self._image.size
         shape = (len(items) * n_slots, 3, size, size)
-        batch = torch.zeros(shape, device=self.device).contiguous(memory_format=torch.channels_last)
-        for index, (frames, view) in enumerate(items):
-            if frames is not None:
-                place = batch[index * n_slots : (index + 1) * n_slots]
+        batch = torch.empty(shape, device=self.device, memory_format=torch.channels_last)
+        for (frames, view), place in zip(items, torch.split(batch, n_slots), strict=True):
+            if frames is None:
+                place.zero_()
+            else:
                 place.copy_(prepare(self._to_device(frames), self._image, view))
         return batch
 

@@ -433,6 +433,7 @@ def _memory_folder() -> str | None:
 def _work(connection: Connection, exchange_path: str, decode: Decode) -> None:
     """Serve videos until the other end closes: the main function of a decode process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     exchange = _Exchange.open(exchange_path)
     connection.send(("ready", None))
     while True:
@@ -448,6 +449,13 @@ def _work(connection: Connection, exchange_path: str, decode: Decode) -> None:
             connection.send(("full", str(error)))
         except Exception:
             connection.send(("broken", traceback.format_exc()))
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent is gone, also when a video hangs it."""
+    while os.getppid() == parent:
+        time.sleep(2.0)
+    os._exit(1)
 
 
 def _answer(result: DecodedClip | DecodeFailure, exchange: _Exchange) -> tuple[str, Any]:

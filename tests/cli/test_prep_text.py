@@ -1,5 +1,7 @@
 import json
+import pickle
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -56,3 +58,16 @@ def test_a_tower_of_another_model_is_refused_unless_meant(store):
     assert "--allow-mismatch" in str(other.exception)
     assert open_store(store).text_tables() == []
     assert run(store, "--encoder", f"{ENCODER}@7", "--allow-mismatch").exception is None
+
+
+def test_hcls_published_vectors_become_a_table(store, tmp_path):
+    vectors = np.arange(10, dtype=np.float32).reshape(2, 5)
+    (tmp_path / "x_embs.pkl").write_bytes(pickle.dumps(vectors, protocol=3))
+    (tmp_path / "x_vid2embid.json").write_text(json.dumps({"a": 1, "b": 0}))
+    files = [tmp_path / "x_embs.pkl", tmp_path / "x_vid2embid.json"]
+    assert run(store, "--import-hcl", *files).exception is None
+    table = open_store(store).text("hcl")
+    assert table.vectors[0].tolist() == vectors[[1, 0]].tolist()
+    both = run(store, "--import-hcl", *files, "--encoder", ENCODER)
+    assert "either --encoder or --import-hcl" in str(both.exception)
+    assert "either --encoder or --import-hcl" in str(run(store).exception)

@@ -215,13 +215,15 @@ def test_nothing_to_read_is_said_before_and_after(tmp_path):
         fill(tmp_path, [])
 
 
-def test_features_that_overflow_are_refused_and_not_stored(tmp_path):
+def test_features_that_overflow_fail_their_video(tmp_path):
     backbone = load_backbone(TINY.backbone, size=32)
     huge = {name: value + 1e6 * name.endswith("bias") for name, value in backbone.module.state_dict().items()}
     save_weights(tmp_path / "huge.safetensors", huge)
     chosen = options(backbone=f"timm:test_resnet/{tmp_path / 'huge.safetensors'}", dtype="float16")
-    with pytest.raises(InputError, match="tap pooled of video a is not finite in float16"):
+    with pytest.raises(InputError, match="non-finite: tap pooled is not finite in float16 with precision fp32"):
         fill(tmp_path, made_up_rows(tmp_path, ["a"]), chosen)
+    fits = dataclasses.replace(chosen, dtype="float32")
+    assert fill(tmp_path, made_up_rows(tmp_path, ["a"]), fits, "f.zarr").run.n_ok == 1
 
 
 @pytest.mark.parametrize(
@@ -329,6 +331,19 @@ def test_batches_depend_on_the_chunk_alone():
     assert sum(sizes) == 30
     assert max(sizes) <= 4
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_a_thousand_videos(tmp_path):
+    seen = []
+
+    def watched(task):
+        seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        return fake_decode(task)
+
+    rows = made_up_rows(tmp_path / "v", [f"big{index}" for index in range(1000)])
+    fill(tmp_path, rows, options(chunk_rows=50, engine=engine(batch_size=64, decode=watched)))
+    assert max(seen[300:]) - max(seen[:300]) < 32 << 20
 
 
 @pytest.mark.gpu
