@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fsar.errors import InputError
+
 FEED_FORWARD_WIDTH = 2048
 """Hidden width of every feed-forward block in the CLIP-FSAR, MoLo and CLIP-MEI code, whatever the feature width."""
 
@@ -37,7 +39,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int = 8, head_dim: int | None = None, dropout: float = 0.2) -> None:
         super().__init__()
-        inner = heads * (dim // heads if head_dim is None else head_dim)
+        inner = inner_width(dim, heads, head_dim)
         self.heads = heads
         self.norm = nn.LayerNorm(dim)
         self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
@@ -60,7 +62,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int = 8, head_dim: int | None = None, dropout: float = 0.2) -> None:
         super().__init__()
-        inner = heads * (dim // heads if head_dim is None else head_dim)
+        inner = inner_width(dim, heads, head_dim)
         self.heads = heads
         self.norm = nn.LayerNorm(dim)
         self.to_q = nn.Linear(dim, inner, bias=False)
@@ -99,6 +101,13 @@ class CrossBlock(nn.Module):
         y: Tensor = self.attention(x, context)
         transformed: Tensor = self.feed_forward(y)
         return y + transformed
+
+
+def inner_width(dim: int, heads: int, head_dim: int | None) -> int:
+    """Return the width of all heads together: `dim` if no width per head is given."""
+    if head_dim is None and dim % heads:
+        raise InputError(f"dim must be a multiple of the number of heads, got dim={dim} and heads={heads}")
+    return dim if head_dim is None else heads * head_dim
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int = 1) -> Tensor:

@@ -17,6 +17,13 @@ from fsar.errors import InputError
 from fsar.heads.blocks import block_linear
 
 
+def frames_per_slot(n_frames: int, size: int) -> int:
+    """Return T-w+1; raises InputError for videos that are too short for the tuples."""
+    if n_frames < size:
+        raise InputError(f"tuples of {size} frames need at least {size} frames per video, got {n_frames}")
+    return n_frames - size + 1
+
+
 @lru_cache(maxsize=64)
 def tuple_slots(n_frames: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return the 0/1 matrix (P, M) that says which slot vectors each tuple is the sum of.
@@ -24,9 +31,7 @@ def tuple_slots(n_frames: int, size: int, device: torch.device, dtype: torch.dty
     Tuples in lexicographic order, slot vectors slot by slot. For T = 3 and pairs the tuples 01, 02, 12 are
     1010, 1001, 0101: slot 0 sees frames 0 and 1, slot 1 sees frames 1 and 2.
     """
-    if n_frames < size:
-        raise InputError(f"tuples of {size} frames need at least {size} frames per video, got {n_frames}")
-    per_slot = n_frames - size + 1
+    per_slot = frames_per_slot(n_frames, size)
     tuples = torch.tensor(list(itertools.combinations(range(n_frames), size)))  # (P, w)
     columns = tuples - torch.arange(size) + per_slot * torch.arange(size)
     # A cached tensor made in inference mode could not take part in training later.
@@ -42,7 +47,7 @@ def slot_vectors(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> T
     on contiguous rows.
     """
     n_videos, n_frames, dim = x.shape
-    per_slot = n_frames - size + 1
+    per_slot = frames_per_slot(n_frames, size)
     rows = [x[:, slot : slot + per_slot].reshape(-1, dim) for slot in range(size)]
     first, *rest = block_linear(weight, *rows)
     images = (first if bias is None else first + bias, *rest)

@@ -1,0 +1,107 @@
+"""The published per-episode algorithms of OTAM, TRX and HyRSM in plain words, for `heads.py` to compare with.
+
+Each computes one episode the way the official code goes about it: a loop over alignment cells; tuples materialised and
+a loop over classes and queries; frame and token concatenated for every query before the linear map. Weights are our
+heads' own, so that results must agree.
+"""
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fsar.heads.hyrsm import HyRSM
+from fsar.heads.layers import sinusoid_table, steep_sinusoid_table
+from fsar.heads.trx import TRX, TupleAttention
+
+
+def plain_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Return cosines with 0.01 added to the product of norms."""
+    norms = a.norm(dim=-1).unsqueeze(-1) @ b.norm(dim=-1).unsqueeze(-2)
+    return a @ b.transpose(-1, -2) / (norms + 0.01)
+
+
+def plain_alignment(distance: Tensor, smoothing: float) -> Tensor:
+    """Fill the table of costs cell by cell."""
+    padded = F.pad(distance, (1, 1))
+    table = torch.zeros_like(padded)
+    n_rows, n_columns = padded.shape[-2:]
+    for m in range(1, n_columns):
+        table[..., 0, m] = padded[..., 0, m] + table[..., 0, m - 1]
+    for row in range(1, n_rows):
+        for m in range(1, n_columns):
+            before = [table[..., row - 1, m - 1], table[..., row, m - 1]]
+            if m in (1, n_columns - 1):
+                before.append(table[..., row - 1, m])
+            total = sum(torch.exp(-cost / smoothing) for cost in before)
+            table[..., row, m] = padded[..., row, m] - smoothing * torch.log(total)
+    return table[..., -1, -1]
+
+
+def plain_otam(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    """Return logits (Q, N) for supports (S, T, D), labels (S,) and queries (Q, T, D)."""
+    cosine = plain_cosine(query.flatten(0, 1), support.flatten(0, 1))
+    distance = 1 - cosine.view(len(query), query.shape[1], len(support), -1).transpose(1, 2)
+    cost = plain_alignment(distance, 0.1) + plain_alignment(distance.transpose(-1, -2), 0.1)
+    return torch.stack([-cost[:, labels == label].mean(1) for label in range(n_way)], 1)
+
+
+def plain_trx(head: TRX, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    """Return logits (Q, N)."""
+    parts = [module for module in head.transformers if isinstance(module, TupleAttention)]
+    return torch.stack([_plain_cardinality(part, support, labels, query, n_way) for part in parts]).mean(0)
+
+
+def _plain_cardinality(part: TupleAttention, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    def project(frames: Tensor) -> tuple[Tensor, Tensor]:
+        x = part.dropout(frames + 0.1 * sinusoid_table(*frames.shape[1:]).to(frames))
+        chosen = [torch.tensor(c, device=x.device) for c in itertools.combinations(range(x.shape[1]), part.size)]
+        tuples = torch.stack([x.index_select(1, c).flatten(1) for c in chosen], 1)  # (V, P, w*D)
+        return part.norm_k(part.k_linear(tuples)), part.v_linear(tuples)
+
+    (keys, values), (asked, wanted) = project(support), project(query)
+    columns = []
+    for label in range(n_way):
+        chosen = (labels == label).nonzero().flatten()
+        class_keys, class_values = (x.index_select(0, chosen).flatten(0, 1) for x in (keys, values))
+        scores = asked @ class_keys.T / math.sqrt(keys.shape[-1])  # (Q, P, K*P)
+        attention = torch.stack([F.softmax(one, -1) for one in scores])
+        difference = wanted - attention @ class_values
+        columns.append(-(difference.norm(dim=(-2, -1)) ** 2) / keys.shape[1])
+    return torch.stack(columns, 1)
+
+
+def plain_hyrsm(head: HyRSM, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    """Return logits (Q, N), the class means being what queries are related to."""
+
+    def encode(frames: Tensor) -> Tensor:
+        n_frames, dim = frames.shape[1:]
+        x = math.sqrt(dim / 10) * frames + steep_sinusoid_table(n_frames, dim).to(frames)
+        block = head.temporal_atte_before
+        heads = block.to_qkv(block.norm(x)).chunk(3, -1)
+        q, k, v = (part.view(*part.shape[:2], block.heads, -1).transpose(1, 2) for part in heads)
+        attention = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+        return (x + block.to_out((attention @ v).transpose(1, 2).flatten(2))).relu()
+
+    support, query = encode(support), encode(query)
+    prototypes = torch.stack([support[labels == label].mean(0) for label in range(n_way)])
+    n_query, n_frames = query.shape[:2]
+    means = prototypes.mean(1).unsqueeze(0).expand(n_query, -1, -1)
+    tokens = torch.cat((means, query.mean(1, keepdim=True)), 1)  # (Q, N+1, D)
+    related = _plain_relation(head, tokens).unsqueeze(2).expand(-1, -1, n_frames, -1)
+    frames = torch.cat((prototypes.unsqueeze(0).expand(n_query, -1, -1, -1), query.unsqueeze(1)), 1)
+    expressed = head.layer2(torch.cat((frames, related), -1))  # (Q, N+1, T, D)
+    unit = F.normalize(expressed, dim=-1)
+    distance = 1 - unit[:, :-1] @ unit[:, -1:].transpose(-1, -2)
+    return -(distance.amin(-1).sum(-1) + distance.amin(-2).sum(-1))
+
+
+def _plain_relation(head: HyRSM, tokens: Tensor) -> Tensor:
+    relation = head.temporal_atte
+    projected = (relation.w_qs(tokens), relation.w_ks(tokens), relation.w_vs(tokens))
+    q, k, v = (x.view(*x.shape[:2], relation.heads, -1).transpose(1, 2) for x in projected)
+    attention = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    joined = relation.fc((attention @ v).transpose(1, 2).flatten(2))
+    return relation.layer_norm(joined + tokens).relu()
