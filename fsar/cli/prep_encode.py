@@ -1,6 +1,7 @@
 """`fsar-prep encode`: videos to a feature store."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
 
+option = partial(click.option, show_default=True)
+
 MAX_DEFAULT_JOBS = 16
+RESIZE_MODES = ("squash", "short-side")
 NORMALISATIONS = ("backbone", "clip", "imagenet", "half", "none")
 PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 
@@ -20,40 +24,36 @@ def _default_jobs() -> int:
 
 @click.command("encode")
 @click.argument("catalog", type=click.Path(path_type=Path))
-@click.option("--backbone", required=True, help="open_clip:NAME/TAG, torchvision:NAME/WEIGHTS, timm:NAME/TAG, a FILE …")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Store to fill: NAME.zarr or NAME.h5.")
-@click.option(
-    "--format", "store_format", type=click.Choice(["zarr", "hdf5"]), help="Adds the suffix if --out has none."
+@option(
+    "--backbone", required=True, help="open_clip:NAME/TAG, torchvision:NAME/WEIGHTS, timm:NAME/TAG, LIB:NAME/FILE …"
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint file in place of published weights.")
-@click.option("--tap", "taps", multiple=True, default=["pooled"], show_default=True, help="pooled, map, tokens.K …")
-@click.option("--split", help="Split (name or CSV): only its videos, in its order.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N videos.")
-@click.option("--frames", "n_frames", default=8, show_default=True, type=click.IntRange(min=1), help="Frames a video.")
-@click.option("--slots", type=click.IntRange(min=1), help="Frames to store, when more than --frames (heads re-draw).")
-@click.option("--sampler", default="uniform-center", show_default=True, help="Which frames; see the documentation.")
-@click.option("--views", "n_views", default=1, show_default=True, type=click.IntRange(min=1), help="Stored views.")
-@click.option("--flip/--no-flip", default=False, show_default=True, help="Mirror views after the first. Not for SSv2.")
-@click.option("--jitter/--no-jitter", default=True, show_default=True, help="Change colours of views after the first.")
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of random frames and views."
-)
-@click.option(
-    "--resize", "resize_mode", default="squash", show_default=True, type=click.Choice(["squash", "short-side"])
-)
-@click.option("--resize-to", "resize", type=click.IntRange(min=1), help="Pixels before the crop [size * 256 / 224].")
-@click.option("--size", type=click.IntRange(min=8), help="Pixels after the crop [what the backbone was made for].")
-@click.option("--interpolation", default="bilinear", show_default=True, type=click.Choice(["bilinear", "bicubic"]))
-@click.option("--antialias/--no-antialias", default=False, show_default=True)
-@click.option("--normalise", "normalisation", default="backbone", show_default=True, type=click.Choice(NORMALISATIONS))
-@click.option("--dtype", default="float16", show_default=True, type=click.Choice(["float16", "float32"]))
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS))
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1), help="Frames a forward pass.")
-@click.option("--jobs", type=click.IntRange(min=0), help="Decode processes [one per core]; 0 decodes in this process.")
-@click.option("--timeout-seconds", default=120.0, show_default=True, type=float, help="Longest time for one video.")
-@click.option("--decoder", default="pyav", show_default=True, help="pyav, torchcodec or decord.")
-@click.option("--dry-run", is_flag=True, help="Say what would be stored, and stop.")
+@option("--out", required=True, type=click.Path(path_type=Path), help="Store to fill: NAME.zarr or NAME.h5.")
+@option("--format", "store_format", type=click.Choice(["zarr", "hdf5"]), help="Adds the suffix if --out has none.")
+@option("--weights", type=click.Path(path_type=Path), help="Checkpoint file in place of published weights.")
+@option("--tap", "taps", multiple=True, default=["pooled"], help="What to store; repeatable: pooled, map, tokens.K …")
+@option("--split", help="Split (name or CSV): only its videos, in its order.")
+@option("--limit", type=click.IntRange(min=1), help="Only the first N videos.")
+@option("--frames", "n_frames", default=8, type=click.IntRange(min=1), help="Frames that a head sees of a video.")
+@option("--slots", type=click.IntRange(min=1), help="Frames to store when more than --frames: heads draw from them.")
+@option("--sampler", default="uniform-center", help="Which frames: uniform-center, uniform-random, trx, dense …")
+@option("--views", "n_views", default=1, type=click.IntRange(min=1), help="Views to store of each training video.")
+@option("--flip/--no-flip", default=False, help="Mirror half of the views after the first. Not for SSv2.")
+@option("--jitter/--no-jitter", default=True, help="Change the colours of views after the first.")
+@option("--seed", default=0, type=click.IntRange(min=0), help="Seed of random frames and views.")
+@option("--resize", "resize_mode", default="squash", type=click.Choice(RESIZE_MODES), help="squash drops the aspect.")
+@option("--resize-to", "resize", type=click.IntRange(min=1), help="Pixels before the crop [size * 256 / 224].")
+@option("--size", type=click.IntRange(min=8), help="Pixels after the crop [what the backbone was made for].")
+@option("--interpolation", default="bilinear", type=click.Choice(["bilinear", "bicubic"]), help="How to resize.")
+@option("--antialias/--no-antialias", default=False, help="Low-pass before shrinking, as Pillow does.")
+@option("--normalise", "normalisation", default="backbone", type=click.Choice(NORMALISATIONS), help="Mean and std.")
+@option("--dtype", default="float16", type=click.Choice(["float16", "float32"]), help="Type of the stored features.")
+@option("--device", default="auto", help="auto, cpu, cuda, cuda:N.")
+@option("--precision", default="fp32", type=click.Choice(PRECISIONS), help="Arithmetic; bf16 has bf16 weights too.")
+@option("--batch-size", default=64, type=click.IntRange(min=1), help="Frames in a forward pass.")
+@option("--jobs", type=click.IntRange(min=0), help="Decode processes [one per core]; 0 decodes in this process.")
+@option("--timeout-seconds", default=120.0, type=float, help="Longest time that one video may take to decode.")
+@option("--decoder", default="pyav", help="pyav, torchcodec or decord.")
+@option("--dry-run", is_flag=True, help="Say what would be stored, and stop.")
 @json_option
 def command(
     catalog: Path,

@@ -217,12 +217,12 @@ def _failures(store: FeatureStore) -> list[tuple[str, str, str, str]]:
 
 
 def _run_record(forward: Any, options: EngineOptions, run: EngineReport) -> dict[str, Any]:
+    from importlib.metadata import version
+
     import torch
 
-    import fsar
-
     return {
-        "fsar": fsar.__version__,
+        "fsar": version("fsar"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.node(),

@@ -26,8 +26,8 @@ class TapExtractor:
 
     `pooled` (D,) is the tower's output, for CLIP the projected embedding before any normalisation; `map` (C, h, w) the
     last feature map of a ResNet after its ReLU; `avgpool` (C,) its mean over positions; `map4max` (16, C) its 4 x 4
-    adaptive maximum in row-major order; `flat` (C*h*w,) the map as one vector, which keeps where things are (for small
-    networks on small pictures); `tokens.K` (L, D) every token after transformer block K (from 0) through the
+    adaptive maximum in row-major order; `flat` (C*h*w,) the map as one vector, which keeps where things are (small
+    networks, small pictures); `tokens.K` (L, D) every token after transformer block K (from 0) through the
     final normalisation and, for CLIP, the projection; `tokens.K.raw` (L, W) without them.
     """
 
@@ -104,7 +104,6 @@ MAP_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
     "avgpool": lambda last_map: last_map.mean((2, 3)),
     "map": lambda last_map: last_map,
     "map4max": max_tokens,
-    "flat": lambda last_map: last_map.flatten(1),
 }
 """What can be made of the last feature map (B, C, h, w)."""
 
