@@ -15,7 +15,6 @@ from fsar.cli.common import EXIT_FAILED, jobs_option, json_option, summary
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Weights file to write (.safetensors).")
 @click.option("--split", help="Split (name or CSV) that says which classes are base classes.")
 @click.option("--part", default="train", show_default=True, help="Part of the split to train on.")
-@click.option("--tap", default="pooled", show_default=True, help="Vector a frame to train: pooled, avgpool or flat.")
 @click.option("--frames", "n_frames", default=8, show_default=True, type=click.IntRange(min=2), help="Frames a video.")
 @click.option("--size", default=64, show_default=True, type=click.IntRange(min=16), help="Pixels of the network input.")
 @click.option(
@@ -25,7 +24,7 @@ from fsar.cli.common import EXIT_FAILED, jobs_option, json_option, summary
     type=click.Choice(["short-side", "squash"]),
     help="Keep the shape of things and lose the margins, or squash all into the square.",
 )
-@click.option("--epochs", default=12, show_default=True, type=click.IntRange(min=1))
+@click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Videos a step.")
 @click.option("--lr", "learning_rate", default=3e-3, show_default=True, type=float, help="Peak learning rate.")
 @click.option("--weight-decay", default=0.05, show_default=True, type=float)
@@ -57,13 +56,14 @@ def command(catalog: Path, split: str | None, part: str, out: Path, jobs: int, a
         "sha256": report.weights_sha256,
         "classes": report.n_classes,
         "videos": report.n_videos,
-        "held_out_accuracy": report.held_out_accuracy,
+        "held_out": report.n_held_out,
+        "held_out_accuracy": report.held_out_accuracy if report.n_held_out else None,
         "failures": report.failures,
     }
-    text = (
-        f"{report.path}: tuned on {report.n_videos} videos of {report.n_classes} classes; "
-        f"{report.held_out_accuracy:.1%} of held-out videos right (chance {1 / report.n_classes:.1%})"
-    )
+    text = f"{report.path}: tuned on {report.n_videos} videos of {report.n_classes} classes"
+    if report.n_held_out:
+        share, chance = report.held_out_accuracy, 1 / report.n_classes
+        text += f"; {share:.1%} of {report.n_held_out} held-out videos right (chance {chance:.1%})"
     for failure in report.failures:
         click.echo(f"failed: {failure['video_id']}: {failure['message']}", err=True)
     summary(data, text, as_json=as_json)

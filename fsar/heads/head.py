@@ -41,7 +41,7 @@ class Head(nn.Module):
     `match`, so that evaluation embeds each test video once.
     """
 
-    inputs: ClassVar[tuple[Input, ...]] = (Input("frames", ("pooled", "avgpool", "flat"), "(D,)"),)
+    inputs: ClassVar[tuple[Input, ...]] = (Input("frames", ("pooled", "avgpool"), "(D,)"),)
     text: ClassVar[Literal["none", "optional", "required"]] = "none"
     text_space: ClassVar[Literal["any", "image"]] = "any"
     """"image" if the text vectors must come from the text tower of the store's own backbone."""

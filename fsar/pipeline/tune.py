@@ -35,14 +35,11 @@ class TuneOptions:
     weights: Path | None = None
     """File of weights to start from instead of the backbone's own."""
     n_frames: int = 8
-    tap: str = "pooled"
-    """The feature that is trained and later stored: one vector a frame, so `pooled`, `avgpool` or `flat`. A mean over
-    positions hardly sees where a thing is; `flat` does, and suits small networks on small pictures."""
     size: int = 64
     """Pixels of the network input; clips are resized to an eighth more and cropped at random, as one piece."""
     resize_mode: Literal["squash", "short-side"] = "short-side"
     """`short-side` keeps the shape of things and loses the margins of a wide picture; `squash` keeps the margins."""
-    epochs: int = 12
+    epochs: int = 8
     batch_size: int = 16
     """Clips a step."""
     learning_rate: float = 3e-3
@@ -63,6 +60,7 @@ class TuneReport:
     path: Path
     n_classes: int
     n_videos: int
+    n_held_out: int
     held_out_accuracy: float
     """Share of held-out videos whose class is found; chance is 1 / n_classes. NaN when none were held out."""
     weights_sha256: str
@@ -96,7 +94,9 @@ def tune(
     settings = {name: str(value) for name, value in asdict(options).items() if name not in ("device", "weights")}
     save_weights(out, trainer.module.state_dict(), metadata={"tuned_on": f"{len(clips)} videos", **settings})
     remove_state(folder)
-    return TuneReport(out, len(classes), len(clips), accuracy, sha256_file(out), clips.failures)
+    return TuneReport(
+        out, len(classes), len(clips), len(trainer.held_out_rows), accuracy, sha256_file(out), clips.failures
+    )
 
 
 def resized(size: int) -> int:
@@ -112,8 +112,6 @@ class _Trainer:
     ) -> None:
         import torch
 
-        from fsar.pipeline.taps import TapExtractor
-
         self.options, self.clips, self.labels = options, clips, labels
         self.train_rows, self.held_out_rows = _hold_out(labels, options.held_out)
         if len(self.train_rows) < options.batch_size:
@@ -123,9 +121,8 @@ class _Trainer:
             )
         # Convolutions run several times faster on channels-last memory.
         self.module: nn.Module = backbone.module.to(options.device).to(memory_format=torch.channels_last)
-        self.extractor = TapExtractor(backbone, [options.tap])
-        dim = self._width(backbone)
-        self.classifier = motion_classifier(dim, options.n_frames, n_classes, options.seed).to(options.device)
+        self.module.requires_grad_(True)  # backbones come frozen
+        self.classifier = motion_classifier(backbone.dim, options.n_frames, n_classes, options.seed).to(options.device)
         self.mean = torch.tensor(backbone.mean, device=options.device).view(3, 1, 1)
         self.std = torch.tensor(backbone.std, device=options.device).view(3, 1, 1)
         self.n_steps = len(self.train_rows) // options.batch_size
@@ -135,14 +132,8 @@ class _Trainer:
             weight_decay=options.weight_decay,
         )
 
-    def _width(self, backbone: Backbone) -> int:
-        shape = self.extractor.shapes()[self.options.tap]
-        if len(shape) != 1:
-            raise InputError(f"tuning needs one vector a frame, tap {self.options.tap!r} of {backbone.name} is {shape}")
-        return shape[0]
-
     def run(self, folder: Path, *, quiet: bool) -> float:
-        """Train the epochs that are left; return the accuracy on the held-out videos."""
+        """Train the epochs that are left; return the accuracy on the held-out videos (NaN without any)."""
         state = TuneState(self.module, self.classifier, self.optimizer)
         key = {**asdict(self.options), "weights": str(self.options.weights), "videos": self.clips.key}
         n_done = load_state(folder, state, key)
@@ -194,8 +185,8 @@ class _Trainer:
         pixels = (pixels - self.mean) / self.std
         device_type = torch.device(self.options.device).type
         with torch.autocast(device_type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
-            features = self.extractor(pixels)[self.options.tap]
-        logits: Tensor = self.classifier(features.float().unflatten(0, (len(rows), self.options.n_frames)))
+            features = self.module(pixels)
+        logits: Tensor = self.classifier(features.float().view(len(rows), self.options.n_frames, -1))
         return logits
 
     def _accuracy(self) -> float:

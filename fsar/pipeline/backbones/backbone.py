@@ -67,7 +67,7 @@ class Backbone:
         """Return the names of everything that can be stored from one forward pass."""
         names = ["pooled"]
         if self.points.map_module is not None:
-            names += ["avgpool", "map", "map4max", "flat"]
+            names += ["avgpool", "map", "map4max"]
         for index in range(len(self.points.blocks)):
             names += [f"tokens.{index}"] * (self.points.finish is not None) + [f"tokens.{index}.raw"]
         return names
