@@ -383,7 +383,7 @@ def evaluation(name: str, head: Head, repeats: int) -> None:
     own = text[torch.arange(n_videos) % N_TEST_CLASSES]
 
     def embed() -> tuple[Features, Features]:
-        return head.embed_for_classes(features, own, text), head.embed_for_classes(features, None, text)
+        return head.embed_both(features, own, text)
 
     support, query = embed()
     per_video = seconds(embed, repeats) / n_videos

@@ -113,10 +113,21 @@ class EmpNetHead(TableHead):
         """
         if class_text is not None:
             return self.embed(features, class_text)
-        embedded = self._encode(features, None, mean_text(all_class_text, "emp-net", self.dim))
-        if self.compat == "official":
-            embedded["default_scores"] = embedded["scores"][..., 0]
-        return embedded
+        return self._scored(*self._in_chunks(self._encode_chunk, features, None, self._all_text(all_class_text)))
+
+    def embed_both(
+        self, features: Features, class_text: Tensor | None, all_class_text: Tensor | None
+    ) -> tuple[Features, Features]:
+        """Return supports and queries; all but the fusion with text is computed once."""
+
+        def encode(tokens: Features, own: Tensor | None, text: Tensor | None) -> tuple[Tensor, ...]:
+            levels = self.encoder.describe(tokens)
+            assert text is not None
+            return self.encoder.fuse(levels, own), self.encoder.fuse(levels, None), score(levels, text)
+
+        own = mean_text(class_text, "emp-net", self.dim)
+        support, *query = self._in_chunks(encode, features, own, self._all_text(all_class_text))
+        return {"levels": support}, self._scored(*query)
 
     def match(
         self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
@@ -143,14 +154,21 @@ class EmpNetHead(TableHead):
 
         Texts of their own, `own_text` (..., D), make supports of the videos.
         """
-
-        def encode(tokens: Features, own: Tensor | None, text: Tensor | None) -> tuple[Tensor, ...]:
-            levels = self.encoder.describe(tokens)
-            fused = self.encoder.fuse(levels, own)
-            return (fused,) if text is None else (fused, score(levels, text))
-
-        parts = self._in_chunks(encode, features, own_text, scored_text)
+        parts = self._in_chunks(self._encode_chunk, features, own_text, scored_text)
         return dict(zip(("levels", "scores"), parts, strict=False))
+
+    def _encode_chunk(self, tokens: Features, own: Tensor | None, text: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the fused levels of a few videos and, against `text`, their scores; `own` text makes them supports."""
+        levels = self.encoder.describe(tokens)
+        fused = self.encoder.fuse(levels, own)
+        return (fused,) if text is None else (fused, score(levels, text))
+
+    def _all_text(self, all_class_text: Tensor | None) -> Tensor:
+        return mean_text(all_class_text, "emp-net", self.dim)
+
+    def _scored(self, levels: Tensor, scores: Tensor) -> Features:
+        embedded = {"levels": levels, "scores": scores}
+        return {**embedded, "default_scores": scores[..., 0]} if self.compat == "official" else embedded
 
     def _merged(self, batch: EpisodeBatch, text: Tensor, scored_text: Tensor) -> Features:
         """Return what `_encode` does for the means of the classes: "levels" (B, N, ...); "scores" of every support."""

@@ -100,6 +100,13 @@ class TableHead(Head):
         """
         return self.embed(features, class_text)
 
+    def embed_both(
+        self, features: Features, class_text: Tensor | None, all_class_text: Tensor | None
+    ) -> tuple[Features, Features]:
+        """Return the videos embedded as supports and as queries; heads that share work between both override this."""
+        support = self.embed_for_classes(features, class_text, all_class_text)
+        return support, self.embed_for_classes(features, None, all_class_text)
+
     def tabular(self, n_shot: int) -> bool:
         """Tell whether supports can be embedded one by one at this number of shots; if not, `outputs` must be used."""
         return True

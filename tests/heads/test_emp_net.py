@@ -84,6 +84,17 @@ def test_a_table_over_all_classes_gives_an_episodes_columns():
         torch.testing.assert_close(result, head(batch))
 
 
+def test_embedding_for_both_roles_at_once_is_embedding_for_each():
+    head, batch = make_head("emp-net"), make_batch("emp-net", n_episodes=1)
+    videos = {role: x[0] for role, x in batch.support.items()}
+    table = batch.class_text[0]
+    own = table[batch.support_labels[0]]
+    with torch.no_grad():
+        support, query = head.embed_both(videos, own, table)
+        torch.testing.assert_close(support, head.embed_for_classes(videos, own, table))
+        torch.testing.assert_close(query, head.embed_for_classes(videos, None, table))
+
+
 def overlooking_batch():
     """Three ways whose first three supports show classes 0 and 1 only."""
     batch = make_batch("emp-net", n_episodes=1, shots=(2, 2, 1))

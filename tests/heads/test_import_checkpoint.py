@@ -246,3 +246,23 @@ def test_resnets_are_told_by_their_blocks(depths, bottleneck, name):
 def test_a_backbone_of_unknown_kind_is_listed_as_ignored(tmp_path):
     assert recognise_backbone({"stem.weight": torch.ones(1)}) is None
     assert recognise_backbone({}) is None
+
+
+@pytest.mark.shared
+def test_an_imported_resnet_is_the_network_that_was_saved(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    from fsar.heads import seeded
+    from fsar.pipeline.backbones import load_backbone
+
+    with seeded(0):
+        resnet = torchvision.models.resnet18(weights=None).eval()
+    trunk = torch.nn.Sequential(*list(resnet.children())[:-1])
+    golden = read_golden(GOLDENS / "trx/p2_5w5s_T8_ts2.safetensors")
+    state = {**golden.state, **{f"resnet.module.{name}": tensor for name, tensor in trunk.state_dict().items()}}
+    torch.save(state, tmp_path / "official.pt")
+    written = write_import(import_checkpoint(tmp_path / "official.pt"), tmp_path / "official.pt", tmp_path / "run")
+    assert written["backbone"].startswith("torchvision:resnet18/")
+    backbone = load_backbone(written["backbone"], size=64)
+    frames = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.module(frames), trunk(frames).flatten(1))
