@@ -14,8 +14,10 @@ from torch import Tensor
 
 from fsar.errors import InputError
 
-CHUNK_BYTES = 32 * 2**20
-"""Largest temporary of a chunk. Small on purpose: gathered patches are multiplied while they are in the cache."""
+CHUNK_BYTES = {"cpu": 2 * 2**20}
+"""Largest temporary of a chunk by device. On a CPU gathered patches are multiplied while they are in its cache."""
+ROOMY_CHUNK_BYTES = 256 * 2**20
+"""The same for all other devices, where every chunk is a launch."""
 
 
 def unit(x: Tensor) -> Tensor:
@@ -34,9 +36,9 @@ def frame_tuples(n_frames: int, cardinality: int, device: torch.device | str = "
     return torch.tensor(list(combinations(range(n_frames), cardinality)), device=device)
 
 
-def slices(length: int, bytes_each: int) -> Iterator[slice]:
-    """Yield consecutive slices of 0..length whose temporaries stay within `CHUNK_BYTES` (one item at least)."""
-    step = max(1, CHUNK_BYTES // max(1, bytes_each))
+def slices(length: int, bytes_each: int, device: torch.device) -> Iterator[slice]:
+    """Yield consecutive slices of 0..length whose temporaries stay within the chunk bytes (one item at least)."""
+    step = max(1, CHUNK_BYTES.get(device.type, ROOMY_CHUNK_BYTES) // max(1, bytes_each))
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
 
@@ -54,7 +56,7 @@ def rank_tuples(query: Tensor, support: Tensor, n_keep: int, *, scramble: bool =
     flat = support.flatten(1, 2).transpose(1, 2)  # (B, d, S*N)
     n_keep = min(n_keep, n_tuples)
     ranked = []
-    for part in slices(query.shape[1], len(query) * n_tuples * flat.shape[2] * 4):
+    for part in slices(query.shape[1], len(query) * n_tuples * flat.shape[2] * 4, query.device):
         scores = query[:, part].flatten(1, 2) @ flat  # (B, q*N, S*N)
         if scramble:
             best, chosen = scores.view(len(query), -1, n_tuples, n_tuples, n_support).max(3)
@@ -122,8 +124,8 @@ def meet_frames(query: Tensor, support: Tensor, pairs: Tensor) -> tuple[Tensor, 
     support_at = (episode * n_support + column) * n_frames + frames % n_frames
     query, support = query.flatten(0, 2), support.flatten(0, 2)  # (B*Q*T, P, d)
     best = [
-        torch.bmm(query[query_at[part]], support[support_at[part]].transpose(1, 2)).max(2)
-        for part in slices(len(frames), 2 * n_patches * width * query.element_size())
+        (query.index_select(0, query_at[part]) @ support.index_select(0, support_at[part]).transpose(1, 2)).max(2)
+        for part in slices(len(frames), 2 * n_patches * width * query.element_size(), query.device)
     ]
     at = place.gather(3, pairs)
     return torch.cat([b.values for b in best])[at], torch.cat([b.indices for b in best])[at]
