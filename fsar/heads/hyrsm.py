@@ -11,7 +11,7 @@ from fsar.heads.batch import EpisodeBatch, Targets
 from fsar.heads.blocks import block_linear
 from fsar.heads.functional import class_means, hausdorff
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
-from fsar.heads.layers import SelfAttention, steep_sinusoid_table
+from fsar.heads.layers import SelfAttention, position_code, steep_sinusoid_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +158,10 @@ class HyRSM(Head):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Return frames (..., T, D) after attending to each other."""
-        n_frames, dim = frames.shape[-2:]
         if self.position is not None:
             shrink, weight = self.position
-            code = steep_sinusoid_table(n_frames, dim).to(frames)
-            frames = self.position_dropout((dim / shrink) ** 0.5 * frames + weight * code)
+            code = position_code(steep_sinusoid_table, frames)
+            frames = self.position_dropout((frames.shape[-1] / shrink) ** 0.5 * frames + weight * code)
         encoded: Tensor = self.temporal_atte_before(frames)
         return encoded.relu()
 

@@ -1,6 +1,8 @@
 """Blocks that several heads are built from. Leading axes are free; the last two are tokens L and width D."""
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -139,3 +141,17 @@ def steep_sinusoid_table(length: int, dim: int) -> Tensor:
     exponent = 2 * torch.arange(dim, dtype=torch.float64) / dim
     angle = torch.arange(length, dtype=torch.float64).unsqueeze(1) / 10000**exponent
     return torch.where(torch.arange(dim) % 2 == 0, angle.sin(), angle.cos()).float()
+
+
+def position_code(table: Callable[[int, int], Tensor], like: Tensor) -> Tensor:
+    """Return a position table (L, D) with dtype and device of tokens (..., L, D). Made once: do not write to it."""
+    return _position_code(table, *like.shape[-2:], like.device, like.dtype)
+
+
+@lru_cache(maxsize=64)
+def _position_code(
+    table: Callable[[int, int], Tensor], length: int, dim: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    # A cached tensor made in inference mode could not take part in training later.
+    with torch.inference_mode(False):
+        return table(length, dim).to(device, dtype)

@@ -10,7 +10,7 @@ from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.functional import class_means, frame_distances
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
-from fsar.heads.layers import FEED_FORWARD_WIDTH, FeedForward, SelfAttention, steep_sinusoid_table
+from fsar.heads.layers import FEED_FORWARD_WIDTH, FeedForward, SelfAttention, position_code, steep_sinusoid_table
 
 REDUCTION = 8
 """Motion maps have D/8 channels."""
@@ -168,7 +168,7 @@ class MoLo(TableHead):
     def _encode(self, x: Tensor, class_token: Tensor, layers: nn.ModuleList) -> Tensor:
         x = torch.cat((class_token.expand(len(x), -1, -1), x), 1)
         shrink, weight = self.position
-        code = steep_sinusoid_table(*x.shape[1:]).to(x)
+        code = position_code(steep_sinusoid_table, x)
         x = self.position_dropout((x.shape[-1] / shrink) ** 0.5 * x + weight * code)
         for layer in layers:
             x = layer(x)

@@ -10,7 +10,7 @@ from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
-from fsar.heads.layers import sinusoid_table
+from fsar.heads.layers import position_code, sinusoid_table
 from fsar.heads.tuples import slot_vectors, tuple_slots
 
 POSITION_SCALE = 0.1
@@ -40,8 +40,7 @@ class TupleAttention(nn.Module):
         `energy` (...) the summed squared lengths of the value tuples. All float32: the distances cancel.
         """
         lead, (n_frames, dim) = frames.shape[:-2], frames.shape[-2:]
-        position = POSITION_SCALE * sinusoid_table(n_frames, dim).to(frames)
-        x = self.dropout(frames + position).reshape(-1, n_frames, dim)
+        x = self.dropout(frames + POSITION_SCALE * position_code(sinusoid_table, frames)).reshape(-1, n_frames, dim)
         raw = slot_vectors(x, self.k_linear.weight, self.k_linear.bias, self.size).float()
         values = slot_vectors(x, self.v_linear.weight, None, self.size).float()
         with torch.autocast(frames.device.type, enabled=False):
