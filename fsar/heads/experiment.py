@@ -8,7 +8,7 @@ from typing import Any
 from fsar.errors import InputError
 from fsar.files import write_atomic
 from fsar.heads.data import EpisodeData, PairData
-from fsar.heads.episodes import EpisodePool, EpisodeSampler, EpisodeShape
+from fsar.heads.episodes import EpisodePool, Episodes, EpisodeSampler, EpisodeShape
 from fsar.heads.episodes import describe as describe_shape
 from fsar.heads.evaluate import Evaluation, evaluate
 from fsar.heads.features import FeatureSource
@@ -21,6 +21,8 @@ from fsar.heads.task import Task, union_rows
 from fsar.heads.testing import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
 from fsar.heads.train import Batch, TrainOptions, TrainReport, Validate, train
 
+BLOCK_STEPS = 64
+"""Steps whose episodes are drawn at once: episodes are the same in any block, but blocks are far cheaper."""
 VAL_SEED = 1_000_003
 """Of the validation list: one list for all seeds of training, and not the test list."""
 
@@ -38,7 +40,7 @@ class Experiment:
     """None: no test after training."""
     preset: Preset = CACHED
     seed: int = 0
-    val_episodes: int = 400
+    val_episodes: int = 200
     validate_every: int | None = None
     """Steps; None for a twentieth of the training."""
     patience: int = 10
@@ -158,6 +160,7 @@ class _Batches:
         task, preset, seed = experiment.task, experiment.preset, experiment.seed
         self._n_episodes = preset.episodes_per_step
         self._pairs: PairData | None = None
+        self._drawn: tuple[int, Episodes] | None = None
         if task.kind.training_unit == "pairs":
             text = task.class_text(pool)
             n_classes = preset.classes_per_batch
@@ -169,7 +172,12 @@ class _Batches:
     def __call__(self, step: int) -> Batch:
         if self._pairs is not None:
             return self._pairs.batch(step)
-        return self._data.batch(self._sampler.draw(step * self._n_episodes, self._n_episodes))
+        block, place = divmod(step, BLOCK_STEPS)
+        if self._drawn is None or self._drawn[0] != block:
+            n_episodes = BLOCK_STEPS * self._n_episodes
+            self._drawn = block, self._sampler.draw(block * n_episodes, n_episodes)
+        start = place * self._n_episodes
+        return self._data.batch(self._drawn[1][start : start + self._n_episodes])
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def store_parts(store: "FeatureStore", split: Split | None = None) -> StoreParts
     Classes keep the order of the split (the class ids of published checkpoints), else of the store. Rows whose video
     failed are left out and counted.
     """
-    places = _places(store, split)
+    places, status = _places(store, split), store.status
     members: dict[str, dict[str, list[int]]] = {}
     failed: dict[str, int] = {}
     for row, place in enumerate(places):
@@ -66,7 +66,7 @@ def store_parts(store: "FeatureStore", split: Split | None = None) -> StoreParts
             continue
         part, class_name = place
         rows = members.setdefault(part, {}).setdefault(class_name, [])
-        if store.status[row] == STATUS_OK:
+        if status[row] == STATUS_OK:
             rows.append(row)
         else:
             failed[class_name] = failed.get(class_name, 0) + 1

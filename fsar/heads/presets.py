@@ -105,8 +105,8 @@ CACHED = register_preset(
         weight_decay=0.05,
         undecayed=("bias", "norm", "scale", "bn"),
         schedule=Cosine(),
-        episodes_per_step=16,
-        n_episodes=16 * 400,
+        episodes_per_step=4,
+        n_episodes=4 * 400,
         clip_norm=1.0,
     )
 )

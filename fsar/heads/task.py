@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from fsar.heads.class_text import choose_table, class_vectors
@@ -84,14 +85,12 @@ def make_task(
 
 
 def open_store(path: Path) -> "FeatureStore":
-    """Open a feature store; a path that is no store gives one line that says so."""
-    from fsar.pipeline import store
+    """Return a sealed feature store for reading; the store room is imported only now."""
+    from fsar.pipeline.store import open_store as open_sealed
 
-    return store.open_store(path)
+    return open_sealed(path)
 
 
 def union_rows(pools: Sequence[EpisodePool]) -> Ints:
     """Return the rows of several pools, ascending, once."""
-    import numpy as np
-
     return np.unique(np.concatenate([pool.rows for pool in pools]))

@@ -98,7 +98,7 @@ def test_class_text_follows_the_labels(store):
     episodes = EpisodeSampler(pool, SHAPE, seed=0).draw(0, 6)
     table = store.text("words")
     text = torch.from_numpy(table.vectors[:, [table.row_of(n) for n in pool.class_names]]).transpose(0, 1)
-    batch, targets = EpisodeData(place_source(store), class_text=text).batch(episodes)
+    batch, _ = EpisodeData(place_source(store), class_text=text).batch(episodes)
     torch.testing.assert_close(batch.class_text[2, 1], text[int(episodes.class_ids[2, 1])])
     assert batch.class_text.shape == (6, 3, 4, 5)
     drawn, _ = EpisodeData(place_source(store), class_text=text, visits_seed=0).batch(episodes)
@@ -154,7 +154,7 @@ def test_a_part_in_the_store_that_shares_a_class_is_refused(tmp_path):
 def test_what_a_head_lacks_is_said_with_the_command_that_adds_it(store):
     with pytest.raises(InputError, match=r"fsar-prep encode .* --backbone open_clip:ViT/openai .*--tap map"):
         make_task("molo", store)
-    with pytest.raises(InputError, match="unknown tap of .* 'poold': did you mean pooled"):
+    with pytest.raises(InputError, match=r"unknown tap of .* 'poold': did you mean pooled"):
         make_task("otam", store, taps={"frames": "poold"})
     with pytest.raises(InputError, match="unknown input of head 'otam'"):
         make_task("otam", store, taps={"frame": "pooled"})

@@ -87,7 +87,7 @@ def test_a_paired_comparison_sees_a_difference_that_two_intervals_hide():
 def test_classes_that_were_trained_on_are_refused(store):
     planned = plan_test(make_task("otam", store), Plan(EpisodeShape(5, 1, 1), n_episodes=5))
     assert refuse_seen(planned, PARTS["train"], allow_seen=False) == []
-    with pytest.raises(InputError, match="trained on class 't1'.*--allow-seen"):
+    with pytest.raises(InputError, match=r"trained on class 't1'.*--allow-seen"):
         refuse_seen(planned, ["T1"], allow_seen=False)
     assert refuse_seen(planned, ["T1"], allow_seen=True) == ["t1"]
 

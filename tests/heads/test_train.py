@@ -105,9 +105,10 @@ def test_a_run_killed_before_its_state_is_saved_starts_again(store, tmp_path, mo
     def killed(self, step):
         raise _Stop
 
-    with monkeypatch.context() as patch, pytest.raises(_Stop):
-        patch.setattr(experiment_module._Batches, "__call__", killed)
+    monkeypatch.setattr(experiment_module._Batches, "__call__", killed)
+    with pytest.raises(_Stop):
         run(an_experiment(store), tmp_path / "again", quiet=True)
+    monkeypatch.undo()
     run(an_experiment(store), tmp_path / "again", quiet=True)
     assert same_weights(tmp_path / "whole", tmp_path / "again")
 
@@ -118,9 +119,11 @@ def test_the_same_command_finds_its_unfinished_run(store, tmp_path, monkeypatch)
     def killed(self, step):
         raise _Stop
 
-    with monkeypatch.context() as patch, pytest.raises(_Stop):
-        patch.setattr(experiment_module._Batches, "__call__", killed)
+    monkeypatch.setattr(experiment_module._Batches, "__call__", killed)
+    with pytest.raises(_Stop):
         run(an_experiment(store), None, quiet=True)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     (begun,) = (tmp_path / "runs").iterdir()
     folder, _ = run(an_experiment(store), None, quiet=True)
     assert folder.path.resolve() == begun

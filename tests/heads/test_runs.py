@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from fsar.errors import InputError
+from fsar.heads.head import create_head, seeded
+from fsar.heads.runs import differences, load_head, read_json, save_head, write_json, write_tensors
+
+
+def test_a_saved_head_comes_back_with_its_options(tmp_path):
+    with seeded(3):
+        head = create_head("trx", dim=8, temp_set=(2, 3), out_dim=4)
+    save_head(tmp_path, head)
+    loaded = load_head(tmp_path)
+    assert dict(loaded.options) == {"dim": 8, "temp_set": (2, 3), "out_dim": 4}
+    assert all(torch.equal(value, head.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert not loaded.training
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    save_head(tmp_path, create_head("otam", adapter="linear", dim=8))
+    description = read_json(tmp_path / "head.json")
+    write_json(tmp_path / "head.json", {**description, "options": {"adapter": "linear", "dim": 4}})
+    with pytest.raises(InputError, match=r"head\.safetensors does not fit head 'otam'"):
+        load_head(tmp_path)
+
+
+def test_damaged_weights_are_one_clear_error(tmp_path):
+    save_head(tmp_path, create_head("proto"))
+    (tmp_path / "head.safetensors").write_bytes(b"\xff" * 40)
+    with pytest.raises(InputError, match="is damaged or not a safetensors file"):
+        load_head(tmp_path)
+    with pytest.raises(InputError, match="is not a run folder"):
+        load_head(tmp_path / "absent")
+
+
+def test_tensors_that_share_memory_can_be_written(tmp_path):
+    shared = torch.arange(4.0)
+    write_tensors(tmp_path / "x.safetensors", {"a": shared, "b": shared.view(2, 2).T})
+
+
+def test_differences_name_the_field():
+    assert differences({"seed": 0, "shape": [1, 2]}, {"seed": 1, "shape": (1, 2)}) == ["seed: 0 != 1"]
