@@ -18,12 +18,13 @@ from fsar.cli.common import EXIT_FAILED, jobs_option, json_option, summary
 @click.option("--frames", "n_frames", default=8, show_default=True, type=click.IntRange(min=2), help="Frames a video.")
 @click.option("--size", default=64, show_default=True, type=click.IntRange(min=16), help="Pixels of the network input.")
 @click.option(
-    "--resize-mode",
+    "--resize",
     default="short-side",
     show_default=True,
     type=click.Choice(["short-side", "squash"]),
     help="Keep the shape of things and lose the margins, or squash all into the square.",
 )
+@click.option("--antialias/--no-antialias", default=True, show_default=True, help="Low-pass before shrinking.")
 @click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Videos a step.")
 @click.option("--lr", "learning_rate", default=3e-3, show_default=True, type=float, help="Peak learning rate.")
@@ -31,7 +32,7 @@ from fsar.cli.common import EXIT_FAILED, jobs_option, json_option, summary
 @click.option("--held-out", default=0.1, show_default=True, type=click.FloatRange(0, 0.5), help="Share to test on.")
 @click.option("--seed", default=0, show_default=True, type=int)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "amp-bf16"]))
 @click.option("--decoder", default="pyav", show_default=True, help="pyav, torchcodec or decord.")
 @jobs_option
 @json_option

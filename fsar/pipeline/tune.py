@@ -7,6 +7,7 @@ does. A classifier on the *differences* of consecutive frame features is trained
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,9 +37,10 @@ class TuneOptions:
     """File of weights to start from instead of the backbone's own."""
     n_frames: int = 8
     size: int = 64
-    """Pixels of the network input; clips are resized to an eighth more and cropped at random, as one piece."""
-    resize_mode: Literal["squash", "short-side"] = "short-side"
+    """Pixels of the network input; clips are resized to a seventh more and cropped at random, as one piece."""
+    resize: Literal["squash", "short-side"] = "short-side"
     """`short-side` keeps the shape of things and loses the margins of a wide picture; `squash` keeps the margins."""
+    antialias: bool = True
     epochs: int = 8
     batch_size: int = 16
     """Clips a step."""
@@ -48,8 +50,8 @@ class TuneOptions:
     """Share of each class's videos kept out of training, to report how well the backbone learned."""
     seed: int = 0
     device: str = "cpu"
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """`bfloat16` runs the forward under autocast: faster where the processor has it."""
+    precision: Literal["fp32", "amp-bf16"] = "fp32"
+    """`amp-bf16` runs the forward under autocast: faster where the processor has it."""
     decoder: str = "pyav"
 
 
@@ -86,13 +88,14 @@ def tune(
         raise InputError(f"tuning needs at least 2 classes, the chosen part of the catalog has {len(classes)}")
     backbone = load_backbone(options.backbone, weights=options.weights, size=options.size)
     folder = out.with_name(out.name + ".tuning")
-    pictures = ClipSpec(options.n_frames, resized(options.size), options.resize_mode, options.decoder)
+    pictures = ClipSpec(options.n_frames, resized(options.size), options.resize, options.antialias, options.decoder)
     clips = clip_table(rows, folder, pictures, n_jobs=n_jobs, quiet=quiet)
     labels = np.array([classes.index(name) for name in clips.class_names])
     trainer = _Trainer(backbone, clips, labels, len(classes), options)
     accuracy = trainer.run(folder, quiet=quiet)
-    settings = {name: str(value) for name, value in asdict(options).items() if name not in ("device", "weights")}
-    save_weights(out, trainer.module.state_dict(), metadata={"tuned_on": f"{len(clips)} videos", **settings})
+    # One entry: safetensors writes several in a random order, and the same run must give the same bytes.
+    settings = {**asdict(options), "weights": str(options.weights), "videos": len(clips), "device": ""}
+    save_weights(out, trainer.module.state_dict(), metadata={"tuned": json.dumps(settings, sort_keys=True)})
     remove_state(folder)
     return TuneReport(
         out, len(classes), len(clips), len(trainer.held_out_rows), accuracy, sha256_file(out), clips.failures
@@ -100,8 +103,8 @@ def tune(
 
 
 def resized(size: int) -> int:
-    """Return the pixels before the crop: `encode --resize` wants the same."""
-    return size + size // 8
+    """Return the pixels before the crop to `size`: 256 for 224, as `encode` does by default."""
+    return round(size * 256 / 224)
 
 
 class _Trainer:
@@ -184,7 +187,7 @@ class _Trainer:
         pixels = pixels.flatten(0, 1).permute(0, 3, 1, 2).float() / 255  # (B*T, 3, S, S), channels last in memory
         pixels = (pixels - self.mean) / self.std
         device_type = torch.device(self.options.device).type
-        with torch.autocast(device_type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
+        with torch.autocast(device_type, torch.bfloat16, enabled=self.options.precision == "amp-bf16"):
             features = self.module(pixels)
         logits: Tensor = self.classifier(features.float().view(len(rows), self.options.n_frames, -1))
         return logits

@@ -28,7 +28,8 @@ class ClipSpec:
     n_frames: int
     size: int
     """Pixels of the square pictures."""
-    resize_mode: Literal["squash", "short-side"]
+    resize: Literal["squash", "short-side"]
+    antialias: bool
     decoder: str
 
 
@@ -101,7 +102,7 @@ def small_clip(row: CatalogRow, *, spec: ClipSpec) -> np.ndarray:
     from fsar.pipeline.images import ImageSpec, prepare
 
     clip = decode_clip(row.path, lambda n: sample_indices("uniform-center", n, spec.n_frames), decoder=spec.decoder)
-    image = ImageSpec(mode=spec.resize_mode, resize=spec.size, size=spec.size, antialias=True)
+    image = ImageSpec(mode=spec.resize, resize=spec.size, size=spec.size, antialias=spec.antialias)
     pixels = prepare(clip.frames, image)  # (T, 3, S, S) in 0..1
     small: np.ndarray = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return small
