@@ -1,5 +1,6 @@
 """STRM beyond parity: what it accepts, and what differs between the fixed and the released behaviour."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -10,8 +11,11 @@ from fsar.heads.layers import sinusoid_table
 from fsar.heads.official import import_official
 from fsar.heads.strm import TupleSimilarity
 from fsar.heads.strm_enrich import FOLD_ABOVE, PatchEnrichment
+from fsar.heads.task import make_task
+from fsar.pipeline.store import VideoRow
 from tests.conftest import GOLDENS
 from tests.heads.goldens import read_golden
+from tests.heads.stores import make_store
 
 DIM = 12
 
@@ -175,3 +179,18 @@ def test_a_released_checkpoint_lacks_the_second_stream_and_may_be_wrapped(offici
     torch.testing.assert_close(
         head.patch_enrichment.value_conv.weight, official_state.state["attn_pat.value_conv.weight"]
     )
+
+
+def test_a_store_with_maps_or_with_pooled_maps_feeds_the_head_and_one_without_says_what_to_add(tmp_path):
+    videos = [VideoRow(f"v{i}", f"class{i // 2}", "train", "x") for i in range(4)]
+    shapes = {"map": (4, 1, 8, DIM, 7, 7), "map4max": (4, 1, 8, 16, DIM), "pooled": (4, 1, 8, DIM)}
+    stores = {
+        tap: make_store(tmp_path / f"{tap}.zarr", {tap: np.zeros(s, np.float16)}, videos) for tap, s in shapes.items()
+    }
+    for tap in ("map", "map4max"):
+        task = make_task("strm", stores[tap])
+        assert task.taps == {"patches": tap}
+        assert task.head_options({}, None)["dim"] == DIM
+    for name, tap in (("strm", "map4max"), ("hcl", "map")):
+        with pytest.raises(InputError, match=f"needs .*pooled.zarr has pooled .*Add it: .*--tap {tap}"):
+            make_task(name, stores["pooled"])
