@@ -133,7 +133,7 @@ class MoLo(TableHead):
         self.position, self.position_dropout = position, nn.Dropout(dropout)
         learned = contrast_weight > 0 and temperature is None
         self.scale = nn.Parameter(torch.ones(1)) if learned else None
-        self.scale_motion = nn.Parameter(torch.ones(1)) if learned and motion_contrast else None
+        self.scale_motion = nn.Parameter(torch.ones(1)) if learned else None
         self.temperature = 1.0 if temperature is None else temperature
         self.classification_layer = None if n_classes is None else nn.Linear(dim, n_classes)
         self.decoder = FrameDecoder(narrow) if reconstruction_weight > 0 else None

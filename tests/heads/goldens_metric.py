@@ -155,14 +155,18 @@ def molo(golden: Golden, head: Head) -> Comparison:
     values = {
         "logits": outputs["logits"],
         "loss_fewshot_ce": losses["classification"],
-        "loss_recons": losses.get("reconstruction", torch.zeros(())),
         "loss_total": total,
     }
+    if head.decoder is not None:
+        values["loss_recons"] = losses.get("reconstruction", torch.zeros(()))
     with_class_loss(targets, outputs, values)
+    passed_over = () if head.decoder is not None else ("loss_recons",)
     if not golden.metadata["train_flags"].get("USE_CONTRASTIVE"):
         # Without the contrast the official code leaves these unscaled and (N, Q); no loss of ours needs them.
-        return Comparison(values, total, leaves(golden), passed_over=(r"(logits|loss_ce_logits)_(s2q|q2s).*",))
+        return Comparison(
+            values, total, leaves(golden), passed_over=(*passed_over, r"(logits|loss_ce_logits)_(s2q|q2s).*")
+        )
     for name in ("s2q", "q2s", "s2q_motion", "q2s_motion"):
         values[f"logits_{name}"] = outputs[name]
         values[f"loss_ce_logits_{name}"] = cross_entropy(outputs[name], targets.query_labels)
-    return Comparison(values, total, leaves(golden))
+    return Comparison(values, total, leaves(golden), passed_over)

@@ -33,6 +33,8 @@ class OfficialFormat:
     """(pattern, replacement) pairs of `re.sub`, applied in order to each official name."""
     leftovers: tuple[str, ...] = ()
     """Patterns (`re.fullmatch`) of official names that our head has no use for."""
+    optional: tuple[str, ...] = ()
+    """Patterns (`re.fullmatch`) of OUR names that are passed over where the options build a head without them."""
     unsaved: tuple[str, ...] = ()
     """Patterns (`re.fullmatch`) of OUR names that an official checkpoint may lack; they keep their fresh values."""
 
@@ -104,6 +106,8 @@ def load_official(official: OfficialFormat, head: Head, state: State) -> None:
     """Copy the official tensors of `state` into `head`; both sides must be used up."""
     own = head.state_dict()
     renamed = {ours: tensor for name, tensor in state.items() if (ours := our_name(official, name)) is not None}
+    for name in [name for name in renamed if name not in own and matches(name, official.optional)]:
+        del renamed[name]
     unknown = sorted(set(renamed) - set(own))
     missing = [name for name in sorted(set(own) - set(renamed)) if not matches(name, official.unsaved)]
     if unknown or missing:

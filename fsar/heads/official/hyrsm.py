@@ -52,7 +52,9 @@ def _molo(metadata: Metadata, state: State) -> dict[str, Any]:
         "n_classes": None if classes is None else classes.shape[0],
         "class_weight": flag(metadata, "USE_CLASSIFICATION_VALUE", 0.0),
         # The official training loop divides every loss but this one.
-        "reconstruction_weight": DIVISOR * flag(metadata, "RECONS_COFF", 0.0),
+        "reconstruction_weight": DIVISOR * flag(metadata, "RECONS_COFF", 0.0)
+        if flag(metadata, "USE_RECONS", False)
+        else 0.0,
     }
 
 
@@ -67,4 +69,6 @@ _TABLES = (r"pe\.pe",)
 
 register_official("hyrsm", OfficialFormat("hyrsm", _hyrsm, renames=_HYRSM_RENAMES, leftovers=_TABLES))
 register_official("hyrsm_pp", OfficialFormat("hyrsm++", _hyrsm_pp, renames=_HYRSM_RENAMES, leftovers=_TABLES))
-register_official("molo", OfficialFormat("molo", _molo, renames=_MOLO_RENAMES, leftovers=_TABLES))
+register_official(
+    "molo", OfficialFormat("molo", _molo, renames=_MOLO_RENAMES, leftovers=_TABLES, optional=(r"decoder\..*",))
+)
