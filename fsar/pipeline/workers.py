@@ -399,8 +399,7 @@ class _Exchange:
     def write(self, frames: npt.NDArray[np.uint8]) -> None:
         """Put frames into it; it grows as needed. Raises OSError when memory or disk is full."""
         if self.map is None or len(self.map) < frames.nbytes:
-            # Reserving is what makes a full /dev/shm an error here and not a bus error later.
-            os.posix_fallocate(self.descriptor, 0, frames.nbytes)
+            _reserve(self.descriptor, frames.nbytes)
             self.map = mmap.mmap(self.descriptor, frames.nbytes)
         np.frombuffer(self.map, np.uint8, frames.nbytes)[:] = frames.reshape(-1)
 
@@ -421,6 +420,14 @@ class _Exchange:
         self.unlink()
         self.map = None
         os.close(self.descriptor)
+
+
+def _reserve(descriptor: int, n_bytes: int) -> None:
+    # Reserving is what makes a full /dev/shm an error here and not a bus error later. macOS cannot.
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, n_bytes)
+    else:
+        os.ftruncate(descriptor, n_bytes)
 
 
 def _memory_folder() -> str | None:
