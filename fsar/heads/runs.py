@@ -135,8 +135,7 @@ def open_run(out: Path | None, name: str, config: Mapping[str, Any], *, root: Pa
     """
     if out is None:
         found = [run for run in _runs(root) if not run.is_finished and not differences(run.config, config)]
-        run = found[-1] if found else RunFolder(root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}")
-        out = run.path
+        out = found[-1].path if found else _fresh_folder(root, name)
     run = RunFolder(out)
     if run.is_started:
         differing = differences(run.config, config)
@@ -147,6 +146,19 @@ def open_run(out: Path | None, name: str, config: Mapping[str, Any], *, root: Pa
         raise InputError(f"{out} exists, is not empty and holds no run; choose another --out")
     write_json(run.path / CONFIG, {**config, "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **versions()})
     return run
+
+
+def _fresh_folder(root: Path, name: str) -> Path:
+    """Make and return a new folder; runs that start within one second get numbers."""
+    stem, number = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}", 1
+    while True:
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return path
 
 
 def _runs(root: Path) -> list[RunFolder]:

@@ -3,7 +3,7 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads.head import create_head, seeded
-from fsar.heads.runs import differences, load_head, read_json, save_head, write_json, write_tensors
+from fsar.heads.runs import differences, load_head, open_run, read_json, save_head, write_json, write_tensors
 
 
 def test_a_saved_head_comes_back_with_its_options(tmp_path):
@@ -40,3 +40,8 @@ def test_tensors_that_share_memory_can_be_written(tmp_path):
 
 def test_differences_name_the_field():
     assert differences({"seed": 0, "shape": [1, 2]}, {"seed": 1, "shape": (1, 2)}) == ["seed: 0 != 1"]
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path):
+    folders = {open_run(None, "otam", {"seed": seed}, root=tmp_path).path for seed in range(3)}
+    assert len(folders) == 3
