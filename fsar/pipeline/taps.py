@@ -26,8 +26,7 @@ class TapExtractor:
 
     `pooled` (D,) is the tower's output, for CLIP the projected embedding before any normalisation; `map` (C, h, w) the
     last feature map of a ResNet after its ReLU; `avgpool` (C,) its mean over positions; `map4max` (16, C) its 4 x 4
-    adaptive maximum in row-major order; `flat` (C*h*w,) the map as one vector, which keeps where things are (small
-    networks, small pictures); `tokens.K` (L, D) every token after transformer block K (from 0) through the
+    adaptive maximum in row-major order; `tokens.K` (L, D) every token after transformer block K (from 0) through the
     final normalisation and, for CLIP, the projection; `tokens.K.raw` (L, W) without them.
     """
 
