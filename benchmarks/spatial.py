@@ -42,6 +42,7 @@ def strm_patches(head: STRMHead, tokens: Tensor) -> Tensor:
 
 
 def position(length: int, dim: int) -> Tensor:
+    """Return the scaled sinusoids (length, dim)."""
     rate = torch.exp(torch.arange(0, dim, 2) * (-torch.log(torch.tensor(10000.0)) / dim))
     angle = torch.arange(length).unsqueeze(1) * rate
     return 0.1 * torch.stack((angle.sin(), angle.cos()), -1).flatten(1)
@@ -63,6 +64,7 @@ def strm_episode(head: STRMHead, support: Tensor, labels: Tensor, query: Tensor)
 
 
 def strm_nearest(head: STRMHead, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    """Return the similarity stream (Q, N), class by class."""
     similarity = head.similarities[0]
     embed = lambda v: F.relu(similarity.linear(tuples_of(similarity.dropout(v), similarity.size)))  # noqa: E731
     support, query = embed(support), embed(query)
@@ -74,6 +76,7 @@ def strm_nearest(head: STRMHead, support: Tensor, labels: Tensor, query: Tensor,
 
 
 def strm_matching(head: STRMHead, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    """Return the tuple-matching stream (Q, N), class by class."""
     layer = head.transformers[0]
     tuples = [tuples_of(layer.dropout(v + position(*v.shape[1:])), layer.size) for v in (support, query)]
     (support_k, query_k), (support_v, query_v) = ([m(t) for t in tuples] for m in (layer.k_linear, layer.v_linear))
@@ -206,6 +209,7 @@ class Case:
 
 
 def strm_data(n_shot: int, n_query: int, n_episodes: int = 1) -> tuple[STRMHead, EpisodeBatch, Targets]:
+    """Return a head at real widths and random episodes for it."""
     generator = torch.Generator().manual_seed(0)
     with seeded(0):
         head = create_head("strm", dim=DIM)
@@ -264,6 +268,7 @@ def strm_flops(n_videos: int) -> float:
 
 
 def hcl_data(n_pairs: int) -> tuple[HCL, PairBatch]:
+    """Return a head at real widths and a random batch of pairs for it."""
     generator = torch.Generator().manual_seed(0)
     with seeded(0):
         head = create_head("hcl", dim=DIM)
@@ -375,7 +380,7 @@ def matmul_rate(repeats: int = 5) -> float:
 
 def check(name: str, ours: Tensor, published: Tensor, tolerance: float = 1e-4) -> None:
     """End the run if the two sides differ."""
-    error = float(((ours - published).abs() / published.abs().clamp(min=1)).max())
+    error = float(((ours - published).detach().abs() / published.detach().abs().clamp(min=1)).max())
     if not error <= tolerance:
         raise SystemExit(f"{name}: the two sides differ by {error:.1e}")
 
