@@ -41,7 +41,10 @@ class Claims:
     def take(self, index: int) -> bool:
         """Claim a chunk; return whether it is ours now. A stale claim is taken over."""
         path = self._path(index)
-        if not self._create(path) and not (is_stale(path) and self._take_over(path)):
+        try:
+            if not self._create(path) and not (is_stale(path) and self._take_over(path)):
+                return False
+        except FileNotFoundError:  # the folder went as the store was sealed at this moment
             return False
         self._held.add(index)
         self._start_heartbeat()
@@ -115,6 +118,13 @@ def metadata_claim(folder: Path) -> Iterator[None]:
         claims.close()
         with suppress(OSError):  # others may have claims in it, or it is gone
             folder.rmdir()
+
+
+def drop_chunk_claims(folder: Path) -> None:
+    """Remove the claims on chunks, of which a complete store has none left to work on."""
+    for name in list_names(folder):
+        if name != f"{METADATA_INDEX:06d}":
+            (folder / name).unlink(missing_ok=True)
 
 
 def live_claims(folder: Path) -> list[int]:

@@ -68,8 +68,8 @@ def replace(source: Path, target: Path) -> None:
 
 def create_exclusive(path: Path, data: bytes, temporary: Path) -> bool:
     """Create `path` with `data` unless it exists; return whether it was us. Whole or absent at every moment."""
-    write_new(temporary, [data])
     try:
+        write_new(temporary, [data])
         path.parent.mkdir(parents=True, exist_ok=True)
         os.link(temporary, path)
     except FileExistsError:

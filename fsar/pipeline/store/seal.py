@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fsar.files import remove_leftovers
+from fsar.pipeline.store.claims import drop_chunk_claims, metadata_claim
 from fsar.pipeline.store.disk import Buffer, FileEntry
 from fsar.pipeline.store.files import (
     CLAIMS,
@@ -56,23 +57,24 @@ def read_manifest(files: StoreFiles) -> Entries:
 
 def seal_files(files: StoreFiles) -> None:
     """Write videos.csv with its results, failures.csv and the manifest; every chunk must be stored."""
-    for key in intents(files):
-        redo(files, key)
-    remove_superseded(files)
-    if not is_sealed(files):
-        layout, videos = read_store(files)
-        records = chunk_records(files)
-        names = ("status", "n_frames", "source_sha256")
-        columns = [read_column(files, layout, len(videos), name, records) for name in names]
-        results = [(int(s), int(n), bytes(h).hex()) for s, n, h in zip(*columns, strict=True)]
-        failures = [_failure_row(videos, failure) for failure in failures_in(records.values())]
-        contents: dict[str, list[Buffer]] = {
-            VIDEOS_FILE: [videos_csv(videos, results)],
-            FAILURES_FILE: [csv_bytes(FAILURE_COLUMNS, failures)],
-        }
-        publish_metadata(files, contents, sealed=True)
-    for name in (CLAIMS, STAGING):
-        shutil.rmtree(files.folder(name), ignore_errors=True)
+    with metadata_claim(files.folder(CLAIMS)):  # two encoders may end at the same moment
+        for key in intents(files):
+            redo(files, key)
+        remove_superseded(files)
+        if not is_sealed(files):
+            layout, videos = read_store(files)
+            records = chunk_records(files)
+            names = ("status", "n_frames", "source_sha256")
+            columns = [read_column(files, layout, len(videos), name, records) for name in names]
+            results = [(int(s), int(n), bytes(h).hex()) for s, n, h in zip(*columns, strict=True)]
+            failures = [_failure_row(videos, failure) for failure in failures_in(records.values())]
+            contents: dict[str, list[Buffer]] = {
+                VIDEOS_FILE: [videos_csv(videos, results)],
+                FAILURES_FILE: [csv_bytes(FAILURE_COLUMNS, failures)],
+            }
+            publish_metadata(files, contents, sealed=True)
+        shutil.rmtree(files.folder(STAGING), ignore_errors=True)
+        drop_chunk_claims(files.folder(CLAIMS))
     remove_leftovers(files.home)
 
 

@@ -243,7 +243,7 @@ class StoreWriter:
             self._queue.extend(self._pending())
         while self._queue:
             chunk = self._queue.popleft()
-            if not self._claims.take(chunk.index):
+            if self._is_stored(chunk.index) or not self._claims.take(chunk.index):
                 continue
             redo(self.files, self._key(chunk.index))  # what a crashed writer has announced
             if not self._is_stored(chunk.index):

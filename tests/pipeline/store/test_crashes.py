@@ -222,7 +222,7 @@ def kill_and_resume(tmp_path: Path, suffix: str, n_tries: int) -> None:
         process.communicate()
         n_interrupted += process.returncode == -signal.SIGKILL
         finished = {
-            name: data for name, data in bytes_of(path.parent).items() if "journal" in name and name.endswith(".json")
+            name: data for name, data in bytes_of(path.parent).items() if "journal/0" in name and name.endswith(".json")
         }
         write_sample(path, samples.videos(40))
         after = bytes_of(path.parent)
