@@ -12,13 +12,18 @@ from pathlib import Path
 import click
 
 DOCS = Path(__file__).resolve().parent
-PROGRAMS = {"fsar-prep": "prep", "fsar-store": "store", "fsar-train-head": "train_head", "fsar-eval-head": "eval_head"}
+PROGRAMS = {
+    "fsar-prep": ("fsar.cli.prep", "prep"),
+    "fsar-store": ("fsar.cli.store", "store"),
+    "fsar-train-head": ("fsar.cli.train_head", "command"),
+    "fsar-eval-head": ("fsar.cli.eval_head", "command"),
+}
 
 
 def program(name: str) -> click.Command:
     """Return the click command behind a program."""
-    module = importlib.import_module(f"fsar.cli.{PROGRAMS[name]}")
-    return getattr(module, PROGRAMS[name])
+    module, attribute = PROGRAMS[name]
+    return getattr(importlib.import_module(module), attribute)
 
 
 def help_pages(command: click.Command, name: str) -> list[tuple[str, str]]:
@@ -48,7 +53,7 @@ def heads_page() -> str:
     lines = ["# Heads", "", "| head | features of a frame | text | trains on | paper |", "|---|---|---|---|---|"]
     for name in list_heads():
         kind = head_type(name)
-        needs = "; ".join(f"{'/'.join(item.taps)} {item.shape}" for item in kind.inputs)
+        needs = "; ".join(dict.fromkeys(f"{'/'.join(item.taps)} {item.shape}" for item in kind.inputs))
         lines.append(f"| `{name}` | {needs} | {kind.text} | {kind.training_unit} | {' '.join(kind.paper.split())} |")
     for name in list_heads():
         kind = head_type(name)

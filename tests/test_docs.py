@@ -5,6 +5,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,8 @@ def test_every_command_and_option_has_help(generate):
     for name in generate.PROGRAMS:
         for title, command in walk(generate.program(name), name):
             assert command.help, f"{title} has no help"
-            missing = [p.name for p in command.params if hasattr(p, "help") and p.help is None and not p.hidden]
+            options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
+            missing = [option.name for option in options if not option.help]
             unexplained = [name for name in missing if name not in SELF_EXPLANATORY]
             assert not unexplained, f"{title}: options without help: {unexplained}"
 
@@ -37,8 +39,6 @@ SELF_EXPLANATORY = {"seed", "epochs", "weight_decay", "device", "precision"}
 
 
 def walk(command, name):
-    import click
-
     yield name, command
     if isinstance(command, click.Group):
         context = click.Context(command, info_name=name)
@@ -59,8 +59,6 @@ def test_readme_commands_parse(generate):
 
 
 def check_call(command, name, arguments):
-    import click
-
     if isinstance(command, click.Group):
         sub = command.get_command(click.Context(command, info_name=name), arguments[0])
         assert sub is not None, f"{name} has no command {arguments[0]}"

@@ -101,7 +101,7 @@ def _numpy_scalar_names() -> list[Any]:
 
 def _parse(text: Any, where: str) -> dict[str, Any]:
     """Return the mapping in a JSON or YAML text."""
-    import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub, which open_clip and timm need
+    import yaml
 
     try:
         settings = json.loads(text)
