@@ -2,6 +2,7 @@
 
 from fsar.pipeline.store import hdf5_format, zarr_format
 from fsar.pipeline.store.chunk_data import ChunkData
+from fsar.pipeline.store.create import create_store, extend_store, open_writer
 from fsar.pipeline.store.formats import list_formats
 from fsar.pipeline.store.identity import canonical_json, differing_fields, recipe_id
 from fsar.pipeline.store.layout import (
@@ -14,7 +15,7 @@ from fsar.pipeline.store.layout import (
 )
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.text_table import TextTable
-from fsar.pipeline.store.writer import StoreWriter, create_store, extend_store, open_writer
+from fsar.pipeline.store.writer import StoreWriter
 
 __all__ = [
     "STATUS_FAILED",

@@ -21,6 +21,7 @@ from fsar.pipeline.store.disk import create_exclusive, list_names
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 600.0
 PATIENCE_SECONDS = 60.0
+FOLDER_TRIES = 100
 METADATA_INDEX = 10**9
 """Stands among the claims for the right to change metadata; no store has as many chunks."""
 
@@ -41,14 +42,16 @@ class Claims:
     def take(self, index: int) -> bool:
         """Claim a chunk; return whether it is ours now. A stale claim is taken over."""
         path = self._path(index)
-        try:
-            if not self._create(path) and not (is_stale(path) and self._take_over(path)):
-                return False
-        except FileNotFoundError:  # the folder went as the store was sealed at this moment
-            return False
-        self._held.add(index)
-        self._start_heartbeat()
-        return True
+        for _ in range(FOLDER_TRIES):
+            try:
+                if not self._create(path) and not self._take_over(path):
+                    return False
+            except FileNotFoundError:  # who gave back the last claim removed the empty folder at this moment
+                continue
+            self._held.add(index)
+            self._start_heartbeat()
+            return True
+        return False
 
     def release(self, index: int) -> None:
         """Give a chunk back, whether it is finished or not."""
@@ -78,10 +81,17 @@ class Claims:
         )
 
     def _take_over(self, path: Path) -> bool:
+        """Put the claim of a dead writer aside and create ours."""
+        owner = _read(path)
+        if not _is_gone(owner, path):
+            return False
         aside = path.with_name(f".{path.name}-stale-{secrets.token_hex(4)}")
         try:
             os.rename(path, aside)
         except FileNotFoundError:
+            return False
+        if _read(aside) != owner:  # another writer took it over between our look and our rename
+            os.rename(aside, path)
             return False
         aside.unlink(missing_ok=True)
         return self._create(path)
@@ -135,7 +145,10 @@ def live_claims(folder: Path) -> list[int]:
 
 def is_stale(path: Path) -> bool:
     """Return whether the claim's writer is gone; False as well when the claim itself is gone."""
-    owner = _read(path)
+    return _is_gone(_read(path), path)
+
+
+def _is_gone(owner: dict[str, Any], path: Path) -> bool:
     if not owner:
         return False
     if owner.get("host") == host_id():

@@ -12,12 +12,12 @@ import numpy as np
 
 from fsar.errors import InputError, unknown_name
 from fsar.pipeline.store.chunk_data import ChunkData
+from fsar.pipeline.store.create import create_store
 from fsar.pipeline.store.identity import differing_fields
 from fsar.pipeline.store.layout import Chunk, VideoRow
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.seal import PARTS
 from fsar.pipeline.store.text_table import TextTable
-from fsar.pipeline.store.writer import create_store
 
 Advance = Callable[[int], None]
 

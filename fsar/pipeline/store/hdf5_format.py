@@ -6,6 +6,7 @@ relative: the two can move together. A part that is missing reads as the fill va
 """
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,8 @@ def part_template(specs: list[ArraySpec], n_rows: int) -> PartTemplate:
     import h5py
 
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_fapl_core(1 << 20, False)
     access.set_alignment(ALIGN_BYTES, ALIGN_BYTES)
-    file = h5py.h5f.create(b"part.h5", h5py.h5f.ACC_TRUNC, _untimed(h5py.h5p.FILE_CREATE), access)
+    file = _file_in_memory(access)
     _create_groups(file, specs)
     offsets = {}
     for spec in specs:
@@ -131,9 +131,8 @@ def _master_image(
     import h5py
 
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_fapl_core(1 << 20, False)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
-    identifier = h5py.h5f.create(b"master.h5", h5py.h5f.ACC_TRUNC, _untimed(h5py.h5p.FILE_CREATE), access)
+    identifier = _file_in_memory(access)
     specs = list(layout.arrays().values())
     _create_groups(identifier, specs)
     h5py.h5g.create(identifier, b"text", gcpl=_untimed(h5py.h5p.GROUP_CREATE))
@@ -176,6 +175,15 @@ def _create_groups(file: "h5py.h5f.FileID", specs: list[ArraySpec]) -> None:
 
     for group in sorted({spec.name.rpartition("/")[0] for spec in specs} - {""}):
         h5py.h5g.create(file, group.encode(), gcpl=_untimed(h5py.h5p.GROUP_CREATE))
+
+
+def _file_in_memory(access: Any) -> "h5py.h5f.FileID":
+    """Return a new file that never touches the disk, under a name of its own: HDF5 takes two of one name for one."""
+    import h5py
+
+    access.set_fapl_core(1 << 20, False)
+    name = f"{secrets.token_hex(8)}.h5".encode()
+    return h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, _untimed(h5py.h5p.FILE_CREATE), access)
 
 
 def _untimed(kind: Any) -> Any:

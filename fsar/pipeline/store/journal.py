@@ -1,12 +1,13 @@
 """Publish a set of files as one step: staged, announced, renamed, recorded.
 
-    staging/<key>-<token>/…     every file, written and flushed
+    staging/<key>-<token>/…     every file and the record, written and flushed
     journal/<key>.intent        names them with their sha256; created exclusively: the first of two writers wins
     (rename each to its place)
-    journal/<key>.json          the record: from here on the files are final; the intent goes
+    journal/<key>.json          the record, renamed last: from here on the files are final; the intent goes
 
-Whoever finds an intent can carry it out again (`redo`), so a crash after the intent loses nothing and a crash before it
-leaves only staged files. Records hold no clock, order or process id: equal content, equal bytes.
+Whoever finds an intent can carry it out again (`redo`), several at a time, so a crash after the intent loses nothing
+and a crash before it leaves only staged files. An intent that comes after a record of its key is dropped, unless it is
+to replace that record. Records hold no clock, order or process id: equal content, equal bytes.
 """
 
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
-from fsar.files import sync_folder, write_atomic
+from fsar.files import sync_folder
 from fsar.pipeline.store.disk import Buffer, FileEntry, create_exclusive, file_entry, list_names, replace, write_all
 from fsar.pipeline.store.files import JOURNAL, METADATA_KEY, STAGING, StoreFiles
 from fsar.pipeline.store.identity import checked_json, parse_checked_json
@@ -54,7 +55,7 @@ def remove_superseded(files: StoreFiles) -> None:
 
 def read_record(files: StoreFiles, key: str) -> dict[str, Any]:
     """Return the record of a published set of files: files (name -> sha256, bytes) and what its writer added."""
-    path = files.folder(JOURNAL) / f"{key}.json"
+    path = _record_path(files, key)
     return parse_checked_json(path.read_bytes(), str(path))
 
 
@@ -95,32 +96,51 @@ def publish(
         key: name of the record.
         contents: the files.
         details: what else the record says.
-        keep: files of an older record under the same key that stay as they are.
+        keep: files of an older record under the same key that stay as they are; without it an older record wins. Who
+            replaces a record must hold the metadata claim.
         last: makes a file that may only appear after the record, from all entries and the record's bytes.
     """
     token = f"{key}-{os.getpid()}-{secrets.token_hex(4)}"
     folder = files.folder(STAGING) / token
     try:
-        entries = write_all(folder, contents)
-        record = {"files": _listed((keep or {}) | entries), **(details or {})}
-        final = last((keep or {}) | entries, checked_json(record)) if last else {}
-        final_entries = write_all(folder, {name: [data] for name, data in final.items()})
-        intent = {"record": record, "staging": token, "moves": sorted(entries), "last": _listed(final_entries)}
-        ours = _announce(files, key, checked_json(intent), folder, replaces_record=keep is not None)
+        steps = _stage(folder, key, contents, details or {}, keep or {}, last)
+        intent = {"staging": token, "replaces": keep is not None, "steps": [_listed(step) for step in steps]}
+        ours = _announce(files, key, checked_json(intent), folder, replaces=keep is not None)
         if ours and not redo(files, key):
             raise InputError(f"{folder} was removed while it was being published")
         return ours
+    except FileNotFoundError:  # another writer published the same, sealed the store and cleared what was staged
+        if keep is None and _record_path(files, key).exists():
+            return False
+        raise
     finally:
         if not _is_announced(files, key, token):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _announce(files: StoreFiles, key: str, intent: bytes, folder: Path, *, replaces_record: bool) -> bool:
-    path = files.folder(JOURNAL) / f"{key}.intent"
+def _stage(
+    folder: Path,
+    key: str,
+    contents: Mapping[str, list[Buffer]],
+    details: Mapping[str, Any],
+    keep: Entries,
+    last: LastFile | None,
+) -> list[Entries]:
+    """Write every file below `folder`; return them in the steps in which they must appear."""
+    entries = write_all(folder, contents)
+    record = checked_json({"files": _listed(keep | entries), **details})
+    steps = [entries, write_all(folder, {f"{JOURNAL}/{key}.json": [record]})]
+    if last:
+        steps.append(write_all(folder, {name: [data] for name, data in last(keep | entries, record).items()}))
+    return steps
+
+
+def _announce(files: StoreFiles, key: str, intent: bytes, folder: Path, *, replaces: bool) -> bool:
+    path = _intent_path(files, key)
     while not create_exclusive(path, intent, folder / "intent"):
-        if redo(files, key) and not replaces_record:
+        if redo(files, key) and not replaces:
             return False
-    if not replaces_record and (files.folder(JOURNAL) / f"{key}.json").exists():
+    if not replaces and _record_path(files, key).exists():
         path.unlink(missing_ok=True)  # another writer finished between our check and our intent
         return False
     return True
@@ -128,34 +148,41 @@ def _announce(files: StoreFiles, key: str, intent: bytes, folder: Path, *, repla
 
 def _is_announced(files: StoreFiles, key: str, token: str) -> bool:
     try:
-        return token.encode() in (files.folder(JOURNAL) / f"{key}.intent").read_bytes()
+        return token.encode() in _intent_path(files, key).read_bytes()
     except FileNotFoundError:
         return False
 
 
 def redo(files: StoreFiles, key: str) -> bool:
-    """Carry out an announced publication; return whether it is complete now, False if there is nothing to carry out.
+    """Carry out an announced publication; return whether there is a record of it now.
 
     An intent whose staged files are gone or torn is discarded.
     """
-    path = files.folder(JOURNAL) / f"{key}.intent"
+    path, record = _intent_path(files, key), _record_path(files, key)
     try:
         intent = parse_checked_json(path.read_bytes(), str(path))
     except FileNotFoundError:
-        return (files.folder(JOURNAL) / f"{key}.json").exists()
+        return record.exists()
     except InputError:
         path.unlink(missing_ok=True)
         return False
     staging = files.folder(STAGING) / intent["staging"]
-    entries = record_entries(intent["record"])
-    moved = _move_all(files, staging, {name: entries[name] for name in intent["moves"]})
-    if moved:
-        write_atomic(files.folder(JOURNAL) / f"{key}.json", checked_json(intent["record"]))
-        last = record_entries({"files": intent["last"]})
-        moved = _move_all(files, staging, last)
+    if record.exists() and not intent["replaces"]:
+        sync_folder(record.parent)
+        done = True
+    else:
+        done = all(_move_all(files, staging, record_entries({"files": step})) for step in intent["steps"])
     path.unlink(missing_ok=True)
     shutil.rmtree(staging, ignore_errors=True)
-    return moved
+    return done
+
+
+def _intent_path(files: StoreFiles, key: str) -> Path:
+    return files.folder(JOURNAL) / f"{key}.intent"
+
+
+def _record_path(files: StoreFiles, key: str) -> Path:
+    return files.folder(JOURNAL) / f"{key}.json"
 
 
 def _move_all(files: StoreFiles, staging: Path, entries: Entries) -> bool:
@@ -187,12 +214,12 @@ def announced_files(files: StoreFiles) -> set[str]:
     """Return the names of files that unfinished publications are about to put in place, or already have."""
     names: set[str] = set()
     for key in intents(files):
-        path = files.folder(JOURNAL) / f"{key}.intent"
+        path = _intent_path(files, key)
         try:
             intent = parse_checked_json(path.read_bytes(), str(path))
         except (FileNotFoundError, InputError):  # just finished, or torn: then it moved nothing
             continue
-        names |= {*intent["moves"], *intent["last"]}
+        names |= {name for step in intent["steps"] for name in step}
     return names
 
 

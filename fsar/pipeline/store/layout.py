@@ -142,6 +142,16 @@ class Layout:
         return cls(taps, data["n_views"], data["n_slots"], data["chunk_rows"], data["recipe"])
 
 
+def pending_chunks(layout: Layout, n_videos: int, stored: Mapping[int, int]) -> list[Chunk]:
+    """Return what is still to compute of a store of which the first `stored[index]` rows of each chunk are there."""
+    chunks = []
+    for index in range(layout.n_chunks(n_videos)):
+        rows = layout.chunk_range(index, n_videos)[stored.get(index, 0) :]
+        if rows:
+            chunks.append(Chunk(index, rows))
+    return chunks
+
+
 def plan_layout(
     taps: Mapping[str, TapSpec],
     *,

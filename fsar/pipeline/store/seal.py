@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fsar.errors import InputError
 from fsar.files import remove_leftovers
 from fsar.pipeline.store.claims import drop_chunk_claims, metadata_claim
 from fsar.pipeline.store.disk import Buffer, FileEntry
@@ -33,8 +34,9 @@ from fsar.pipeline.store.journal import (
     record_entries,
     redo,
     remove_superseded,
+    stored_rows,
 )
-from fsar.pipeline.store.layout import VideoRow
+from fsar.pipeline.store.layout import Layout, VideoRow, pending_chunks
 from fsar.pipeline.store.rows import read_column
 
 PARTS = ("train", "val", "test", "")
@@ -56,13 +58,18 @@ def read_manifest(files: StoreFiles) -> Entries:
 
 
 def seal_files(files: StoreFiles) -> None:
-    """Write videos.csv with its results, failures.csv and the manifest; every chunk must be stored."""
+    """Write videos.csv with its results, failures.csv and the manifest.
+
+    Raises:
+        InputError: chunks are missing; the message counts videos by split part.
+    """
     with metadata_claim(files.folder(CLAIMS)):  # two encoders may end at the same moment
         for key in intents(files):
             redo(files, key)
         remove_superseded(files)
         if not is_sealed(files):
             layout, videos = read_store(files)
+            _refuse_missing(files, layout, videos)
             records = chunk_records(files)
             names = ("status", "n_frames", "source_sha256")
             columns = [read_column(files, layout, len(videos), name, records) for name in names]
@@ -75,7 +82,14 @@ def seal_files(files: StoreFiles) -> None:
             publish_metadata(files, contents, sealed=True)
         shutil.rmtree(files.folder(STAGING), ignore_errors=True)
         drop_chunk_claims(files.folder(CLAIMS))
-    remove_leftovers(files.home)
+        remove_leftovers(files.home)
+
+
+def _refuse_missing(files: StoreFiles, layout: Layout, videos: Sequence[VideoRow]) -> None:
+    pending = pending_chunks(layout, len(videos), stored_rows(files))
+    if pending:
+        missing = describe_missing(videos, [row for chunk in pending for row in chunk.rows])
+        raise InputError(f"{files.path} cannot be sealed: {missing}; run the command that encodes them again")
 
 
 def publish_metadata(files: StoreFiles, contents: dict[str, list[Buffer]], *, sealed: bool) -> None:

@@ -1,147 +1,20 @@
-"""Create a store, claim chunks, commit them. Any number of processes may do so at once."""
+"""Claim chunks and commit them. Any number of processes may do so at once."""
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from fsar.errors import InputError
 from fsar.pipeline.store.chunk_data import ChunkData, checked_arrays, padded
-from fsar.pipeline.store.claims import Claims, live_claims
-from fsar.pipeline.store.disk import Buffer, list_names
-from fsar.pipeline.store.files import (
-    CLAIMS,
-    JOURNAL,
-    MANIFEST_FILE,
-    METADATA_KEY,
-    STORE_FILE,
-    VIDEOS_FILE,
-    StoreFiles,
-    read_store,
-    record_run,
-    store_json,
-    videos_csv,
-)
-from fsar.pipeline.store.identity import differing_fields
-from fsar.pipeline.store.journal import chunk_key, metadata_entries, publish, read_record, redo, stored_rows
-from fsar.pipeline.store.layout import Chunk, Layout, TapSpec, VideoRow, check_videos, plan_layout
-from fsar.pipeline.store.seal import describe_missing, seal_files
-
-DEFAULT_CHUNK_BYTES = 32 << 20
-
-
-def create_store(
-    path: str | Path,
-    *,
-    videos: Sequence[VideoRow],
-    taps: Mapping[str, TapSpec],
-    n_views: int,
-    n_slots: int,
-    recipe: Mapping[str, Any],
-    chunk_bytes: int = DEFAULT_CHUNK_BYTES,
-    chunk_rows: int | None = None,
-) -> "StoreWriter":
-    """Return a writer on the store at `path` (NAME.zarr or NAME.h5), made now or resumed.
-
-    Args:
-        path: where the store is or shall be.
-        videos: its rows, in order.
-        taps: name -> shape and dtype per frame.
-        n_views: V, stored views of each video.
-        n_slots: T, stored frames of each view.
-        recipe: what decides the numbers, as JSON data.
-        chunk_bytes: size of a chunk of the biggest tap; only used when the store is made.
-        chunk_rows: rows of a chunk instead, at most 256 by default.
-
-    Raises:
-        InputError: another store is there: the message names what differs.
-    """
-    check_videos(videos)
-    layout = plan_layout(
-        taps, n_views=n_views, n_slots=n_slots, recipe=recipe, chunk_bytes=chunk_bytes, chunk_rows=chunk_rows
-    )
-    files = StoreFiles.at(path)
-    if not files.exists():
-        redo(files, METADATA_KEY)
-    if not files.exists():
-        _refuse_strangers(files)
-        publish(files, METADATA_KEY, metadata_contents(files, layout, videos))
-    writer = StoreWriter(files)
-    _refuse_differences(writer, layout, videos)
-    return writer
-
-
-def extend_store(path: str | Path, videos: Sequence[VideoRow]) -> "StoreWriter":
-    """Return a writer on an existing store whose rows are continued by those of `videos` that it lacks.
-
-    Stored rows keep their numbers and their place; a short last chunk grows. The store counts as unsealed until the new
-    rows are committed and it is sealed again. Nothing changes when there is nothing new.
-    """
-    check_videos(videos)
-    files = StoreFiles.at(path)
-    redo(files, METADATA_KEY)
-    layout, old = read_store(files)
-    known = {video.video_id for video in old}
-    new = [video for video in videos if video.video_id not in known]
-    if new:
-        busy = live_claims(files.folder(CLAIMS))
-        if busy:
-            raise InputError(f"{path} is being written ({len(busy)} chunks in hand); add videos when that is done")
-        files.locate(MANIFEST_FILE).unlink(missing_ok=True)
-        contents = metadata_contents(files, layout, [*old, *new])
-        publish(files, METADATA_KEY, contents, keep=metadata_entries(files))
-    return StoreWriter(files)
-
-
-def open_writer(path: str | Path) -> "StoreWriter":
-    """Return a writer on an existing store, to compute what it lacks by the recipe that it holds."""
-    files = StoreFiles.at(path)
-    redo(files, METADATA_KEY)
-    return StoreWriter(files)
-
-
-def metadata_contents(files: StoreFiles, layout: Layout, videos: Sequence[VideoRow]) -> dict[str, list[Buffer]]:
-    """Return all files of a store that do not hold its numbers."""
-    tables = files.format.read_tables(files.path) if files.exists() else {}
-    own: dict[str, list[Buffer]] = {STORE_FILE: [store_json(layout, videos)], VIDEOS_FILE: [videos_csv(videos)]}
-    return own | files.format.metadata_files(files.path, layout, len(videos), tables)
-
-
-def _refuse_strangers(files: StoreFiles) -> None:
-    ours = {JOURNAL, CLAIMS, "staging"}
-    strangers = [name for name in list_names(files.home) if name not in ours]
-    created_here = any(files.folder(name).exists() for name in ours)
-    if (strangers and not created_here) or (files.path != files.home and files.path.exists() and not created_here):
-        raise InputError(f"{files.path} exists and is not a store of fsar: choose another name or remove it")
-
-
-def _refuse_differences(writer: "StoreWriter", layout: Layout, videos: Sequence[VideoRow]) -> None:
-    stored = writer.layout
-    lines = differing_fields(stored.recipe, layout.recipe)
-    shape = {"n_views": stored.n_views, "n_slots": stored.n_slots, "taps": stored.to_dict()["taps"]}
-    wanted = {"n_views": layout.n_views, "n_slots": layout.n_slots, "taps": layout.to_dict()["taps"]}
-    lines += differing_fields(shape, wanted)
-    path = writer.files.path
-    if lines:
-        raise InputError(f"{path} holds another recipe ({'; '.join(lines)}): choose another name or the same recipe")
-    if _identity(writer.videos) != _identity(videos):
-        raise InputError(f"{path} holds other videos ({_video_differences(writer.videos, videos)}), see fsar-store add")
-
-
-def _identity(videos: Sequence[VideoRow]) -> list[tuple[str, str, str]]:
-    """Return what makes rows the same videos; a data set may be mounted at another path the next day."""
-    return [(video.video_id, video.class_name, video.part) for video in videos]
-
-
-def _video_differences(stored: Sequence[VideoRow], wanted: Sequence[VideoRow]) -> str:
-    a, b = {video.video_id for video in stored}, {video.video_id for video in wanted}
-    if a == b:
-        row = next(row for row, (x, y) in enumerate(zip(_identity(stored), _identity(wanted), strict=True)) if x != y)
-        return f"row {row} is {_identity(stored)[row]}, not {_identity(wanted)[row]}"
-    return f"{len(a - b)} of its {len(a)} are not in this list, {len(b - a)} of this list are not in it"
+from fsar.pipeline.store.claims import Claims, metadata_claim
+from fsar.pipeline.store.files import CLAIMS, JOURNAL, StoreFiles, read_store, record_run
+from fsar.pipeline.store.journal import chunk_key, publish, read_record, redo, stored_rows
+from fsar.pipeline.store.layout import Chunk, pending_chunks
+from fsar.pipeline.store.rows import stored_chunk
+from fsar.pipeline.store.seal import seal_files
 
 
 class StoreWriter:
@@ -207,19 +80,12 @@ class StoreWriter:
         Raises:
             InputError: chunks are missing; the message counts videos by split part.
         """
-        pending = self._pending()
-        for chunk in pending:
-            redo(self.files, self._key(chunk.index))
-        if pending:
-            pending = self._pending()
-        if pending:
-            missing = describe_missing(self.videos, [row for chunk in pending for row in chunk.rows])
-            raise InputError(f"{self.path} cannot be sealed: {missing}; run the command that encodes them again")
         seal_files(self.files)
 
     def record_run(self, run: Mapping[str, Any]) -> None:
         """Keep facts of this run that do not decide the numbers: device, batch size, library versions."""
-        record_run(self.files, dict(run))
+        with metadata_claim(self.files.folder(CLAIMS)):  # who seals removes files that look unfinished
+            record_run(self.files, dict(run))
 
     def missing_parts(self) -> Counter[str]:
         """Return the number of rows still to be committed, by split part."""
@@ -252,18 +118,15 @@ class StoreWriter:
         return None
 
     def _pending(self) -> list[Chunk]:
-        stored = stored_rows(self.files)
-        chunks = []
-        for index in range(self.layout.n_chunks(self.n_videos)):
-            rows = self.layout.chunk_range(index, self.n_videos)
-            if stored.get(index, 0) < len(rows):
-                chunks.append(Chunk(index, rows[stored.get(index, 0) :]))
-        return chunks
+        return pending_chunks(self.layout, self.n_videos, stored_rows(self.files))
 
     def _key(self, index: int) -> str:
         return chunk_key(index, len(self.layout.chunk_range(index, self.n_videos)))
 
     def _is_stored(self, index: int) -> bool:
+        n_rows = len(self.layout.chunk_range(index, self.n_videos))
+        if n_rows < self.layout.chunk_rows:  # a short last chunk may have grown since this writer was opened
+            return stored_rows(self.files).get(index, 0) >= n_rows
         return (self.files.folder(JOURNAL) / f"{self._key(index)}.json").exists()
 
     def _publish(
@@ -281,8 +144,6 @@ class StoreWriter:
         """Return the first `n_rows` of a chunk that grows; the bytes of these rows never change."""
         if not n_rows:
             return {}
-        from fsar.pipeline.store.rows import stored_chunk
-
         record = read_record(self.files, chunk_key(index, n_rows))
         return {
             name: stored_chunk(self.files, self.layout, spec, index, record)[:n_rows].copy()
