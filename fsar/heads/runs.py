@@ -55,12 +55,19 @@ def load_head(folder: Path, device: str = "cpu") -> Head:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as one safetensors file, whole or not at all. Tensors that share memory are written apart."""
+    """Write named tensors as one safetensors file, whole or not at all. Tensors that share memory are written apart.
+
+    Metadata has one entry at most: the library writes several in an order that changes from run to run, and equal runs
+    should leave equal bytes.
+    """
     from safetensors.torch import save_file
 
+    if metadata and len(metadata) > 1:
+        raise ValueError(f"write several metadata entries as one of JSON, got {sorted(metadata)}")
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(apart, temporary, metadata=dict(metadata or {}))
+        # An empty mapping, together with no tensors, would make a file that cannot be read.
+        save_file(apart, temporary, metadata=dict(metadata) if metadata else None)
 
 
 def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -38,23 +38,24 @@ def save_state(path: Path, head: Head, optimizer: torch.optim.Optimizer, best: W
                 tensors[f"optimizer.{index}.{key}"] = value
             elif value is not None:
                 plain[f"{index}.{key}"] = value
-    write_tensors(path, tensors, {"progress": json.dumps(asdict(progress)), "optimizer": json.dumps(plain)})
+    write_tensors(path, tensors, {"state": json.dumps({"progress": asdict(progress), "optimizer": plain})})
 
 
 def load_state(path: Path, head: Head, optimizer: torch.optim.Optimizer, device: str) -> tuple[Weights, Progress]:
     """Put a saved state into `head` and `optimizer`; return the best weights and the progress."""
     tensors, metadata = read_tensors(path)
     head.load_state_dict(_within(tensors, "head."))
+    written = json.loads(metadata["state"])
     state: dict[int, dict[str, object]] = {}
     for name, tensor in _within(tensors, "optimizer.").items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
-    for name, value in json.loads(metadata["optimizer"]).items():
+    for name, value in written["optimizer"].items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     best = {name: tensor.to(device) for name, tensor in _within(tensors, "best.").items()}
-    return best, Progress(**json.loads(metadata["progress"]))
+    return best, Progress(**written["progress"])
 
 
 def _within(tensors: Weights, prefix: str) -> Weights:

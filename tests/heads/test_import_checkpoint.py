@@ -71,6 +71,7 @@ def mei(golden, path):
 
 
 FORMS = {
+    "otam/w5s5q1_T8_shuffled": lambda g, p: pyth(g, p, "resnet"),
     "clip_fsar/eval_depth2_mergebefore_w5s5_T4": lambda g, p: pyth(g, p, "clip"),
     "clip_fsar/eval_singledirect_w3s2_T4": lambda g, p: pyth(g, p, "clip"),
     "emp_net/p2_5w5s_T4_eval_merge": lambda g, p: pyth(g, p, "clip"),

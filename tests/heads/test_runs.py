@@ -16,6 +16,20 @@ def test_a_saved_head_comes_back_with_its_options(tmp_path):
     assert not loaded.training
 
 
+@pytest.mark.parametrize("name", ["otam", "tsn", "clip-zero-shot"])
+def test_a_head_without_parameters_comes_back(name, tmp_path):
+    save_head(tmp_path, create_head(name))
+    assert type(load_head(tmp_path)) is type(create_head(name))
+
+
+def test_equal_tensors_give_equal_bytes(tmp_path):
+    for folder in ("a", "b"):
+        write_tensors(tmp_path / folder, {"b": torch.ones(3), "a": torch.zeros(2)}, {"state": "{}"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with pytest.raises(ValueError, match="as one of JSON"):
+        write_tensors(tmp_path / "c", {}, {"one": "", "two": ""})
+
+
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     save_head(tmp_path, create_head("otam", adapter="linear", dim=8))
     description = read_json(tmp_path / "head.json")

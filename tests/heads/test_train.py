@@ -91,7 +91,7 @@ def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(store, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run(experiment(), tmp_path / "halves", quiet=True)
     assert not (tmp_path / "halves" / "head.safetensors").exists()
-    assert read_tensors(tmp_path / "halves" / STATE)[1]["progress"]
+    assert read_tensors(tmp_path / "halves" / STATE)[1]["state"]
     run(experiment(), tmp_path / "halves", quiet=True)
     assert len(calls) < 24  # it went on, it did not start again
     assert same_weights(tmp_path / "whole", tmp_path / "halves")
