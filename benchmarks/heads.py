@@ -17,6 +17,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -51,12 +52,15 @@ class Case:
     """Per class."""
     backward: bool
     target: float | None = None
+    n_episodes: int = 1
+    """Of a step: the published code adds up the gradients of episodes one after the other."""
 
     @property
     def title(self) -> str:
         """What the row is."""
         way = "step" if self.backward else "forward"
-        return f"{self.head} D{self.dim} 5-way {self.n_shot}-shot {self.n_query * N_WAY} queries, {way}"
+        many = f" of {self.n_episodes} episodes" if self.n_episodes > 1 else ""
+        return f"{self.head} D{self.dim} 5-way {self.n_shot}-shot {self.n_query * N_WAY} queries, {way}{many}"
 
 
 CASES = [
@@ -66,8 +70,10 @@ CASES = [
     Case("otam", 2048, 1, 5, True, 8),
     Case("trx", 2048, 1, 5, True, 4),
     Case("trx", 2048, 5, 5, True, 4),
+    Case("hyrsm", 2048, 1, 7, True, 4, 4),
     Case("hyrsm", 2048, 1, 7, True, 4),
     Case("hyrsm", 2048, 5, 3, True, 4),
+    Case("hyrsm", 2048, 1, 1, False),
 ]
 
 
@@ -79,14 +85,14 @@ def make(case: Case, device: str) -> tuple[Head, EpisodeBatch, Tensor]:
     for module in head.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    shape = (N_FRAMES, case.dim)
+    shape, many = (N_FRAMES, case.dim), case.n_episodes
     batch = EpisodeBatch(
-        support={"frames": torch.randn(1, N_WAY * case.n_shot, *shape, generator=generator).relu()},
-        support_labels=torch.arange(N_WAY).repeat(case.n_shot).unsqueeze(0),
-        query={"frames": torch.randn(1, N_WAY * case.n_query, *shape, generator=generator).relu()},
+        support={"frames": torch.randn(many, N_WAY * case.n_shot, *shape, generator=generator).relu()},
+        support_labels=torch.arange(N_WAY).repeat(many, case.n_shot),
+        query={"frames": torch.randn(many, N_WAY * case.n_query, *shape, generator=generator).relu()},
         n_way=N_WAY,
     )
-    return head.to(device), batch.to(device), torch.arange(N_WAY, device=device).repeat(case.n_query).unsqueeze(0)
+    return head.to(device), batch.to(device), torch.arange(N_WAY, device=device).repeat(many, case.n_query)
 
 
 def sides(case: Case, device: str) -> tuple[Callable[[], None], Callable[[], None], int]:
@@ -98,25 +104,29 @@ def sides(case: Case, device: str) -> tuple[Callable[[], None], Callable[[], Non
             tensor.requires_grad_()
     leaves = list(head.parameters()) or features
 
-    def plain() -> Tensor:
-        episode = (batch.support["frames"][0], batch.support_labels[0], batch.query["frames"][0], N_WAY)
-        return PLAIN[case.head](head, *episode).unsqueeze(0)
+    def plain(number: int) -> Tensor:
+        support, labels, query = batch.support["frames"], batch.support_labels, batch.query["frames"]
+        return PLAIN[case.head](head, support[number], labels[number], query[number], N_WAY).unsqueeze(0)
 
-    def run(logits: Callable[[], Tensor]) -> None:
+    def run(parts: list[Callable[[], Tensor]], wanted: Tensor) -> None:
         if case.backward:
-            cross_entropy(logits(), labels).backward()
+            for part, label in zip(parts, wanted.chunk(len(parts)), strict=True):
+                (cross_entropy(part(), label) / len(parts)).backward()
             for leaf in leaves:
                 leaf.grad = None
         else:
             with torch.no_grad():
-                logits()
+                for part in parts:
+                    part()
         if device != "cpu":
             torch.cuda.synchronize()
 
-    check_equal(plain, lambda: head(batch), leaves if case.backward else [], labels)
+    each = [partial(plain, number) for number in range(case.n_episodes)]
+    ours: list[Callable[[], Tensor]] = [partial(head, batch)]
+    check_equal(lambda: torch.cat([part() for part in each]), ours[0], leaves if case.backward else [], labels)
     with FlopCounterMode(display=False) as counter:
-        run(lambda: head(batch))
-    return lambda: run(plain), lambda: run(lambda: head(batch)), counter.get_total_flops()
+        run(ours, labels)
+    return lambda: run(each, labels), lambda: run(ours, labels), counter.get_total_flops()
 
 
 def check_equal(plain: Callable[[], Tensor], ours: Callable[[], Tensor], leaves: list[Tensor], labels: Tensor) -> None:

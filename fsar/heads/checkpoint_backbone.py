@@ -17,7 +17,12 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((3, 4, 23, 3), True): "resnet101",
     ((3, 8, 36, 3), True): "resnet152",
 }
-CLIP_RESNETS: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "RN50", (3, 4, 23, 3): "RN101", (4, 6, 10, 6): "RN50x4", (6, 8, 18, 8): "RN50x16"}
+CLIP_RESNETS: dict[tuple[int, ...], str] = {
+    (3, 4, 6, 3): "RN50",
+    (3, 4, 23, 3): "RN101",
+    (4, 6, 10, 6): "RN50x4",
+    (6, 8, 18, 8): "RN50x16",
+}
 CLIP_VITS = {(768, 32): "ViT-B-32", (768, 16): "ViT-B-16", (1024, 14): "ViT-L-14"}
 
 

@@ -38,7 +38,9 @@ class Relation:
         support_query = self.support_frames.flatten(1, 2) @ self.query_tokens.transpose(-1, -2)  # (B, N*T, Q)
         inner = inner + support_query.transpose(1, 2).view(*inner.shape[:-1], 1)
         inner = inner + (self.support_tokens * self.query_tokens.unsqueeze(2)).sum(-1)[..., None, None]
-        support_norms = self.support_gram().diagonal(dim1=-2, dim2=-1)  # (B, Q, N, T)
+        mixed = self.support_tokens.transpose(1, 2) @ self.support_frames.transpose(-1, -2)  # (B, N, Q, T)
+        own = self.support_frames.square().sum(-1).unsqueeze(1), self.support_tokens.square().sum(-1, keepdim=True)
+        support_norms = own[0] + 2 * mixed.transpose(1, 2) + own[1]  # (B, Q, N, T)
         query_norms = (self.query_frames + self.query_tokens.unsqueeze(2)).square().sum(-1)  # (B, Q, T)
         scale = inverse_norm(support_norms).unsqueeze(-1) * inverse_norm(query_norms)[:, :, None, None]
         return 1 - inner * scale
@@ -69,17 +71,29 @@ class EpisodeRelation(nn.Module):
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """Return tokens (B, Q, N+1, D), the query's last, for supports (B, N, D) and queries (B, Q, D).
 
-        Supports are projected once for all queries, not once per query.
+        Supports are projected once for all queries, not once per query, and so is every value through its head's part
+        of the last linear map: a token is then a weighted sum of N+1 mapped values per head.
         """
         n_support, rows = support.shape[1], torch.cat((support, query), 1)
-        projected = (self.w_qs(rows), self.w_ks(rows), self.w_vs(rows))
-        asked, keys, values = (self._split_heads(with_queries(x, n_support)) for x in projected)
-        attended = F.scaled_dot_product_attention(
-            asked, keys, values, dropout_p=self.attention_dropout.p if self.training else 0.0
-        )
-        joined = self.fc(attended.transpose(2, 3).flatten(3))
+        asked, keys = (self._split_heads(with_queries(x, n_support)) for x in (self.w_qs(rows), self.w_ks(rows)))
+        scores = asked @ keys.transpose(-1, -2) * asked.shape[-1] ** -0.5
+        weights = self.attention_dropout(scores.softmax(-1))  # (B, Q, heads, N+1, N+1)
+        joined = self._mixed(weights, self._mapped_values(rows), n_support) + self.fc.bias
         related: Tensor = self.layer_norm(self.dropout(joined) + with_queries(rows, n_support))
         return related.relu()
+
+    def _mapped_values(self, rows: Tensor) -> Tensor:
+        """Return each head's values after `fc`, without its bias, (B, N+Q, heads, D)."""
+        values = self.w_vs(rows).view(-1, self.heads, rows.shape[-1] // self.heads).transpose(0, 1)
+        maps = self.fc.weight.view(len(self.fc.weight), self.heads, -1).permute(1, 2, 0)  # (heads, E, D)
+        return (values @ maps).transpose(0, 1).view(*rows.shape[:-1], self.heads, -1)
+
+    def _mixed(self, weights: Tensor, mapped: Tensor, n_support: int) -> Tensor:
+        """Return mapped values summed over heads and tokens by weights (B, Q, heads, N+1, N+1): (B, Q, N+1, D)."""
+        weights = weights.permute(0, 1, 3, 4, 2)  # (B, Q, N+1 asking, N+1 asked, heads)
+        of_support = weights[..., :-1, :].flatten(3).flatten(1, 2) @ mapped[:, :n_support].flatten(1, 2)
+        of_query = weights[..., -1, :] @ mapped[:, n_support:]
+        return of_support.view_as(of_query) + of_query
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.heads, -1).transpose(2, 3)

@@ -50,7 +50,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return tokens (..., L, D) after attending to each other within the last but one axis."""
-        query, key, value = self.to_qkv(self.norm(x)).chunk(3, -1)
+        query, key, value = project_normed(self.norm, x, self.to_qkv)[0].chunk(3, -1)
         update: Tensor = self.dropout(self.to_out(attend(query, key, value, self.heads)))
         return x + update
 
@@ -103,6 +103,19 @@ class CrossBlock(nn.Module):
         y: Tensor = self.attention(x, context)
         transformed: Tensor = self.feed_forward(y)
         return y + transformed
+
+
+def project_normed(norm: nn.LayerNorm, x: Tensor, *layers: nn.Linear) -> list[Tensor]:
+    """Return bias-free linear maps of the normalised tokens, each (..., d) for x (..., D).
+
+    Cached features want no gradient. Then the norm's scale g and shift b are moved into the maps,
+    W (g x + b) = (W g) x + W b, and their gradients come from that of W g instead of a product per map with W.
+    """
+    if x.requires_grad or not torch.is_grad_enabled():
+        normed = norm(x)
+        return [layer(normed) for layer in layers]
+    plain = F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+    return [F.linear(plain, layer.weight * norm.weight, layer.weight @ norm.bias) for layer in layers]
 
 
 def inner_width(dim: int, heads: int, head_dim: int | None) -> int:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fsar.heads.layers import CrossAttention, CrossBlock, attend
+from fsar.heads.layers import CrossBlock, attend, project_normed
 
 
 def run_together(block: CrossBlock, groups: Sequence[Tensor]) -> list[Tensor]:
@@ -19,25 +18,11 @@ def run_together(block: CrossBlock, groups: Sequence[Tensor]) -> list[Tensor]:
         return [block(groups[0])]
     own = block.attention
     rows = torch.cat([group.reshape(-1, group.shape[-1]) for group in groups])
-    queries, keys, values = (_like(x, groups) for x in _projections(own, rows))
+    queries, keys, values = (_like(x, groups) for x in project_normed(own.norm, rows, own.to_q, own.to_k, own.to_v))
     attended = [attend(q, k, v, own.heads).flatten(0, -2) for q, k, v in zip(queries, keys, values, strict=True)]
     y: Tensor = rows + own.dropout(own.to_out(torch.cat(attended)))
     transformed: Tensor = block.feed_forward(y)
     return _like(y + transformed, groups)
-
-
-def _projections(attention: CrossAttention, rows: Tensor) -> list[Tensor]:
-    """Return queries, keys and values of the normalised rows.
-
-    Cached features want no gradient. Then the norm's scale g and shift b are moved into the projections,
-    W (g x + b) = (W g) x + W b, and their gradients come from that of W g instead of a product per projection with W.
-    """
-    norm, layers = attention.norm, (attention.to_q, attention.to_k, attention.to_v)
-    if rows.requires_grad or not torch.is_grad_enabled():
-        normed = norm(rows)
-        return [layer(normed) for layer in layers]
-    plain = F.layer_norm(rows, norm.normalized_shape, eps=norm.eps)
-    return [F.linear(plain, layer.weight * norm.weight, layer.weight @ norm.bias) for layer in layers]
 
 
 def _like(rows: Tensor, groups: Sequence[Tensor]) -> list[Tensor]:
