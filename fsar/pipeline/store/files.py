@@ -1,6 +1,7 @@
 """Names inside a store's home folder, and the two tables of rows in it."""
 
 import csv
+import difflib
 import hashlib
 import io
 import socket
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
+from fsar.files import write_atomic
 from fsar.pipeline.store.disk import list_names
-from fsar.pipeline.store.formats import StoreFormat, format_of
-from fsar.pipeline.store.identity import canonical_json, checked_json, parse_checked_json, recipe_id
+from fsar.pipeline.store.formats import StoreFormat, format_of, list_formats
+from fsar.pipeline.store.identity import canonical_json, checked_json, recipe_id
 from fsar.pipeline.store.layout import Layout, VideoRow
+from fsar.pipeline.store.schema import check_store, read_document
 
 STORE_FILE, VIDEOS_FILE, FAILURES_FILE, MANIFEST_FILE = "store.json", "videos.csv", "failures.csv", "manifest.json"
 JOURNAL, CLAIMS, STAGING, RUNS = "journal", "claims", "staging", "runs"
@@ -78,19 +81,31 @@ def read_store(files: StoreFiles) -> tuple[Layout, list[VideoRow]]:
         InputError: a file is damaged or of another version.
     """
     if not files.exists():
-        missing = f"no store at {files.path}"
-        if files.path.exists() and files.home != files.path:
-            missing = f"{files.path} lacks its folder {files.home.name}; the two belong together"
-        elif files.path.exists():
-            missing = f"{files.path} is not a store that fsar wrote, or its creation was cut short"
-        raise FileNotFoundError(missing)
-    data = parse_checked_json(files.locate(STORE_FILE).read_bytes(), str(files.locate(STORE_FILE)))
+        raise FileNotFoundError(_why_missing(files))
+    data = check_store(files.locate(STORE_FILE).read_bytes(), files.locate(STORE_FILE))
     videos = read_videos(files.locate(VIDEOS_FILE))
     if data["videos_sha256"] != videos_sha256(videos):
         raise InputError(
             f"{files.locate(VIDEOS_FILE)} is damaged: it does not list the videos that the store was made for"
         )
-    return Layout.from_dict(data, str(files.path)), videos
+    return Layout.from_dict(data), videos
+
+
+def _why_missing(files: StoreFiles) -> str:
+    path = files.path
+    if path.exists() and files.home != path and not files.home.exists():
+        return f"{path} lacks its folder {files.home.name}: the two belong together (or fsar did not write it)"
+    if path.exists() or files.home.exists():
+        return (
+            f"{path} is not a store that fsar wrote, or its creation was cut short: "
+            "run the command that made it again, or choose another path"
+        )
+    near = difflib.get_close_matches(path.name, _stores_beside(path), n=3, cutoff=0.5)
+    return f"no store at {path}" + (f": did you mean {' or '.join(near)}?" if near else "")
+
+
+def _stores_beside(path: Path) -> list[str]:
+    return [name for name in list_names(path.parent) if name.endswith(tuple(list_formats()))]
 
 
 def videos_csv(videos: Sequence[VideoRow], results: Sequence[Sequence[Any]] | None = None) -> bytes:
@@ -122,8 +137,6 @@ def record_run(files: StoreFiles, run: dict[str, Any]) -> None:
     """Keep what does not decide the numbers (device, batch size, machine), once per distinct content."""
     data = checked_json({"host": socket.gethostname(), **run})
     target = files.folder(RUNS) / f"{hashlib.sha256(data).hexdigest()[:16]}.json"
-    from fsar.files import write_atomic
-
     if not target.exists():
         write_atomic(target, data)
 
@@ -132,4 +145,4 @@ def read_runs(files: StoreFiles) -> list[dict[str, Any]]:
     """Return what `record_run` kept."""
     folder = files.folder(RUNS)
     names = [name for name in list_names(folder) if not name.startswith(".")]
-    return [parse_checked_json((folder / name).read_bytes(), str(folder / name)) for name in names]
+    return [read_document(folder / name, {}) for name in names]

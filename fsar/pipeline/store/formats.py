@@ -75,6 +75,8 @@ def list_formats() -> list[str]:
 def format_of(path: Path) -> StoreFormat:
     """Return the format of the store at `path`, told by its suffix."""
     if path.suffix not in _FORMATS:
+        if path.suffix == ".parts" and path.with_suffix("").suffix in _FORMATS:
+            raise InputError(f"{path} is the folder of a store's parts: name the store itself, {path.with_suffix('')}")
         raise InputError(f"a store's name must end in {' or '.join(list_formats())}, got {str(path)!r}")
     return _FORMATS[path.suffix]()
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fsar.errors import InputError
 from fsar.pipeline.store.disk import Buffer
 from fsar.pipeline.store.formats import ChunkFiles, raw_bytes, register_format
 from fsar.pipeline.store.identity import canonical_json, recipe_id
 from fsar.pipeline.store.layout import ArraySpec, Layout
+from fsar.pipeline.store.schema import FORMAT_VERSION
 from fsar.pipeline.store.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -75,8 +77,13 @@ class Hdf5Format:
         import h5py
 
         # Files are only ever replaced whole, and many network file systems cannot lock.
-        with h5py.File(path, "r", locking=False) as file:
-            return {name: _read_table(name, dataset) for name, dataset in file["text"].items()}
+        try:
+            with h5py.File(path, "r", locking=False) as file:
+                return {name: _read_table(name, dataset) for name, dataset in file["text"].items()}
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path} is missing: run `fsar-store verify {path}`") from None
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise InputError(f"{path} is damaged ({error}): run `fsar-store verify {path}`") from error
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,7 @@ def _master_image(
     for spec in specs:
         _create_virtual(identifier, spec, parts, store_format, layout, n_videos)
     with h5py.File(identifier) as file:
+        file.attrs["fsar_store_format"] = FORMAT_VERSION
         file.attrs["recipe"] = canonical_json(layout.recipe)
         file.attrs["recipe_id"] = recipe_id(layout.recipe)
         for name, table in sorted(tables.items()):

@@ -60,7 +60,7 @@ def parse_checked_json(data: bytes, source: str) -> dict[str, Any]:
         value = json.loads(data)
         del value["sha256"]
         intact = checked_json(value) == data
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
         raise InputError(f"{source} is damaged: its content does not match its own checksum")

@@ -21,7 +21,8 @@ from fsar.errors import InputError
 from fsar.files import sync_folder
 from fsar.pipeline.store.disk import Buffer, FileEntry, create_exclusive, file_entry, list_names, replace, write_all
 from fsar.pipeline.store.files import JOURNAL, METADATA_KEY, STAGING, StoreFiles
-from fsar.pipeline.store.identity import checked_json, parse_checked_json
+from fsar.pipeline.store.identity import checked_json
+from fsar.pipeline.store.schema import FILE_ENTRY, INTENT, RECORD, check_fields, check_record, read_document
 
 Entries = dict[str, FileEntry]
 LastFile = Callable[[Entries, bytes], dict[str, bytes]]
@@ -54,9 +55,15 @@ def remove_superseded(files: StoreFiles) -> None:
 
 
 def read_record(files: StoreFiles, key: str) -> dict[str, Any]:
-    """Return the record of a published set of files: files (name -> sha256, bytes) and what its writer added."""
+    """Return the record of a published set of files: files (name -> sha256, bytes) and what its writer added.
+
+    Raises:
+        FileNotFoundError: there is none of that key.
+        InputError: it is damaged, or another version of fsar wrote it.
+    """
     path = _record_path(files, key)
-    return parse_checked_json(path.read_bytes(), str(path))
+    record = read_document(path, RECORD)
+    return record if key == METADATA_KEY else check_record(record, str(path))
 
 
 def read_chunk_record(files: StoreFiles, index: int, n_rows: int) -> dict[str, Any]:
@@ -77,7 +84,10 @@ def chunk_records(files: StoreFiles) -> dict[int, dict[str, Any]]:
 
 def record_entries(record: Mapping[str, Any]) -> Entries:
     """Return the files that a record names."""
-    return {name: FileEntry(entry["sha256"], entry["bytes"]) for name, entry in record["files"].items()}
+    entries = {
+        name: check_fields(entry, FILE_ENTRY, f"the record of {name}") for name, entry in record["files"].items()
+    }
+    return {name: FileEntry(entry["sha256"], entry["bytes"]) for name, entry in entries.items()}
 
 
 def publish(
@@ -160,7 +170,7 @@ def redo(files: StoreFiles, key: str) -> bool:
     """
     path, record = _intent_path(files, key), _record_path(files, key)
     try:
-        intent = parse_checked_json(path.read_bytes(), str(path))
+        intent = read_document(path, INTENT)
     except FileNotFoundError:
         return record.exists()
     except InputError:
@@ -216,7 +226,7 @@ def announced_files(files: StoreFiles) -> set[str]:
     for key in intents(files):
         path = _intent_path(files, key)
         try:
-            intent = parse_checked_json(path.read_bytes(), str(path))
+            intent = read_document(path, INTENT)
         except (FileNotFoundError, InputError):  # just finished, or torn: then it moved nothing
             continue
         names |= {name for step in intent["steps"] for name in step}

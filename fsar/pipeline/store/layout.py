@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from fsar.errors import InputError
+from fsar.pipeline.store.schema import FORMAT_VERSION, TAP_DTYPES
 
-FORMAT_VERSION = 1
 STATUS_PENDING, STATUS_OK, STATUS_FAILED = 0, 1, 2
 MAX_CHUNK_ROWS = 256
 """A chunk is what a killed run loses, so even tiny rows are committed every few hundred videos."""
@@ -40,7 +40,7 @@ class TapSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
-        if self.dtype not in ("float16", "float32"):
+        if self.dtype not in TAP_DTYPES:
             raise InputError(f"a tap's dtype must be float16 or float32, got {self.dtype!r}")
         if any(size < 1 for size in self.shape):
             raise InputError(f"a tap's shape must be positive, got {self.shape}")
@@ -132,12 +132,8 @@ class Layout:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], source: str) -> "Layout":
-        """Return the layout that `to_dict` wrote; `source` is named when it is of another version."""
-        if data.get("format_version") != FORMAT_VERSION:
-            raise InputError(
-                f"{source} has store format version {data.get('format_version')!r}; this fsar reads {FORMAT_VERSION}"
-            )
+    def from_dict(cls, data: Mapping[str, Any]) -> "Layout":
+        """Return the layout that `to_dict` wrote; `schema.check_store` has passed it."""
         taps = {name: TapSpec(tuple(tap["shape"]), tap["dtype"]) for name, tap in sorted(data["taps"].items())}
         return cls(taps, data["n_views"], data["n_slots"], data["chunk_rows"], data["recipe"])
 

@@ -23,7 +23,7 @@ from fsar.pipeline.store.files import (
     read_store,
     videos_csv,
 )
-from fsar.pipeline.store.identity import checked_json, parse_checked_json
+from fsar.pipeline.store.identity import checked_json
 from fsar.pipeline.store.journal import (
     Entries,
     chunk_key,
@@ -38,6 +38,7 @@ from fsar.pipeline.store.journal import (
 )
 from fsar.pipeline.store.layout import Layout, VideoRow, pending_chunks
 from fsar.pipeline.store.rows import read_column
+from fsar.pipeline.store.schema import RECORD, read_document
 
 PARTS = ("train", "val", "test", "")
 
@@ -53,8 +54,7 @@ def read_manifest(files: StoreFiles) -> Entries:
     Raises:
         InputError: the manifest itself is damaged.
     """
-    path = files.locate(MANIFEST_FILE)
-    return record_entries(parse_checked_json(path.read_bytes(), str(path)))
+    return record_entries(read_document(files.locate(MANIFEST_FILE), RECORD))
 
 
 def seal_files(files: StoreFiles) -> None:

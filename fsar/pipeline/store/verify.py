@@ -20,8 +20,15 @@ from fsar.pipeline.store.files import (
     read_runs,
     read_store,
 )
-from fsar.pipeline.store.identity import parse_checked_json
-from fsar.pipeline.store.journal import Entries, announced_files, chunk_key, intents, record_entries, stored_rows
+from fsar.pipeline.store.journal import (
+    Entries,
+    announced_files,
+    chunk_key,
+    intents,
+    read_record,
+    record_entries,
+    stored_rows,
+)
 from fsar.pipeline.store.layout import Layout, VideoRow
 from fsar.pipeline.store.seal import is_sealed, read_manifest
 
@@ -101,7 +108,7 @@ def _expected(files: StoreFiles, sealed: bool, problems: list[Problem]) -> Entri
         name = f"{JOURNAL}/{key}.json"
         path = files.locate(name)
         try:
-            record = record_entries(parse_checked_json(path.read_bytes(), str(path)))
+            record = record_entries(read_record(files, key))
         except FileNotFoundError:
             problems.append(Problem(name, "missing"))
             continue
@@ -146,7 +153,7 @@ class _Owners:
         self._videos: list[VideoRow] = []
         try:
             self._layout, self._videos = read_store(files)
-        except (InputError, OSError, KeyError) as error:
+        except (InputError, OSError) as error:
             problems.append(Problem("store", f"cannot tell which videos are hit: {error}"))
             return
         self._rows = _chunk_rows(files, self._layout, len(self._videos))

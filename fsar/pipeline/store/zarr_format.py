@@ -16,6 +16,7 @@ from fsar.pipeline.store.disk import Buffer
 from fsar.pipeline.store.formats import ChunkFiles, raw_bytes, register_format
 from fsar.pipeline.store.identity import recipe_id
 from fsar.pipeline.store.layout import ArraySpec, Layout
+from fsar.pipeline.store.schema import FORMAT_VERSION
 from fsar.pipeline.store.text_table import TextTable
 
 CRC_BYTES = 4
@@ -52,7 +53,8 @@ class ZarrFormat:
             nodes[f"text/{table.name}"] = _table_node(table)
             files[f"text/{table.name}/c.0.0.0"] = _with_crc(table.vectors)
         files |= {f"{name}/zarr.json": [_json_bytes(node)] for name, node in nodes.items()}
-        root = _group({"recipe": dict(layout.recipe), "recipe_id": recipe_id(layout.recipe)})
+        about = {"recipe": dict(layout.recipe), "recipe_id": recipe_id(layout.recipe)}
+        root = _group({"fsar_store_format": FORMAT_VERSION, **about})
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
         return files | {"zarr.json": [_json_bytes(root)]}
 
@@ -67,10 +69,14 @@ class ZarrFormat:
 
     def read_tables(self, path: Path) -> dict[str, TextTable]:
         """Return the text tables, each checked against its crc32c."""
-        root = json.loads((path / "zarr.json").read_bytes())
-        nodes = root["consolidated_metadata"]["metadata"]
-        names = sorted(name for name, node in nodes.items() if name.startswith("text/") and "shape" in node)
-        return {name.removeprefix("text/"): _read_table(path, name, nodes[name]) for name in names}
+        try:
+            nodes = json.loads((path / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
+            names = sorted(name for name, node in nodes.items() if name.startswith("text/") and "shape" in node)
+            return {name.removeprefix("text/"): _read_table(path, name, nodes[name]) for name in names}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path / 'zarr.json'} is damaged ({error!r}): run `fsar-store verify {path}`") from error
 
 
 def crc32c(data: Buffer) -> int:
