@@ -210,3 +210,29 @@ def test_saved_weights_come_back_as_they_were(tmp_path):
     again = load_backbone(f"timm:test_resnet/{tmp_path / 'w.safetensors'}", size=32)
     assert again.weights_sha256 == backbone.weights_sha256
     assert set(load_file(tmp_path / "w.safetensors")) == set(backbone.module.state_dict())
+
+
+def test_equal_weights_and_facts_are_equal_files(tmp_path):
+    state = {"a": torch.ones(2), "b": torch.zeros(3)}
+    facts = {name: name.upper() for name in ("quick_gelu", "tuned", "model", "dataset", "epoch")}
+    for index in range(8):
+        save_weights(tmp_path / f"{index}.safetensors", state, metadata=dict(sorted(facts.items(), reverse=index % 2)))
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+    assert read_weights(tmp_path / "0.safetensors")[1] == facts
+    save_file(state, tmp_path / "other.safetensors", metadata=facts)
+    assert read_weights(tmp_path / "other.safetensors")[1] == facts
+
+
+def test_weights_without_facts_or_tensors_have_a_header_that_can_be_read(tmp_path):
+    save_weights(tmp_path / "bare.safetensors", {"a": torch.ones(2)}, metadata={})
+    assert read_weights(tmp_path / "bare.safetensors")[1] == {}
+    save_weights(tmp_path / "empty.safetensors", {}, metadata={})
+    assert load_file(tmp_path / "empty.safetensors") == {}
+    with pytest.raises(InputError, match="holds no parameters"):
+        read_weights(tmp_path / "empty.safetensors")
+
+
+def test_saved_weights_can_be_read_by_the_group(tmp_path):
+    (tmp_path / "plain").touch()
+    save_weights(tmp_path / "w.safetensors", {"a": torch.ones(2)})
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

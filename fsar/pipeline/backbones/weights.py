@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,15 +17,25 @@ if TYPE_CHECKING:
 
 STATE_KEYS = ("state_dict", "model_state", "model_state_dict", "model")
 """Where published checkpoints keep their parameters when the file holds more than that."""
+METADATA_KEY = "fsar"
+"""The entry of a safetensors header that holds our facts as JSON."""
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write parameters as safetensors, whole or not at all. `metadata` holds short facts such as the model's name."""
+    """Write parameters as safetensors, whole or not at all; equal input gives equal bytes.
+
+    `metadata` holds short facts such as the model's name. They go into one JSON entry of the header: safetensors writes
+    several entries in random order.
+    """
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    facts = {METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
     with atomic_path(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata=dict(metadata or {}))
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(tensors, temporary, metadata=facts)
+        temporary.chmod(mode)  # safetensors makes files that nobody else in a group can read
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -50,9 +61,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, _facts(file.metadata() or {})
     except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file ({error})") from error
+
+
+def _facts(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the header's entries and, beside them, those in our JSON entry."""
+    plain = {name: value for name, value in metadata.items() if name != METADATA_KEY}
+    return {**plain, **json.loads(metadata.get(METADATA_KEY, "{}"))}
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
