@@ -86,7 +86,8 @@ class EpisodeRelation(nn.Module):
         """Return each head's values after `fc`, without its bias, (B, N+Q, heads, D)."""
         values = self.w_vs(rows).view(-1, self.heads, rows.shape[-1] // self.heads).transpose(0, 1)
         maps = self.fc.weight.view(len(self.fc.weight), self.heads, -1).permute(1, 2, 0)  # (heads, E, D)
-        return (values @ maps).transpose(0, 1).view(*rows.shape[:-1], self.heads, -1)
+        mapped: Tensor = (values @ maps).transpose(0, 1)
+        return mapped.view(*rows.shape[:-1], self.heads, -1)
 
     def _mixed(self, weights: Tensor, mapped: Tensor, n_support: int) -> Tensor:
         """Return mapped values summed over heads and tokens by weights (B, Q, heads, N+1, N+1): (B, Q, N+1, D)."""
