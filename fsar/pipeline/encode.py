@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,10 +186,12 @@ def _fill(
         run = EngineReport()
     else:
         _check_paths(videos)
-        with _extractor(TapExtractor(backbone, recipe.taps)) as extractor:
-            forward = Forward(extractor, recipe, options.device)
-            with progress("encode", len(videos), n_done=n_resumed, quiet=quiet) as advance:
-                run = Engine(writer, videos, recipe, taps, forward, options, advance).run()
+        with (
+            closing(TapExtractor(backbone, recipe.taps)) as extractor,
+            closing(Forward(extractor, recipe, options.device)) as forward,
+            progress("encode", len(videos), n_done=n_resumed, quiet=quiet) as advance,
+        ):
+            run = Engine(writer, videos, recipe, taps, forward, options, advance).run()
         writer.record_run(_run_record(forward, options, run))
     store = open_store(writer.path, allow_unsealed=True)
     failures = _failures(store)
@@ -201,14 +203,6 @@ def _fill(
     if not store.sealed:
         writer.seal()
     return EncodeReport(writer.path, recipe.recipe_id, len(videos), n_resumed, failures, run)
-
-
-@contextmanager
-def _extractor(extractor: Any) -> Iterator[Any]:
-    try:
-        yield extractor
-    finally:
-        extractor.close()
 
 
 def _failures(store: FeatureStore) -> list[tuple[str, str, str, str]]:
@@ -227,7 +221,7 @@ def _run_record(forward: Any, options: EngineOptions, run: EngineReport) -> dict
         "python": platform.python_version(),
         "machine": platform.node(),
         "device": str(forward.device),
-        "threads": torch.get_num_threads(),
+        "threads": forward.n_threads,
         "batch_size": options.batch_size,
         "jobs": options.jobs,
         "n_ok": run.n_ok,

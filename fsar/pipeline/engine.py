@@ -33,8 +33,6 @@ from fsar.pipeline.workers import (
 if TYPE_CHECKING:
     from fsar.pipeline.store import Chunk, ChunkData, StoreWriter, TapSpec, VideoRow
 
-DEVICE_DEPTH = 2
-"""Batches in flight on a GPU."""
 POLL_SECONDS = 1.0
 """How often to look again at a store that other encoders are still writing to."""
 
@@ -124,8 +122,8 @@ class Engine:
         self._clips: dict[int, DecodedClip | DecodeFailure] = {}
         self._flights: deque[_Flight] = deque()
         self._output = _WriterThread(self.writer)
-        # Ahead of the network: enough for one more batch, and two videos for every process.
-        self._window = 2 * self._clips_per_batch() + 2 * options.jobs
+        # Ahead of the network: enough for every batch that may end at once, and two videos for every process.
+        self._window = self.forward.depth * self._clips_per_batch() + 2 * options.jobs
         try:
             self._encode_all()
         except BaseException:
@@ -156,7 +154,7 @@ class Engine:
             self._flights.append(flight)
             self.report.n_frames += len(pairs) * self.recipe.n_slots
             self._top_up()
-            self._land(DEVICE_DEPTH - 1 if self.forward.device.type == "cuda" else 0)
+            self._land(self.forward.depth - 1)
 
     def _next_work(self) -> _ChunkWork | None:
         if not self._claimed:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fsar.errors import InputError
+from fsar.pipeline.engine_lanes import Lanes
 from fsar.pipeline.images import View, prepare
 from fsar.pipeline.recipe import Recipe
 from fsar.pipeline.taps import TapExtractor
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 Item = tuple[npt.NDArray[np.uint8] | None, View]
 """Frames (T, H, W, 3) of one view of a video, or None for a video that failed, and how to crop and colour them."""
 Features = dict[str, npt.NDArray[np.floating[Any]]]
+GPU_DEPTH = 2
+"""Batches in flight on a GPU."""
 
 
 class Pending(Protocol):
@@ -48,18 +49,36 @@ class Forward:
         self._out_dtype = getattr(torch, recipe.dtype)
         module = extractor.backbone.module.to(self.device, self._weights_dtype)
         module.to(memory_format=torch.channels_last)
-        if self.device.type == "cpu":
-            keep_big_buffers()
+        self._lanes = Lanes() if self.device.type == "cpu" else None
+        self.depth = self._lanes.n_lanes + 1 if self._lanes is not None else GPU_DEPTH
+        self.n_threads = self._lanes.n_cores if self._lanes is not None else torch.get_num_threads()
         self._copies: Any = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def start(self, items: Sequence[Item]) -> Pending:
-        """Begin a batch. On a GPU this returns before the work is done; on a CPU it does the work."""
+        """Begin a batch and return before it is done. `depth` batches may be on their way; more only wait."""
+        if self._lanes is not None:
+            return self._lanes.submit(self._features, items)
+        return self._start_cuda(items)
+
+    def close(self) -> None:
+        """Drop batches that have not begun; wait for those that have."""
+        if self._lanes is not None:
+            self._lanes.close()
+
+    def _features(self, items: Sequence[Item]) -> Features:
         import torch
 
         with torch.inference_mode():
-            return self._start_cuda(items) if self._copies is not None else _Ready(self._features(self._batch(items)))
+            features = {tap: values.cpu().numpy() for tap, values in self._on_device(self._batch(items)).items()}
+        return _per_item(features, self._recipe.n_slots)
 
     def _start_cuda(self, items: Sequence[Item]) -> Pending:
+        import torch
+
+        with torch.inference_mode():
+            return self._queue_on_gpu(items)
+
+    def _queue_on_gpu(self, items: Sequence[Item]) -> Pending:
         import torch
 
         with torch.cuda.stream(self._copies):  # the next batch is copied and resized while the last one is computed
@@ -100,18 +119,6 @@ class Forward:
         with _precision(self._recipe.precision, self.device.type):
             features = self._extractor(batch.to(self._weights_dtype))
         return {tap: values.float().to(self._out_dtype) for tap, values in features.items()}
-
-    def _features(self, batch: torch.Tensor) -> Features:
-        features = {tap: values.cpu().numpy() for tap, values in self._on_device(batch).items()}
-        return _per_item(features, self._recipe.n_slots)
-
-
-class _Ready:
-    def __init__(self, features: Features) -> None:
-        self._features = features
-
-    def result(self) -> Features:
-        return self._features
 
 
 class _OnDevice:
@@ -154,18 +161,3 @@ def _precision(precision: str, device_type: str) -> Iterator[None]:
         # fp32 means fp32: convolutions would otherwise round to TF32 on a GPU.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
             yield
-
-
-def keep_big_buffers() -> None:
-    """Tell glibc to keep the memory of big batches between batches; elsewhere do nothing.
-
-    By default it hands every buffer of some MB back to the system and faults it in again, which costs a ResNet on a CPU
-    up to a third of its rate.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # musl has none
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, 1 << 30)

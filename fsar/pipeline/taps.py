@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,21 +28,23 @@ class TapExtractor:
     `pooled` (D,) is the tower's output, for CLIP the projected embedding before any normalisation; `map` (C, h, w) the
     last feature map of a ResNet after its ReLU; `avgpool` (C,) its mean over positions; `map4max` (16, C) its 4 x 4
     adaptive maximum in row-major order; `tokens.K` (L, D) every token after transformer block K (from 0) through the
-    final normalisation and, for CLIP, the projection; `tokens.K.raw` (L, W) without them.
+    final normalisation and, for CLIP, the projection; `tokens.K.raw` (L, W) without them. Threads may share one.
     """
 
     def __init__(self, backbone: Backbone, taps: Sequence[str]) -> None:
         self.backbone = backbone
         self.taps = resolve_taps(backbone, taps)
-        self._captured: dict[str, Tensor] = {}
+        self._thread = threading.local()
         self._handles = [module.register_forward_hook(self._hook(key)) for key, module in self._points().items()]
 
     def __call__(self, frames: Tensor) -> dict[str, Tensor]:
         """Return tap -> (B, *shape) for normalised frames (B, 3, size, size), in the precision of the forward pass."""
-        self._captured.clear()
+        captured: dict[str, Tensor] = {}
+        self._thread.captured = captured
         with contextlib.suppress(_ForwardDone):
-            self._captured["pooled"] = self.backbone.module(frames)
-        return {tap: self._feature(tap) for tap in self.taps}
+            captured["pooled"] = self.backbone.module(frames)
+        self._thread.captured = None
+        return {tap: self._feature(tap, captured) for tap in self.taps}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of one frame's feature for every tap, by trying one black frame."""
@@ -69,22 +72,22 @@ class TapExtractor:
 
     def _hook(self, key: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def capture(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._captured[key] = output
-            if "pooled" not in self.taps and len(self._captured) == len(self._handles):
+            captured = self._thread.captured
+            captured[key] = output
+            if "pooled" not in self.taps and len(captured) == len(self._handles):
                 raise _ForwardDone
 
         return capture
 
-    def _feature(self, tap: str) -> Tensor:
+    def _feature(self, tap: str, captured: dict[str, Tensor]) -> Tensor:
         if tap == "pooled":
-            return self._captured["pooled"]
+            return captured["pooled"]
         if tap.startswith("tokens."):
-            return self._tokens(tap)
-        return MAP_FEATURES[tap](self._captured["map"])
+            return self._tokens(tap, captured[f"tokens.{block_index(tap)}"])
+        return MAP_FEATURES[tap](captured["map"])
 
-    def _tokens(self, tap: str) -> Tensor:
+    def _tokens(self, tap: str, tokens: Tensor) -> Tensor:
         points = self.backbone.points
-        tokens = self._captured[f"tokens.{block_index(tap)}"]
         tokens = tokens if points.batch_first else tokens.transpose(0, 1)
         if tap.endswith(".raw"):
             return tokens

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fsar.errors import InputError
+from fsar.pipeline import engine_lanes
 from fsar.pipeline.backbones import load_backbone, save_weights
 from fsar.pipeline.catalog import CatalogRow
 from fsar.pipeline.encode import EncodeOptions, encode, encode_pending, plan
@@ -88,7 +89,7 @@ def test_failed_videos_are_nan_rows_with_a_reason_and_the_store_is_sealed(tmp_pa
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_bytes_do_not_depend_on_processes_neighbours_or_interruption(tmp_path, form):
+def test_bytes_do_not_depend_on_processes_neighbours_or_interruption(tmp_path, form, monkeypatch):
     names = [f"v{index}" for index in range(7)]
     rows = made_up_rows(tmp_path / "videos", names)
     chosen = options(chunk_rows=3)
@@ -97,7 +98,8 @@ def test_bytes_do_not_depend_on_processes_neighbours_or_interruption(tmp_path, f
     fill(tmp_path / "parallel", rows, parallel, f"s.{form}")
     assert files_of(whole.path) == files_of(tmp_path / "parallel" / f"s.{form}")
 
-    stop_at = {"v4"}
+    monkeypatch.setattr(engine_lanes, "MAX_LANES", 1)  # one chunk computes, one waits, the first one is on disk
+    stop_at = {"v6"}
 
     def interrupted(task):
         if task.video_id in stop_at:
@@ -318,8 +320,8 @@ def test_a_killed_run_leaves_a_store_that_the_next_one_completes_to_the_same_byt
 
 def n_committed(store):
     """Return how many chunks a store has, while another process writes it."""
-    folders = [Path(folder) for folder, _, _ in os.walk(store.parent) if Path(folder).name == "journal"]
-    return sum(name[0].isdigit() and name.endswith(".json") for folder in folders for name in os.listdir(folder))
+    found = (Path(folder, name) for folder, _, names in os.walk(store.parent) for name in names)
+    return sum(file.parent.name == "journal" and file.suffix == ".json" and file.name[0].isdigit() for file in found)
 
 
 def test_batches_depend_on_the_chunk_alone():
