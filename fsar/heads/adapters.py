@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fsar.errors import InputError
+from fsar.heads.dropout import Dropout, with_cheap_dropout
 
 AdapterName = Literal["none", "linear", "mlp", "temporal"]
 
@@ -18,7 +19,7 @@ class LinearAdapter(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.linear = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -35,7 +36,7 @@ class MlpAdapter(nn.Module):
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.net = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, dim))
+        self.net = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), Dropout(dropout), nn.Linear(dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., T, D) for (..., T, D)."""
@@ -59,6 +60,7 @@ class TemporalAdapter(nn.Module):
         self.layer = nn.TransformerEncoderLayer(
             width, n_heads, 2 * width, dropout, activation="gelu", batch_first=True, norm_first=True
         )
+        with_cheap_dropout(self.layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., T, width) for (..., T, D)."""

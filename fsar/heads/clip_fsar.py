@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Features, Targets
-from fsar.heads.dropout import with_cheap_dropout
 from fsar.heads.functional import class_means, frame_distances, offset_cosine, soft_alignment, two_way_alignment
 from fsar.heads.head import Losses, Outputs, TableHead, register_head
 from fsar.heads.layers import CrossBlock
@@ -83,7 +82,6 @@ class ClipFsarHead(TableHead):
             CrossBlock(dim, heads=n_heads, hidden=hidden, attention_dropout=attention_dropout, dropout=dropout)
             for _ in range(depth)
         )
-        with_cheap_dropout(self)
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) and the alignment "cost" (B, Q, N)."""

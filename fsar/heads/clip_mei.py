@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
-from fsar.heads.dropout import with_cheap_dropout
 from fsar.heads.functional import class_means, frame_distances, soft_alignment, two_way_alignment
 from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers import CrossBlock, FeedForward
@@ -89,7 +88,6 @@ class ClipMeiHead(TableHead):
         self.token_network = FeedForward(dim, hidden, dropout=dropout)
         self.motion = MotionSummary(dim)
         self.motion_weight = nn.Parameter(torch.ones(1))
-        with_cheap_dropout(self)
 
     def outputs(self, batch: EpisodeBatch, *, query_text: Tensor | None = None) -> Outputs:
         """Return "logits" (B, Q, N) and the intermediate results for the loss.

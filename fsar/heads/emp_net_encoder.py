@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from fsar.heads.batch import Features
-from fsar.heads.dropout import with_cheap_dropout
 from fsar.heads.functional import offset_cosine
 from fsar.heads.layers import CrossBlock, FeedForward, SelfAttention, attend
 
@@ -95,7 +94,6 @@ class Encoder(nn.Module):
         self.reasoning, self.fusion = (
             BlockPerLevel(dim, attention_dropout=attention_dropout, dropout=dropout) for _ in range(2)
         )
-        with_cheap_dropout(self)
 
     def describe(self, tokens: Features) -> Levels:
         """Return the levels of videos from their tokens (V, T, 1+P, C) at three depths, class token first."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Targets
 from fsar.heads.blocks import block_linear
+from fsar.heads.dropout import Dropout
 from fsar.heads.functional import class_means, hausdorff
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
 from fsar.heads.layers import SelfAttention, position_code, steep_sinusoid_table
@@ -65,8 +66,8 @@ class EpisodeRelation(nn.Module):
         self.w_vs = nn.Linear(dim, dim, bias=False)
         self.fc = nn.Linear(dim, dim)
         self.layer_norm = nn.LayerNorm(dim)
-        self.attention_dropout = nn.Dropout(attention_dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.attention_dropout = Dropout(attention_dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """Return tokens (B, Q, N+1, D), the query's last, for supports (B, N, D) and queries (B, Q, D).
@@ -148,7 +149,7 @@ class HyRSM(Head):
         self.classification_layer = None if n_classes is None else nn.Linear(dim, n_classes)
         self.relate_videos = relate == "videos"
         self.position = position
-        self.position_dropout = nn.Dropout(dropout)
+        self.position_dropout = Dropout(dropout)
         self.class_weight = class_weight
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.errors import InputError
+from fsar.heads.dropout import Dropout
 
 FEED_FORWARD_WIDTH = 2048
 """Hidden width of every feed-forward block in the CLIP-FSAR, MoLo and CLIP-MEI code, whatever the feature width."""
@@ -23,7 +24,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, hidden: int = FEED_FORWARD_WIDTH, *, dropout: float = 0.05) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout)
+            nn.Linear(dim, hidden), nn.GELU(), Dropout(dropout), nn.Linear(hidden, dim), Dropout(dropout)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.to_out = nn.Identity() if heads == 1 and inner == dim else nn.Linear(inner, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return tokens (..., L, D) after attending to each other within the last but one axis."""
@@ -71,7 +72,7 @@ class CrossAttention(nn.Module):
         self.to_k = nn.Linear(dim, inner, bias=False)
         self.to_v = nn.Linear(dim, inner, bias=False)
         self.to_out = nn.Linear(inner, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return tokens x (..., L, D) after attending to `context` (..., M, D); None means to themselves."""

@@ -12,7 +12,7 @@ def make_optimizer(head: nn.Module, preset: Preset) -> torch.optim.Optimizer:
     if preset.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=preset.lr, momentum=preset.momentum)
     kind = torch.optim.Adam if preset.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=preset.lr, betas=preset.betas)
+    return kind(groups, lr=preset.lr, betas=preset.betas, fused=True)  # one pass over the weights instead of ten
 
 
 def parameter_groups(head: nn.Module, preset: Preset) -> list[dict[str, object]]:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.dropout import Dropout
 from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.presets import Preset, register_preset
 from fsar.heads.strm_enrich import FrameEnrichment, PatchEnrichment
 from fsar.heads.text_input import check_choice
-from fsar.heads.trx import TupleAttention, sub_tables
+from fsar.heads.trx import TupleAttention, key_width, sub_tables
 from fsar.heads.tuples import slot_vectors, tuple_slots
 
 GRID = 4
@@ -31,7 +32,7 @@ class TupleSimilarity(nn.Module):
         super().__init__()
         self.size = size
         self.linear = nn.Linear(size * dim, dim // 2)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def embed(self, frames: Tensor, *, always_drop: bool = False) -> Tensor:
         """Return tuples (..., P, D/2) of frames (..., T, D)."""
@@ -86,7 +87,7 @@ class STRMHead(TableHead):
         dim: int,
         n_frames: int = 8,
         temp_set: Sequence[int] = (2,),
-        out_dim: int = 1152,
+        out_dim: int | None = None,
         dropout: float = 0.1,
         similarity_weight: float = 0.1,
         reduction: Literal["sum", "mean"] = "sum",
@@ -98,7 +99,7 @@ class STRMHead(TableHead):
             dim: channels C of the patches, even.
             n_frames: frames T per video; the mixing over time has weights for exactly this number.
             temp_set: tuple sizes (cardinalities).
-            out_dim: width of the keys and values of the tuple matching.
+            out_dim: width of the keys and values of the tuple matching; None for 1152, or 2 D where that is less.
             dropout: of features with their position code, drawn at each place where they enter.
             similarity_weight: of the second stream, in the logits and in the loss.
             reduction: of the cross entropies over queries; the released code sums.
@@ -116,6 +117,7 @@ class STRMHead(TableHead):
         check_choice("compat", compat, ("fixed", "official"))
         self.dim, self.similarity_weight, self.official = dim, similarity_weight, compat == "official"
         self.reduction: Literal["sum", "mean"] = reduction
+        out_dim = key_width(dim) if out_dim is None else out_dim
         self.patch_enrichment = PatchEnrichment(dim, dropout)
         self.frame_enrichment = FrameEnrichment(dim, n_frames, dropout)
         self.transformers = nn.ModuleList(

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.errors import InputError
+from fsar.heads.dropout import Dropout
 from fsar.heads.layers import sinusoid_table
 from fsar.heads.trx import POSITION_SCALE
 
@@ -44,7 +45,7 @@ class PatchEnrichment(nn.Module):
         self.key_proj = nn.Linear(dim, dim, bias=False)
         self.value_conv = nn.Linear(dim, dim)
         self.mlp = BottleneckMLP(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Return enriched frames (..., D) of their patches (..., P, D)."""
@@ -86,7 +87,7 @@ class FrameEnrichment(nn.Module):
         self.time_out = nn.Linear(n_frames, n_frames)
         self.channel_in = nn.Linear(dim, dim)
         self.channel_out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return mixed frames (..., T, D) of frames (..., T, D).

@@ -167,18 +167,31 @@ class _Loop:
             losses, accuracy = _losses(self.head, batch)
         total = losses["total"].float()
         if not bool(torch.isfinite(total)):
-            raise InputError(
-                f"the loss is {float(total.detach())} at step {step + 1}; lower --lr or check the features"
-            )
+            raise self._broken(f"loss is {float(total.detach())}", step, batch)
         if preset.reduction == "sum":
             total = total * preset.episodes_per_step
         total.backward()  # type: ignore[no-untyped-call]
-        if preset.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.head.parameters(), preset.clip_norm)
+        norm = _clip(self.head, preset.clip_norm)
+        if not bool(torch.isfinite(norm)):
+            raise self._broken(f"gradient has norm {float(norm)}", step, batch)
         self.optimizer.step()
         if (step + 1) % self.options.log_every == 0 or step == 0:
             terms = {f"loss/{name}": float(value.detach()) for name, value in losses.items()}
             log.write(step + 1, lr=lr, **terms, **({} if accuracy is None else {"train/accuracy": accuracy}))
+
+    def _broken(self, what: str, step: int, batch: Batch) -> InputError:
+        """Return the error that names the step and, where an answer shows it, the episode; no weight has changed."""
+        n_episodes = self.options.preset.episodes_per_step
+        numbers = [step * n_episodes + place for place in range(n_episodes)]
+        if not isinstance(batch, PairBatch):
+            with torch.no_grad(), _autocast(self.device, self.options.amp):
+                answers = self.head.outputs(batch[0])["logits"].flatten(1)
+            numbers = [n for n, right in zip(numbers, answers.isfinite().all(1).tolist(), strict=True) if not right]
+        named = f", in episode {', '.join(map(str, numbers))}" if numbers else ""
+        return InputError(
+            f"the {what} at step {step + 1}{named}; lower --lr or check the features "
+            "(what was saved before this step is kept)"
+        )
 
     def _validate(self, log: MetricsLog) -> None:
         if self.validate is None:
@@ -216,6 +229,13 @@ def _losses(head: Head, batch: Batch) -> tuple[Losses, float | None]:
     outputs = head.outputs(episodes)
     right: Tensor = outputs["logits"].detach().argmax(-1) == targets.query_labels
     return head.loss(episodes, outputs, targets), float(right.float().mean())
+
+
+def _clip(head: Head, largest: float | None) -> Tensor:
+    """Return the norm of the gradient of all parameters together, after limiting it if a limit is given."""
+    if largest is not None:
+        return torch.nn.utils.clip_grad_norm_(head.parameters(), largest)
+    return torch.nn.utils.get_total_norm([p.grad for p in head.parameters() if p.grad is not None])
 
 
 def _autocast(device: str, amp: bool) -> AbstractContextManager[object]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.dropout import Dropout
 from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers import position_code, sinusoid_table
@@ -30,7 +31,7 @@ class TupleAttention(nn.Module):
         # The official bias of the values cancels: attention weights sum to one.
         self.v_linear = nn.Linear(dim * size, out_dim, bias=False)
         self.norm_k = nn.LayerNorm(out_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def embed(self, frames: Tensor) -> Features:
         """Return the tables of videos with frames (..., T, D).
@@ -126,7 +127,7 @@ class TRX(TableHead):
         *,
         dim: int,
         temp_set: Sequence[int] = (2, 3),
-        out_dim: int = 1152,
+        out_dim: int | None = None,
         dropout: float = 0.1,
         reduction: Literal["sum", "mean"] = "sum",
     ) -> None:
@@ -135,7 +136,7 @@ class TRX(TableHead):
         Args:
             dim: Width D of the frame features.
             temp_set: Tuple sizes (cardinalities).
-            out_dim: Width d of keys and values.
+            out_dim: Width d of keys and values; None for the published 1152, or 2 D where features are narrower.
             dropout: Of frame features with their position code, drawn for each tuple size separately.
             reduction: Of the cross entropy over queries. The official code sums (so its learning rate counts per
                 query); re-implementations in other repositories average.
@@ -148,6 +149,7 @@ class TRX(TableHead):
         if reduction not in ("sum", "mean"):
             raise InputError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
         self.reduction: Literal["sum", "mean"] = reduction
+        out_dim = key_width(dim) if out_dim is None else out_dim
         self.transformers = nn.ModuleList(
             TupleAttention(dim, size=size, out_dim=out_dim, dropout=dropout) for size in temp_set
         )
@@ -188,6 +190,11 @@ class TRX(TableHead):
 
     def _transformers(self) -> list[TupleAttention]:
         return [module for module in self.transformers if isinstance(module, TupleAttention)]
+
+
+def key_width(dim: int) -> int:
+    """Return the published width of keys and values, 1152, or 2 D where features are so narrow that it adds nothing."""
+    return min(1152, 2 * dim)
 
 
 def tuple_energy(vectors: Tensor, slots: Tensor) -> Tensor:

@@ -191,20 +191,35 @@ def test_order_decides_and_a_learned_adapter_gives_it_to_a_mean_pooled_head(stor
     assert adapted > blind + 0.05
 
 
-def test_a_diverging_training_says_so(store, tmp_path):
+@pytest.fixture
+def broken_head():
+    """Register an OTAM whose second episode of a batch answers NaN, or whose gradient alone is infinite."""
+
     class Broken(OTAM):
         def outputs(self, batch):
-            outputs = super().outputs(batch)
-            return {"logits": outputs["logits"] * float("nan")}
+            logits = super().outputs(batch)["logits"]
+            if self.smoothing == 0.5:
+                return {"logits": logits + 1e-30 * (logits * 0).abs().sqrt()}  # the root has no slope at zero
+            spoilt = torch.zeros(len(logits), 1, 1)
+            spoilt[1:2] = torch.nan
+            return {"logits": logits + spoilt}
 
     register_head("broken-for-test")(Broken)
-    try:
-        with pytest.raises(InputError, match="the loss is nan at step 1; lower --lr"):
-            run(an_experiment(store, "broken-for-test", test=None), tmp_path / "run", quiet=True)
-    finally:
-        from fsar.heads.head import _REGISTRY
+    yield "broken-for-test"
+    from fsar.heads.head import _REGISTRY
 
-        del _REGISTRY["broken-for-test"]
+    del _REGISTRY["broken-for-test"]
+
+
+def test_a_diverging_training_names_step_and_episode(store, tmp_path, broken_head):
+    with pytest.raises(InputError, match="the loss is nan at step 1, in episode 1; lower --lr"):
+        run(an_experiment(store, broken_head, test=None), tmp_path / "run", quiet=True)
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(store, tmp_path, broken_head):
+    options = {"adapter": "linear", "smoothing": 0.5}
+    with pytest.raises(InputError, match=r"the gradient has norm (nan|inf) at step 1"):
+        run(an_experiment(store, broken_head, options=options, test=None), tmp_path / "run", quiet=True)
 
 
 def test_dropout_comes_from_the_seed_not_from_the_process(store, tmp_path):
