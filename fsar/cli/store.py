@@ -24,12 +24,12 @@ def store() -> None:
 @click.argument("path", type=STORE)
 @json_option
 def info(path: Path, as_json: bool) -> int:
-    r"""Show recipe, taps, counts, sizes, failures and what is missing.
+    """Show recipe, taps, counts, sizes, failures and what is missing.
 
     \b
     Example:
       fsar-store info ssv2.zarr
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.store.describe import describe_store
 
     data = describe_store(path)
@@ -42,14 +42,14 @@ def info(path: Path, as_json: bool) -> int:
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 def verify(path: Path, as_json: bool, quiet: bool) -> int:
-    r"""Re-read every byte; find changed, missing, cut and foreign files and name the videos hit.
+    """Re-read every byte; find changed, missing, cut and foreign files and name the videos hit.
 
     The exit code is 1 when anything is wrong. A store that is not sealed is checked as far as it goes.
 
     \b
     Example:
       fsar-store verify ssv2.zarr
-    """
+    """  # noqa: D301 - click wants the backspace itself
     import dataclasses
 
     from fsar.pipeline.store.files import StoreFiles
@@ -68,14 +68,14 @@ def verify(path: Path, as_json: bool, quiet: bool) -> int:
 @click.argument("path", type=STORE)
 @json_option
 def seal(path: Path, as_json: bool) -> int:
-    r"""Write the manifest of a complete store, which makes it open for everyone.
+    """Write the manifest of a complete store, which makes it open for everyone.
 
     `encode` does this by itself at its end; this command finishes what was interrupted there.
 
     \b
     Example:
       fsar-store seal ssv2.zarr
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.store import open_writer
 
     with open_writer(path) as writer:
@@ -90,14 +90,14 @@ def seal(path: Path, as_json: bool) -> int:
 @click.argument("b", type=STORE)
 @json_option
 def compare(a: Path, b: Path, as_json: bool) -> int:
-    r"""Show how two stores differ: recipe fields, videos, the largest difference of each tap.
+    """Show how two stores differ: recipe fields, videos, the largest difference of each tap.
 
     The exit code is 0 when they are equal and 1 when they differ.
 
     \b
     Example:
       fsar-store compare monday.zarr tuesday.h5
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.store.describe import compare_stores
 
     data = compare_stores(a, b)
@@ -126,23 +126,24 @@ def add(
     jobs: int,
     as_json: bool,
 ) -> int:
-    r"""Encode the videos of a newer catalog that the store lacks, by the store's own recipe.
+    """Encode the videos of a newer catalog that the store lacks, by the store's own recipe.
 
     Rows that are there keep their place and their numbers. Interrupted, the same command goes on.
 
     \b
     Example:
       fsar-store add ssv2.zarr newer-catalog.csv
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.catalog import read_catalog, select_rows
     from fsar.pipeline.encode import encode_pending
     from fsar.pipeline.engine import EngineOptions
-    from fsar.pipeline.store import VideoRow, extend_store, open_store
+    from fsar.pipeline.store import VideoRow, extend_store, open_writer
     from fsar.splits import load_split
 
     rows = select_rows(read_catalog(catalog), load_split(split) if split else None)
     videos = [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
-    n_before = open_store(path, allow_unsealed=True).n_videos
+    with open_writer(path) as before:
+        n_before = before.n_videos
     engine = EngineOptions(device=device, batch_size=batch_size, jobs=jobs)
     with extend_store(path, videos) as writer:
         n_pending = writer.n_videos - writer.n_rows_done
@@ -156,19 +157,46 @@ def add(
 
 
 @store.command()
+@click.argument("path", type=STORE)
+@json_option
+def retry(path: Path, as_json: bool) -> int:
+    """Make failed videos pending again, so that the next encode tries them once more.
+
+    For videos that were missing, cut or unreadable and have been mended since. Whole chunks become pending: the
+    neighbours of a failed video are encoded again, too, and come out as they were.
+
+    \b
+    Example:
+      fsar-store retry ssv2.zarr
+      (then the fsar-prep encode command that made the store, or fsar-store add ssv2.zarr catalog.csv)
+    """  # noqa: D301 - click wants the backspace itself
+    from fsar.pipeline.store.retry import reset_failed
+
+    reset = reset_failed(path)
+    text = f"{path}: no video has failed"
+    if reset.n_failed:
+        text = (
+            f"{path}: {reset.n_failed} failed videos are pending again, {reset.n_rows} videos to encode with their "
+            "neighbours: run the fsar-prep encode command that made the store, or fsar-store add"
+        )
+    summary({"path": str(path), "failed": reset.n_failed, "pending": reset.n_rows}, text, as_json=as_json)
+    return EXIT_DONE
+
+
+@store.command()
 @click.argument("sources", type=STORE, nargs=-1, required=True)
 @click.option("--out", required=True, type=STORE, help="The joined store: NAME.zarr or NAME.h5.")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 def merge(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool) -> int:
-    r"""Join stores of equal recipe and different videos into a new one.
+    """Join stores of equal recipe and different videos into a new one.
 
     Interrupted, the same command goes on; until it ends, the new store is not sealed.
 
     \b
     Example:
       fsar-store merge part1.zarr part2.zarr --out all.zarr
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.store import open_store
     from fsar.pipeline.store.copy import merge_stores
     from fsar.progress import progress
@@ -196,7 +224,7 @@ def export(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    r"""Copy a store, or some of its parts, classes and taps, to another format.
+    """Copy a store, or some of its parts, classes and taps, to another format.
 
     The numbers stay the same to the bit. Interrupted, the same command goes on (.safetensors: starts again).
 
@@ -204,7 +232,7 @@ def export(
     Examples:
       fsar-store export ssv2.zarr --out ssv2.h5
       fsar-store export ssv2.zarr --out novel.safetensors --part test --tap pooled
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.store import open_store
     from fsar.pipeline.store.copy import export_store, select_videos
     from fsar.pipeline.store.flat_file import export_safetensors

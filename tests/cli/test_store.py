@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fsar.cli import store as cli
+from fsar.pipeline.store import create_store
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import write_sample
 
@@ -93,6 +94,10 @@ def test_export_compare_and_merge(fsar_store, path: Path, tmp_path: Path) -> Non
         (["verify", "nowhere.h5"], "error: no store at nowhere.h5"),
         (["seal", "nowhere.h5"], "error: no store at nowhere.h5"),
         (["info", "store.npz"], "must end in .h5 or .zarr"),
+        (["retry", "nowhere.zarr"], "error: no store at nowhere.zarr"),
+        (["compare", "nowhere.zarr", "b.zarr"], "error: no store at nowhere.zarr"),
+        (["export", "nowhere.zarr", "--out", "b.h5"], "error: no store at nowhere.zarr"),
+        (["add", "nowhere.zarr", "nothing.csv"], "nothing.csv"),
         (["merge", "a.zarr", "--out", "b.zarr"], "no store at a.zarr"),
     ],
 )
@@ -103,6 +108,44 @@ def test_mistakes_are_one_line(fsar_store, arguments: list[str], message: str) -
     assert len(error.splitlines()) == 1
 
 
+def test_mistakes_with_stores_that_are_there_are_one_line_too(fsar_store, path: Path, tmp_path: Path) -> None:
+    other = tmp_path / f"other{path.suffix}"
+    shape = {"n_views": samples.N_VIEWS, "n_slots": samples.N_SLOTS}
+    recipe = samples.RECIPE | {"sampler": "dense", "mean": [0, 0]}
+    rows = samples.videos(2, prefix="x")
+    with create_store(other, videos=rows, taps=samples.TAPS, recipe=recipe, **shape) as writer:
+        samples.fill(writer)
+        writer.seal()
+    (tmp_path / "taken.zarr").mkdir()
+    (tmp_path / "taken.zarr" / "thesis.tex").touch()
+    (tmp_path / "flat.safetensors").touch()
+    catalog = tmp_path / "catalog.csv"
+    catalog.write_text("nonsense\n")
+    new = tmp_path / "new.zarr"
+    mistakes = {
+        "did you mean pooled": ["export", path, "--out", new, "--tap", "poled"],
+        "unknown split part 'tset': did you mean test": ["export", path, "--out", new, "--part", "tset"],
+        "unknown class 'class 9'": ["export", path, "--out", new, "--class", "class 9"],
+        "holds another recipe (mean": ["export", path, "--out", other, "--part", "test"],
+        "is one of the stores to copy from": ["export", path, "--out", path],
+        "exists and is not a store of fsar": ["export", path, "--out", tmp_path / "taken.zarr"],
+        "flat.safetensors exists": ["export", path, "--out", tmp_path / "flat.safetensors"],
+        "must end in .h5 or .zarr": ["export", path, "--out", tmp_path / "new.npz"],
+        "differ in mean: [0.5, 0.25] != [0, 0]; sampler: 'uniform-center' != 'dense'": [
+            "merge", path, other, "--out", new
+        ],
+        "merging needs at least two stores": ["merge", path, "--out", new],
+        "catalog.csv": ["add", path, catalog],
+        f"did you mean {path.name}": ["info", tmp_path / f"sampel{path.suffix}"],
+    }  # fmt: skip
+    for message, arguments in mistakes.items():
+        code, _, error = fsar_store(*arguments, *(["--quiet"] if arguments[0] in ("export", "merge") else []))
+        assert code == 1, message
+        assert message in error
+        assert len(error.splitlines()) == 1, error
+    assert not new.exists()
+
+
 def test_a_missing_option_is_a_usage_error(fsar_store, path: Path) -> None:
     assert fsar_store("export", path)[0] == 2
 
@@ -110,6 +153,7 @@ def test_a_missing_option_is_a_usage_error(fsar_store, path: Path) -> None:
 def test_every_command_has_help_with_an_example() -> None:
     for name, command in cli.store.commands.items():
         assert command.help, name
+        assert "\b" in command.help, name
         assert "Example" in command.help, name
 
 

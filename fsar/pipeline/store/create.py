@@ -78,6 +78,7 @@ def extend_store(path: str | Path, videos: Sequence[VideoRow]) -> StoreWriter:
     """
     check_videos(videos)
     files = StoreFiles.at(path)
+    finish_interrupted(files)
     known = {video.video_id for video in read_store(files)[1]}
     if any(video.video_id not in known for video in videos):
         with metadata_claim(files.folder(CLAIMS)):
@@ -106,10 +107,15 @@ def refuse_busy(files: StoreFiles, action: str) -> None:
 def open_writer(path: str | Path) -> StoreWriter:
     """Return a writer on an existing store, to compute what it lacks by the recipe that it holds."""
     files = StoreFiles.at(path)
-    if METADATA_KEY in intents(files):  # a change of the metadata was interrupted
+    finish_interrupted(files)
+    return StoreWriter(files)
+
+
+def finish_interrupted(files: StoreFiles) -> None:
+    """Carry out a change of the metadata that was announced and cut short; nothing where there is none."""
+    if METADATA_KEY in intents(files):
         with metadata_claim(files.folder(CLAIMS)):
             redo(files, METADATA_KEY)
-    return StoreWriter(files)
 
 
 def _metadata_contents(files: StoreFiles, layout: Layout, videos: Sequence[VideoRow]) -> dict[str, list[Buffer]]:

@@ -85,6 +85,10 @@ def read_store(files: StoreFiles) -> tuple[Layout, list[VideoRow]]:
     data = check_store(files.locate(STORE_FILE).read_bytes(), files.locate(STORE_FILE))
     videos = read_videos(files.locate(VIDEOS_FILE))
     if data["videos_sha256"] != videos_sha256(videos):
+        if (files.folder(JOURNAL) / f"{METADATA_KEY}.intent").exists():
+            raise InputError(
+                f"{files.path} is just being extended, or that was interrupted: repeat the command that did it"
+            )
         raise InputError(
             f"{files.locate(VIDEOS_FILE)} is damaged: it does not list the videos that the store was made for"
         )

@@ -32,10 +32,15 @@ def export_safetensors(
 
     The tensors have the store's names and shapes; the metadata holds the recipe, its id and the videos as JSON. The
     file is whole or absent; an interrupted export starts again.
+
+    Raises:
+        InputError: `target` exists or has another suffix, the store is not sealed, or has no such tap, part or class.
     """
     path = Path(target)
     if path.suffix != ".safetensors":
         raise InputError(f"the name must end in .safetensors, got {str(target)!r}")
+    if path.exists():
+        raise InputError(f"{path} exists: remove it or choose another name")
     store = open_store(source)
     rows = select_videos(store, parts=parts, classes=classes)
     wanted = {f"features/{tap}" for tap in known_taps(store, taps)}

@@ -7,6 +7,8 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.pipeline.store import TextTable, extend_store, open_store
+from fsar.pipeline.store.retry import Reset, reset_failed
+from fsar.pipeline.store.verify import verify
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import bytes_of, expected, fill
 
@@ -50,10 +52,50 @@ class TestGrowing:
                 extend_store(path, samples.videos(1, prefix="w"))
 
 
+class TestRetry:
+    def test_only_chunks_with_failures_are_encoded_again(self, sealed: Path) -> None:
+        before = open_store(sealed)
+        files = {name: (sealed.parent / name).stat().st_mtime_ns for name in bytes_of(sealed.parent)}
+        assert reset_failed(sealed) == Reset(1, 3)
+        assert reset_failed(sealed) == Reset(0, 0)
+        with pytest.raises(InputError, match=r"not sealed: 3 of 10 videos are missing \(train 2, test 1\)"):
+            open_store(sealed)
+        with samples.open_sample(sealed) as writer:
+            chunk = writer.claim()
+            assert chunk is not None
+            assert (chunk.index, chunk.rows) == (1, range(3, 6))
+            writer.commit(chunk, samples.chunk_data(chunk, writer.videos, failed=()))
+            assert writer.claim() is None
+            writer.seal()
+        after = open_store(sealed)
+        assert after.status.tolist() == [1] * 10
+        assert after.failures() == []
+        assert not np.isnan(after.read("map", [4])).any()
+        others = [row for row in range(10) if row != 4]
+        np.testing.assert_array_equal(after.read("map", others), before.read("map", others))
+        assert verify(sealed).problems == []
+        kept = [name for name in files if "c.0" in name or "000000" in name]
+        assert kept
+        assert all((sealed.parent / name).stat().st_mtime_ns == files[name] for name in kept)
+
+    def test_a_video_that_fails_again_gives_the_bytes_there_were(self, sealed: Path) -> None:
+        before = bytes_of(sealed.parent)
+        reset_failed(sealed)
+        samples.write_sample(sealed)
+        assert bytes_of(sealed.parent) == before
+
+    def test_a_store_in_use_is_left_alone(self, path: Path) -> None:
+        with samples.open_sample(path) as writer:
+            fill(writer, n_chunks=2)
+            writer.claim()
+            with pytest.raises(InputError, match=r"is being written .* try failed videos again when that is done"):
+                reset_failed(path)
+        with pytest.raises(FileNotFoundError, match="no store at"):
+            reset_failed(path.with_name(f"elsewhere, far from it{path.suffix}"))
+
+
 class TestText:
     def test_tables_come_back_and_the_store_stays_sealed(self, sealed: Path) -> None:
-        from fsar.pipeline.store.verify import verify
-
         vectors = np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float32)
         names = ("Pushing [something]", "naïve", "a,b\n")
         table = TextTable("clip-fsar", vectors, names, ("a photo of {}", "{}"), {"weights": "ab", "pooling": "eos"})

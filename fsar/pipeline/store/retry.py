@@ -1,0 +1,47 @@
+"""Give failed videos another chance, once what was wrong with them is mended."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fsar.pipeline.store.claims import metadata_claim
+from fsar.pipeline.store.create import finish_interrupted, refuse_busy
+from fsar.pipeline.store.files import CLAIMS, JOURNAL, MANIFEST_FILE, StoreFiles, read_store
+from fsar.pipeline.store.journal import chunk_key, chunk_records, intents, redo, stored_rows
+
+
+@dataclass(frozen=True)
+class Reset:
+    """What `reset_failed` made pending again."""
+
+    n_failed: int
+    """Videos that had failed."""
+    n_rows: int
+    """Videos to encode: those and their neighbours in the same chunks."""
+
+
+def reset_failed(path: str | Path) -> Reset:
+    """Make every chunk that has a failed video pending again; the next encode computes those chunks anew.
+
+    The other chunks stay as they are. The store counts as unsealed until it is encoded and sealed again; without
+    failures nothing changes. Interrupted, the same call goes on.
+
+    Raises:
+        FileNotFoundError: there is no store.
+        InputError: another process is writing to it, or it is damaged.
+    """
+    files = StoreFiles.at(path)
+    finish_interrupted(files)
+    read_store(files)
+    with metadata_claim(files.folder(CLAIMS)):
+        refuse_busy(files, "try failed videos again")
+        for key in intents(files):
+            redo(files, key)
+        stored = stored_rows(files)
+        failed = {
+            index: len(record["failures"]) for index, record in chunk_records(files).items() if record["failures"]
+        }
+        if failed:
+            files.locate(MANIFEST_FILE).unlink(missing_ok=True)
+        for index in failed:
+            (files.folder(JOURNAL) / f"{chunk_key(index, stored[index])}.json").unlink()
+    return Reset(sum(failed.values()), sum(stored[index] for index in failed))

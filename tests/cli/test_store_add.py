@@ -1,0 +1,77 @@
+"""`fsar-store add` and `retry` with the real decoder and a tiny backbone."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fsar.cli import store as cli
+from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
+from fsar.pipeline.encode import EncodeOptions, encode
+from fsar.pipeline.engine import EngineOptions
+from fsar.pipeline.store import open_store
+from fsar.pipeline.store.describe import compare_stores
+from tests.videos import cut_file, write_clip
+
+OPTIONS = EncodeOptions(
+    "random:timm/test_resnet", n_slots=2, size=32, chunk_bytes=4096, engine=EngineOptions(device="cpu", jobs=0)
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[CatalogRow]:
+    folder = tmp_path_factory.mktemp("clips")
+    paths = [write_clip(folder / f"v{index}.mp4", n_frames=8 + index) for index in range(5)]
+    return [CatalogRow(path.stem, path, f"class {i % 2}", path.stat().st_size, "test") for i, path in enumerate(paths)]
+
+
+@pytest.fixture
+def fsar_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict]:
+    def call(*arguments: object, code: int = 0) -> dict:
+        monkeypatch.setattr(sys, "argv", ["fsar-store", *map(str, arguments), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == code
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
+def test_a_store_that_grew_equals_one_made_at_once(
+    tmp_path: Path, clips: list[CatalogRow], fsar_store: Callable[..., dict]
+) -> None:
+    path, catalog = tmp_path / "grown.zarr", tmp_path / "newer.csv"
+    encode(clips[:3], path, OPTIONS, quiet=True)
+    write_catalog(Catalog(tuple(clips), "clips"), catalog)
+    data = fsar_store("add", path, catalog, "--device", "cpu")
+    assert data == {"path": str(path), "videos": 5, "added": 2, "encoded": 2, "failed": 0}
+    at_once = encode(clips, tmp_path / "at once.zarr", OPTIONS, quiet=True).path
+    assert compare_stores(path, at_once)["equal"]
+    assert fsar_store("verify", path)["problems"] == []
+    assert fsar_store("add", path, catalog)["encoded"] == 0
+
+
+def test_a_failed_video_is_tried_again_once_it_is_mended(
+    tmp_path: Path, clips: list[CatalogRow], fsar_store: Callable[..., dict]
+) -> None:
+    whole, cut = (write_clip(tmp_path / name, n_frames=12) for name in ("mended.mp4", "v9.mp4"))
+    cut_file(cut, 0.3)
+    rows = [*clips[:2], CatalogRow("v9", cut, "class 1", cut.stat().st_size, "test")]
+    path, catalog = tmp_path / "s.h5", tmp_path / "catalog.csv"
+    write_catalog(Catalog(tuple(rows), "clips"), catalog)
+    assert [failure[0] for failure in encode(rows, path, OPTIONS, quiet=True).failures] == ["v9"]
+    whole.replace(cut)
+    data = fsar_store("retry", path)
+    assert data["failed"] == 1
+    assert fsar_store("add", path, catalog, "--device", "cpu") == {
+        "path": str(path),
+        "videos": 3,
+        "added": 0,
+        "encoded": data["pending"],
+        "failed": 0,
+    }
+    assert open_store(path).ok_rows.tolist() == [0, 1, 2]
+    assert fsar_store("retry", path) == {"path": str(path), "failed": 0, "pending": 0}
+    assert open_store(path).sealed
