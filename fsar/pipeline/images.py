@@ -92,14 +92,25 @@ def prepare(frames: Any, spec: ImageSpec, view: View = CENTRE) -> Tensor:
 
     if not torch.is_tensor(frames):
         frames = torch.from_numpy(frames)
-    pixels = frames.permute(0, 3, 1, 2).float().div_(255)  # (T, 3, H, W)
+    # Low-pass resizing is up to twice as fast on planes, plain resizing on interleaved colours.
+    layout = torch.contiguous_format if spec.antialias else torch.channels_last
+    pixels = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=layout).div_(255)  # (T, 3, H, W)
     if view.flip:
         pixels = pixels.flip(3)
     pixels = _crop(_resize(pixels, spec), spec.size, view)
     if view.jitter is not None:
         pixels = _colour(pixels, view.jitter)
-    mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
-    return (pixels - mean) / std
+    return _normalise(pixels, spec)
+
+
+def _normalise(pixels: Tensor, spec: ImageSpec) -> Tensor:
+    """Take mean and std off in place. Along rows, because three interleaved values are too few for vector units."""
+    mean, std = (pixels.new_tensor(values) for values in (spec.mean, spec.std))
+    if pixels.stride()[1::2] == (1, 3):
+        rows = pixels.permute(0, 2, 3, 1).flatten(2)  # (T, H, W * 3), the same memory
+        rows.sub_(mean.repeat(pixels.shape[3])).div_(std.repeat(pixels.shape[3]))
+        return pixels
+    return pixels.sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
 
 
 def _resize(pixels: Tensor, spec: ImageSpec) -> Tensor:
