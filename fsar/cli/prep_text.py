@@ -18,10 +18,9 @@ from fsar.cli.common import EXIT_DONE, json_option, summary
 @click.option("--classes", "file", type=click.Path(path_type=Path), help="CSV class,text: words for each class.")
 @click.option(
     "--names",
-    default="verbatim",
-    show_default=True,
-    type=click.Choice(["verbatim", "cleaned"]),
-    help="How class names stand in prompts: as they are (as published), or without brackets and underscores.",
+    type=click.Choice(["verbatim", "published", "cleaned"]),
+    help="How class names stand in prompts: as they are, as in the papers' prompts (SSv2's [something] in brackets), "
+    "or as plain words [published for clip-fsar and emp-net, else verbatim].",
 )
 @click.option("--split", help="Also the classes of this split that the store lacks.")
 @click.option(
@@ -83,14 +82,16 @@ def _encode(
     templates: str,
     split: str | None,
     allow_mismatch: bool,
-    **classes: Any,
+    names: str | None,
+    file: Path | None,
 ) -> Any:
     from fsar.pipeline.templates import load_templates
-    from fsar.pipeline.text import check_same_model, class_texts, load_text_encoder, make_table
+    from fsar.pipeline.text import check_same_model, class_texts, default_names, load_text_encoder, make_table
     from fsar.splits import load_split
 
     template_set = load_templates(templates)
-    rows = class_texts(store, split=load_split(split) if split else None, **classes)
+    chosen = load_split(split) if split else None
+    rows = class_texts(store, split=chosen, file=file, names=names or default_names(template_set))
     text_encoder = load_text_encoder(encoder, weights=weights, pooling=pooling)
     if not allow_mismatch:
         check_same_model(store.recipe, text_encoder.describe())

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.templates import TemplateSet, cleaned_name
+from fsar.pipeline.templates import TemplateSet, cleaned_name, published_name
 
 if TYPE_CHECKING:
     from fsar.pipeline.store import FeatureStore, TextTable
     from fsar.splits import Split
 
 POOLINGS = ("cls", "pooler", "mean")
-NAME_FORMS = ("verbatim", "cleaned")
+NAME_FORMS: dict[str, Callable[[str], str]] = {"verbatim": str, "published": published_name, "cleaned": cleaned_name}
+PUBLISHED_SETS = ("clip-fsar", "emp-net")
+"""Template sets of papers whose lists of class names are known."""
 DEFAULT_BERT = "bert-base-cased"
 
 
@@ -100,17 +102,22 @@ def make_table(
     return TextTable(name=name, vectors=vectors, class_names=names, templates=templates.templates, encoder=described)
 
 
+def default_names(templates: TemplateSet) -> str:
+    """Return the form of class names that the published prompts of a template set have."""
+    return "published" if templates.name in PUBLISHED_SETS else "verbatim"
+
+
 def class_texts(
     store: FeatureStore,
     *,
     split: Split | None = None,
     file: Path | None = None,
-    names: Literal["verbatim", "cleaned"] = "verbatim",
+    names: str = "verbatim",
 ) -> list[ClassText]:
     """Return the classes of a store in the order of its rows, then those of a split that the store lacks.
 
     A `file` (CSV with columns class,text, or one class a line) says which words stand for a class; classes that it does
-    not name keep their own.
+    not name keep their own in the form `names`: verbatim, published or cleaned.
     """
     if names not in NAME_FORMS:
         raise unknown_name("form of class names", names, NAME_FORMS)
@@ -119,7 +126,7 @@ def class_texts(
         listed += [class_name for part in split.parts.values() for class_name in part]
     texts = read_class_file(file) if file is not None else {}
     known = dict.fromkeys([*listed, *texts])
-    form = cleaned_name if names == "cleaned" else str
+    form = NAME_FORMS[names]
     return [ClassText(name, texts.get(name, form(name))) for name in known]
 
 
