@@ -338,7 +338,7 @@ def evaluation(name: str, n_videos: int, n_query: int, n_episodes: int) -> Case:
 
     @torch.inference_mode()
     def match(table: dict[str, Tensor]) -> Tensor:
-        support, query = ({r: x[part] for r, x in table.items()} for part in (rows[:, :5], rows[:, 5:]))
+        support, query = ({r: take(x, part) for r, x in table.items()} for part in (rows[:, :5], rows[:, 5:]))
         return head.match(support, labels, query, 5, None)["logits"]
 
     table = embed()
@@ -348,6 +348,11 @@ def evaluation(name: str, n_videos: int, n_query: int, n_episodes: int) -> Case:
 
     parts = [(embed, 2400 / n_videos), (lambda: match(table), N_EPISODES / n_episodes)]
     return Case(published, parts, 30.0, prove, times_published=N_EPISODES)
+
+
+def take(table: Tensor, rows: Tensor) -> Tensor:
+    """Return table[rows] the way that evaluation does."""
+    return table.index_select(0, rows.flatten()).view(*rows.shape, *table.shape[1:])
 
 
 CASES: dict[str, Callable[[argparse.Namespace], Case]] = {

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, episodes, dropout.")
 @click.option("--seeds", help="Several seeds in one call, like 0,1,2: a run each, then mean and spread.")
 @click.option("--val-episodes", default=200, show_default=True, help="Episodes of a validation; 0 for none.")
-@click.option("--validate-every", type=click.IntRange(min=1), help="Steps. [default: a twentieth of the training]")
+@click.option(
+    "--validate-every", type=click.IntRange(min=1), help="Steps. [default: a twentieth of the training, at least 10]"
+)
 @click.option(
     "--patience", default=10, show_default=True, help="Validations without a better one; 0: never stop early."
 )

@@ -23,6 +23,8 @@ from fsar.heads.train import Batch, TrainOptions, TrainReport, Validate, train
 
 BLOCK_STEPS = 64
 """Steps whose episodes are drawn at once: episodes are the same in any block, but blocks are far cheaper."""
+MIN_STEPS = 10
+"""Between validations: a short training would otherwise spend its time, and its patience, on them."""
 VAL_SEED = 1_000_003
 """Of the validation list: one list for all seeds of training, and not the test list."""
 
@@ -42,7 +44,7 @@ class Experiment:
     seed: int = 0
     val_episodes: int = 200
     validate_every: int | None = None
-    """Steps; None for a twentieth of the training."""
+    """Steps; None for a twentieth of the training, but not below MIN_STEPS."""
     patience: int = 10
     amp: bool = False
     drop_small_classes: bool = False
@@ -52,7 +54,7 @@ class Experiment:
     def train_options(self) -> TrainOptions:
         """Return the options of the loop."""
         options = TrainOptions(self.preset, seed=self.seed, patience=self.patience, amp=self.amp)
-        return replace(options, validate_every=self.validate_every or max(options.n_steps // 20, 1))
+        return replace(options, validate_every=self.validate_every or max(options.n_steps // 20, MIN_STEPS))
 
 
 def run(experiment: Experiment, out: Path | None, *, quiet: bool = False) -> tuple[RunFolder, dict[str, Any]]:
