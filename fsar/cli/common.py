@@ -36,8 +36,11 @@ def run_command(command: click.Command, prog_name: str) -> None:
         code = _interrupted()
     except KeyboardInterrupt:
         code = _interrupted()
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        click.echo(f"error: {_one_line_of_usage(error)}", err=True)
         code = error.exit_code
     except USER_ERRORS as error:
         if debug:
@@ -52,8 +55,19 @@ def _interrupted() -> int:
     return 130
 
 
+def _one_line_of_usage(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f" (see `{context.command_path} --help`)" if context is not None else ""
+    return f"{' '.join(error.format_message().split()).rstrip('.')}{hint}"
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    return " ".join(text.split()) or type(error).__name__
 
 
 def summary(data: dict[str, Any], text: str, *, as_json: bool) -> None:
@@ -71,3 +85,14 @@ def jobs_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Worker processes.")(
         function
     )
+
+
+def timeout_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--timeout-seconds S`: what a video may take in a worker process."""
+    return click.option(
+        "--timeout-seconds",
+        default=600.0,
+        show_default=True,
+        type=click.FloatRange(min=0, min_open=True),
+        help="Longest time for one video, with --jobs 2 or more.",
+    )(function)

@@ -15,7 +15,7 @@ from fsar.cli.common import json_option, summary
 @click.option("--method", help="Official method, where FILE does not tell, e.g. hyrsm_pp.")
 @json_option
 def command(file: Path, out: Path, settings: Path | None, method: str | None, as_json: bool) -> None:
-    r"""Import a published checkpoint: its head as a run folder, its fine-tuned backbone as a weights file.
+    """Import a published checkpoint: its head as a run folder, its fine-tuned backbone as a weights file.
 
     Reads the files that the code of CLIP-FSAR, MoLo, HyRSM(++), EMP-Net, TRX, STRM, CLIP-MEI and HCL writes. Nothing in
     FILE is executed. What was left out or is missing is listed; weights that do not fit are an error.
@@ -25,7 +25,7 @@ def command(file: Path, out: Path, settings: Path | None, method: str | None, as
       fsar-prep import-checkpoint checkpoint_epoch_00010.pyth --out clip-fsar-released
       fsar-prep encode catalog.csv --backbone open_clip:RN50/clip-fsar-released/backbone.safetensors --out NAME.zarr
       fsar-eval-head clip-fsar-released --store NAME.zarr
-    """
+    """  # noqa: D301 - click needs a real backspace
     from fsar.heads.import_checkpoint import import_checkpoint, write_import
 
     report = import_checkpoint(file, settings=settings, method=method)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary, timeout_option
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
@@ -18,6 +18,7 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 @click.option("--preset", default="veryfast", show_default=True, type=click.Choice(PRESETS), help="Speed of x264.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
+@timeout_option
 @jobs_option
 @json_option
 def command(
@@ -29,6 +30,7 @@ def command(
     preset: str,
     dry_run: bool,
     quiet: bool,
+    timeout_seconds: float,
     jobs: int,
     as_json: bool,
 ) -> int:
@@ -54,7 +56,7 @@ def command(
         data = {"out": str(out), "to_convert": len(todo), "kept": len(videos.rows) - len(todo), "dry_run": True}
         summary(data, f"{out}: would convert {len(todo)} videos, keep {data['kept']}", as_json=as_json)
         return EXIT_DONE
-    report = convert(videos, out, settings, n_jobs=jobs, quiet=quiet)
+    report = convert(videos, out, settings, n_jobs=jobs, quiet=quiet, timeout_seconds=timeout_seconds)
     data = {
         "out": str(out),
         "catalog": str(report.catalog),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary, timeout_option
 
 
 @click.command("extract")
@@ -18,6 +18,7 @@ from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, su
 @click.option("--quality", default=95, show_default=True, type=click.IntRange(1, 100), help="JPEG quality.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
+@timeout_option
 @jobs_option
 @json_option
 def command(
@@ -31,6 +32,7 @@ def command(
     quality: int,
     dry_run: bool,
     quiet: bool,
+    timeout_seconds: float,
     jobs: int,
     as_json: bool,
 ) -> int:
@@ -55,7 +57,7 @@ def command(
         data = {"out": str(out), "to_extract": len(todo), "kept": len(videos.rows) - len(todo), "dry_run": True}
         summary(data, f"{out}: would extract {len(todo)} videos, keep {data['kept']}", as_json=as_json)
         return EXIT_DONE
-    report = extract(videos, out, settings, n_jobs=jobs, quiet=quiet)
+    report = extract(videos, out, settings, n_jobs=jobs, quiet=quiet, timeout_seconds=timeout_seconds)
     data = {
         "out": str(out),
         "catalog": str(report.catalog),

@@ -9,6 +9,9 @@ from fsar.cli.common import json_option, summary
 
 DATASETS = ("ssv2", "hmdb51", "ucf101", "kinetics", "folder", "csv")
 
+NEEDED = {"ssv2": ("--videos", "--annotations"), "csv": ("--annotations",)}
+"""Options without which a dataset cannot be read, where it is not --videos alone."""
+
 
 @click.command("index")
 @click.option("--dataset", required=True, type=click.Choice(DATASETS), help="Layout of the dataset.")
@@ -54,6 +57,9 @@ def command(
     from fsar.pipeline.index import EpisodeSize, index_dataset
     from fsar.splits import load_split
 
+    for name, value in (("--videos", videos), ("--annotations", annotations)):
+        if name in NEEDED.get(dataset, ("--videos",)) and value is None:
+            raise click.UsageError(f"--dataset {dataset} needs {name}")
     if only_split and not splits:
         raise click.UsageError("--only-split needs --split")
     catalog, found = index_dataset(

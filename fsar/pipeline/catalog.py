@@ -109,10 +109,13 @@ def read_rows(path: Path, *, base: Path, required: Sequence[str]) -> list[tuple[
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), restkey="")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} must be UTF-8 text: byte {error.start} is not") from None
-    lacking = [column for column in required if column not in (reader.fieldnames or ())]
-    if lacking:
-        raise InputError(f"{path}, line 1: no column {lacking[0]!r}; the header must have {','.join(required)}")
-    return [(reader.line_num, _row(cells, base, f"{path}, line {reader.line_num}")) for cells in reader]
+    try:
+        lacking = [column for column in required if column not in (reader.fieldnames or ())]
+        if lacking:
+            raise InputError(f"{path}, line 1: no column {lacking[0]!r}; the header must have {','.join(required)}")
+        return [(reader.line_num, _row(cells, base, f"{path}, line {reader.line_num}")) for cells in reader]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
 
 
 def _row(cells: dict[str, str | None], base: Path, where: str) -> CatalogRow:

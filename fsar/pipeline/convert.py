@@ -6,7 +6,7 @@ from pathlib import Path
 from fsar.files import atomic_path
 from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
 from fsar.pipeline.decode_base import check_file
-from fsar.pipeline.jobs import Failure, Outcome, run_jobs, write_failures
+from fsar.pipeline.jobs import TIMEOUT_SECONDS, Failure, Outcome, run_jobs, write_failures
 from fsar.pipeline.jobs_folder import OutputFolder, Record, Source, safe_name
 from fsar.pipeline.transcode import ConvertSettings, transcode
 
@@ -39,7 +39,13 @@ class Task:
 
 
 def convert(
-    catalog: Catalog, out: Path, settings: ConvertSettings, *, n_jobs: int = 1, quiet: bool = False
+    catalog: Catalog,
+    out: Path,
+    settings: ConvertSettings,
+    *,
+    n_jobs: int = 1,
+    quiet: bool = False,
+    timeout_seconds: float | None = TIMEOUT_SECONDS,
 ) -> ConvertReport:
     """Convert every video of a catalog to `out`/videos/ID.mp4 and write catalog.csv and failures.csv there.
 
@@ -57,6 +63,7 @@ def convert(
         key=_video_id,
         quiet=quiet,
         workspace=out,
+        timeout_seconds=timeout_seconds,
         on_outcome=lambda outcome: _keep(folder, outcome),
     )
     failures = [outcome.failure for outcome in outcomes if outcome.failure]

@@ -16,12 +16,14 @@ from fsar.pipeline.decode import WORTH_A_SECOND_TRY, Choose, VideoError, decode_
 from fsar.pipeline.decode_base import check_file
 from fsar.pipeline.decode_images import list_frames, read_picture
 from fsar.pipeline.decode_pyav import iterate_frames
-from fsar.pipeline.jobs import Failure, Outcome, run_jobs, write_failures
+from fsar.pipeline.jobs import TIMEOUT_SECONDS, Failure, Outcome, run_jobs, write_failures
 from fsar.pipeline.jobs_folder import OutputFolder, Record, Source, output_bytes, safe_name
 from fsar.pipeline.sample import list_samplers, sample_indices
 
 STAGE = "extract"
 LAYOUTS = ("trx", "hcl")
+MAX_FRAMES = 10_000
+"""Pictures per video that a run may ask for; a short video would repeat its frames until the disk is full."""
 Picture = npt.NDArray[np.uint8]
 
 
@@ -43,8 +45,8 @@ class ExtractSettings:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if self.frames is not None and self.frames < 1:
-            raise InputError(f"frames must be at least 1, got {self.frames}")
+        if self.frames is not None and not 1 <= self.frames <= MAX_FRAMES:
+            raise InputError(f"frames must be in 1..{MAX_FRAMES}, got {self.frames}")
         if self.sampler not in list_samplers():
             raise unknown_name("sampler", self.sampler, list_samplers())
         if self.layout not in LAYOUTS:
@@ -81,7 +83,13 @@ class Task:
 
 
 def extract(
-    catalog: Catalog, out: Path, settings: ExtractSettings, *, n_jobs: int = 1, quiet: bool = False
+    catalog: Catalog,
+    out: Path,
+    settings: ExtractSettings,
+    *,
+    n_jobs: int = 1,
+    quiet: bool = False,
+    timeout_seconds: float | None = TIMEOUT_SECONDS,
 ) -> ExtractReport:
     """Extract the frames of every video of a catalog; `out` gets catalog.csv and failures.csv beside them.
 
@@ -98,6 +106,7 @@ def extract(
         key=_video_id,
         quiet=quiet,
         workspace=out,
+        timeout_seconds=timeout_seconds,
         on_outcome=lambda outcome: _keep(folder, outcome),
     )
     failures = [outcome.failure for outcome in outcomes if outcome.failure]
@@ -113,13 +122,23 @@ def plan(catalog: Catalog, out: Path, settings: ExtractSettings) -> list[Task]:
     """Return what is left to extract, after the same checks; nothing is written."""
     folder = OutputFolder(out, STAGE, asdict(settings))
     folder.check()
-    places: dict[PurePosixPath, str] = {}
-    for row in catalog.rows:
-        other = places.setdefault(frame_folder(row, settings.layout), row.video_id)
-        if other != row.video_id:
-            raise InputError(f"videos {other!r} and {row.video_id!r} would share a folder: give them other ids")
+    _check_places(catalog, settings.layout)
     rows = (row for row in catalog.rows if not folder.is_done(row.video_id, row.path))
     return [Task(row, out, settings) for row in rows]
+
+
+def _check_places(catalog: Catalog, layout: str) -> None:
+    """Raise `InputError` where two videos, or two classes, would share a folder once `/` is replaced in their names."""
+    videos: dict[PurePosixPath, str] = {}
+    classes: dict[str, str] = {}
+    for row in catalog.rows:
+        place = frame_folder(row, layout)
+        other = videos.setdefault(place, row.video_id)
+        if other != row.video_id:
+            raise InputError(f"videos {other!r} and {row.video_id!r} would share a folder: give them other ids")
+        other = classes.setdefault(place.parent.name, row.class_name)
+        if other != row.class_name:
+            raise InputError(f"classes {other!r} and {row.class_name!r} would share the folder {place.parent}")
 
 
 def frame_folder(row: CatalogRow, layout: str) -> PurePosixPath:

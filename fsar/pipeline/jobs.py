@@ -4,9 +4,11 @@ import csv
 import errno
 import io
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -22,6 +24,8 @@ Value = TypeVar("Value")
 FAILURE_COLUMNS = ("video_id", "path", "stage", "reason", "message")
 FATAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 """Errors of the output disk: every further item would meet them too, so the run stops."""
+TIMEOUT_SECONDS = 600.0
+"""Longest time for one video, unless the caller knows better."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,19 @@ def run_jobs(
     key: Callable[[Item], str],
     quiet: bool = False,
     workspace: Path | None = None,
+    timeout_seconds: float | None = None,
     on_outcome: Callable[[Outcome[Value]], None] | None = None,
 ) -> list[Outcome[Value]]:
     """Return one outcome per item, in the order of `items`.
 
     `function` and the items must be picklable; with `n_jobs` above 1 they run in worker processes (joblib's loky).
-    `VideoError`, `InputError` and `OSError` become failures of their item, and an item that kills its worker gets the
-    reason `crashed`; a full disk ends the run. `label` is the stage in failures and progress. On an interrupt the
-    workers are stopped and unfinished files below `workspace` are removed before `KeyboardInterrupt` goes on.
-    `on_outcome` is called in this process as each item finishes, in any order.
+    `VideoError`, `InputError` and `OSError` become failures of their item. With workers, an item that kills its own has
+    the reason `crashed`, and one that takes longer than `timeout_seconds` the reason `timeout`. A full disk ends the
+    run. `label` is the stage in failures and progress. On an interrupt the workers are stopped and unfinished files
+    below `workspace` are removed before `KeyboardInterrupt` goes on. `on_outcome` is called in this process as each
+    item finishes, in any order.
     """
-    guarded = _Guarded(label, function, key)
+    guarded = _Guarded(label, function, key, timeout_seconds if n_jobs > 1 else None)
     outcomes: dict[int, Outcome[Value]] = {}
     try:
         with progress(label, len(items), quiet=quiet) as advance:
@@ -96,10 +102,16 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
 class _Guarded(Generic[Item, Value]):
     """The function with its expected errors turned into outcomes; runs in the worker."""
 
-    def __init__(self, stage: str, function: Callable[[Item], Value], key: Callable[[Item], str]) -> None:
-        self.stage, self.function, self.key = stage, function, key
+    def __init__(
+        self, stage: str, function: Callable[[Item], Value], key: Callable[[Item], str], timeout_seconds: float | None
+    ) -> None:
+        self.stage, self.function, self.key, self.timeout_seconds = stage, function, key, timeout_seconds
 
     def __call__(self, item: Item) -> Outcome[Value]:
+        with _deadline(self.timeout_seconds):
+            return self.outcome(item)
+
+    def outcome(self, item: Item) -> Outcome[Value]:
         try:
             return Outcome(self.key(item), value=self.function(item))
         except VideoError as error:
@@ -142,9 +154,17 @@ def _run_parallel(
 ) -> Iterator[tuple[int, Outcome[Value]]]:
     from joblib import Parallel, delayed
 
-    parallel = Parallel(n_jobs=n_jobs, backend="loky", batch_size=1, return_as="generator_unordered")
-    parent = os.getpid()
-    yield from parallel(delayed(_numbered)(parent, guarded, index, item) for index, item in list(left.items()))
+    parallel = Parallel(
+        n_jobs=n_jobs,
+        backend="loky",
+        batch_size=1,
+        return_as="generator_unordered",
+        initializer=_leave_with,
+        initargs=(os.getpid(),),
+    )
+    with _interrupts_held():
+        outcomes = parallel(delayed(_numbered)(guarded, index, item) for index, item in list(left.items()))
+    yield from outcomes
 
 
 def _run_alone(guarded: _Guarded[Item, Value], item: Item) -> Outcome[Value]:
@@ -152,27 +172,58 @@ def _run_alone(guarded: _Guarded[Item, Value], item: Item) -> Outcome[Value]:
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    with ProcessPoolExecutor(max_workers=1) as executor:
+    limit_seconds = guarded.timeout_seconds
+    with ProcessPoolExecutor(max_workers=1, initializer=_leave_with, initargs=(os.getpid(),)) as executor:
+        start_seconds = time.monotonic()
         try:
-            outcome: Outcome[Value] = executor.submit(guarded, item).result()
+            with _interrupts_held():
+                future = executor.submit(guarded, item)
+            outcome: Outcome[Value] = future.result()
         except BrokenProcessPool:
+            if limit_seconds is not None and time.monotonic() - start_seconds >= limit_seconds:
+                return guarded.failure(item, "timeout", f"not finished within {limit_seconds:g} s")
             return guarded.failure(item, "crashed", "the process that worked on this video died")
     return outcome
 
 
-def _numbered(parent: int, guarded: _Guarded[Item, Value], index: int, item: Item) -> tuple[int, Outcome[Value]]:
-    _leave_with(parent)
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Put off Ctrl-C while worker processes start: they inherit that, so that it reaches this process alone.
+
+    Else each of them would answer with a traceback of its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """End this worker process if the block takes longer, also when it hangs in foreign code that holds the GIL."""
+    if seconds is None:
+        yield
+        return
+    import faulthandler
+
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _numbered(guarded: _Guarded[Item, Value], index: int, item: Item) -> tuple[int, Outcome[Value]]:
     return index, guarded(item)
-
-
-_watched: set[int] = set()
 
 
 def _leave_with(parent: int) -> None:
     """Make this worker end when the main process does, even by kill -9, so that none is left behind writing."""
-    if parent in _watched:
-        return
-    _watched.add(parent)
 
     def watch() -> None:
         while os.getppid() == parent:

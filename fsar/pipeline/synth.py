@@ -17,6 +17,8 @@ from fsar.pipeline.synth_motions import MOTIONS
 
 MAX_CLIPS = 10_000
 """Clips of a class at most: a video id is class number * MAX_CLIPS + clip number + 1."""
+MIN_SIDE, MAX_SIDE = 32, 2048
+"""Pixels: below, the motions cannot be told apart; above, one clip would take gigabytes while it is drawn."""
 CODECS: dict[str, tuple[str, dict[str, str]]] = {
     "webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0", "row-mt": "0"}),
     "mp4": ("libx264", {"preset": "veryfast", "crf": "20", "x264-params": "cpu-independent=1"}),
@@ -45,8 +47,9 @@ class SynthSettings:
             raise InputError(f"class counts must be 0 or more and sum to 1..{len(MOTIONS)}, got {counts}")
         if not 0 < self.clips <= MAX_CLIPS:
             raise InputError(f"clips per class must be in 1..{MAX_CLIPS}, got {self.clips}")
-        if min(self.size) < 32:
-            raise InputError(f"size must be at least 32x32, got {self.size[0]}x{self.size[1]}")
+        if min(self.size) < MIN_SIDE or max(self.size) > MAX_SIDE:
+            width, height = self.size
+            raise InputError(f"size must be {MIN_SIDE}x{MIN_SIDE} to {MAX_SIDE}x{MAX_SIDE}, got {width}x{height}")
         if self.container not in CODECS:
             raise InputError(f"container must be one of {', '.join(CODECS)}, got {self.container!r}")
 

@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 from fsar.errors import InputError, unknown_name
 from fsar.splits.names import PARTS
@@ -19,6 +20,13 @@ def read_split_csv(path: str | Path, *, name: str | None = None) -> Split:
     """
     path = Path(path)
     rows = csv.reader(io.StringIO(read_text(path)))
+    try:
+        return Split(name=name or path.stem, parts=_read_parts(rows, path))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {rows.line_num}: not CSV: {error}") from None
+
+
+def _read_parts(rows: Any, path: Path) -> dict[str, dict[str, list[str] | None]]:
     header = [cell.strip() for cell in next(rows, [])]
     lacking = [column for column in COLUMNS[:2] if column not in header]
     if lacking:
@@ -30,7 +38,7 @@ def read_split_csv(path: str | Path, *, name: str | None = None) -> Split:
             if len(cells) > len(header):
                 raise InputError(f"{where}: {len(cells)} columns, the header has {len(header)}")
             _add_row(parts, dict(zip(header, (cell.strip() for cell in cells), strict=False)), where)
-    return Split(name=name or path.stem, parts=parts)
+    return parts
 
 
 def read_text(path: Path) -> str:

@@ -46,6 +46,7 @@ def test_bytes_and_part_may_lack(tmp_path):
         ("video_id,path,class\n1,,walk\n", "line 2: path is empty"),
         ("video_id,path,class\n1,a.mp4\n", "line 2: class is empty"),
         ("video_id,path,class\n1,a.mp4,walk,9\n", "line 2: more cells than the header has"),
+        ("video_id,path,class\n1,a.mp4," + "x" * 200_000, "not CSV: field larger than"),
         ("video_id,path,class,part\n1,a.mp4,walk,base\n", "line 2: part must be train, val, test or empty, got 'base'"),
         ("video_id,path,class,bytes\n1,a.mp4,walk,-3\n", "line 2: bytes must be a whole number, got '-3'"),
     ],

@@ -160,7 +160,8 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"frames": 0}, "at least 1, got 0"),
+        ({"frames": 0}, r"in 1\.\.10000, got 0"),
+        ({"frames": 10**9}, "got 1000000000"),
         ({"sampler": "uniform"}, "unknown sampler 'uniform'"),
         ({"layout": "trex"}, "did you mean trx"),
         ({"short_side": 0}, "at least 1 pixel"),
@@ -177,3 +178,10 @@ def test_other_settings_are_refused(tmp_path):
     run(tmp_path / "out", clip)
     with pytest.raises(InputError, match="quality: 95 there, 50 now"):
         run(tmp_path / "out", clip, quality=50)
+
+
+def test_two_classes_never_share_a_folder(tmp_path):
+    rows = [CatalogRow(str(index), tmp_path, name, 1) for index, name in enumerate(["up/down", "up_down"])]
+    with pytest.raises(InputError, match="'up/down' and 'up_down' would share the folder frames/up_down"):
+        extract(Catalog(tuple(rows), "test"), tmp_path / "out", ExtractSettings())
+    assert not (tmp_path / "out").exists()

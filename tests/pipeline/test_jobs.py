@@ -37,6 +37,8 @@ def shout(item: Item) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
     if item.name == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if item.name == "hang":
+        time.sleep(60)
     return item.name.upper()
 
 
@@ -90,6 +92,13 @@ def test_an_item_that_kills_its_worker_is_named_and_the_rest_goes_on():
     ]
 
 
+def test_an_item_that_hangs_is_named_and_the_rest_goes_on():
+    outcomes = run(["a", "hang", "b", "c"], 2, timeout_seconds=2.0)
+    assert outcomes[1].failure is not None
+    assert (outcomes[1].failure.reason, outcomes[1].failure.message) == ("timeout", "not finished within 2 s")
+    assert [outcomes[index].value for index in (0, 2, 3)] == ["A", "B", "C"]
+
+
 def test_failures_are_a_table_that_goes_when_there_are_none(tmp_path):
     path = tmp_path / "failures.csv"
     write_failures(path, [Failure("2", "b", "s", "r", 'comma, "quote"'), Failure("1", "a", "s", "r", "m")])
@@ -118,11 +127,38 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
+def test_a_run_that_ends_while_its_workers_start_leaves_none(tmp_path, how):
+    script, out = tmp_path / "program.py", tmp_path / "out"
+    script.write_text(PROGRAM.replace("sys.argv[1]", repr(str(out))))
+    out.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=accept_ctrl_c,
+        start_new_session=True,
+    )
+    wait_for(lambda: len(processes_of(process.pid)) >= 4)  # itself, the resource tracker, two workers that import
+    os.killpg(process.pid, how) if how == signal.SIGINT else process.kill()
+    _, stderr = process.communicate(timeout=30)
+    wait_for(lambda: not processes_of(process.pid))
+    if how == signal.SIGINT:
+        assert stderr.count("Traceback") == 1  # the program's own
+
+
+def accept_ctrl_c() -> None:
+    """Undo that shells start background jobs deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
 def test_no_worker_outlives_the_run(tmp_path, how):
     script, out = tmp_path / "program.py", tmp_path / "out"
     script.write_text(PROGRAM.replace("sys.argv[1]", repr(str(out))))
     out.mkdir()
-    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stderr=subprocess.PIPE, preexec_fn=accept_ctrl_c, start_new_session=True
+    )
     wait_for(lambda: len(list(out.glob("[0-9]*.txt"))) >= 2)
     process.send_signal(how)
     process.communicate(timeout=30)

@@ -154,7 +154,8 @@ def test_the_object_stands_out_and_stays_in_the_picture():
     [
         ({"train_classes": 40, "val_classes": 10}, "sum to 1..48"),
         ({"clips": 0}, "clips per class must be in 1..10000, got 0"),
-        ({"size": (16, 16)}, "at least 32x32, got 16x16"),
+        ({"size": (16, 16)}, "32x32 to 2048x2048, got 16x16"),
+        ({"size": (64, 4000)}, "got 64x4000"),
         ({"container": "mkv"}, "webm, mp4, avi"),
     ],
 )

@@ -68,6 +68,7 @@ def test_a_user_csv_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("part,class\ntrain," + "x" * 200_000, "not CSV: field larger than"),
         ("train,walk,1\n", r"mine\.csv, line 1: the header must be part,class,video_id, got train,walk,1"),
         ("", "got nothing"),
         ("part,class,video_id\nvalid,walk,1\n", r"line 2: unknown part 'valid': did you mean val"),
