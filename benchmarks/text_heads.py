@@ -17,6 +17,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from plain_heads import plain_alignment, plain_cosine
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,35 +31,12 @@ TEST_EPISODES = 10_000
 # ---------------------------------------------------------------- the plain algorithms
 
 
-def plain_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Return cosines with 0.01 added to the product of norms."""
-    norms = a.norm(dim=-1).unsqueeze(-1) @ b.norm(dim=-1).unsqueeze(-2)
-    return a @ b.transpose(-1, -2) / (norms + 0.01)
-
-
-def plain_alignment(distance: Tensor, smoothing: float = 0.5) -> Tensor:
-    """Fill the table of alignment costs cell by cell."""
-    padded = F.pad(distance, (1, 1))
-    table = torch.zeros_like(padded)
-    n_rows, n_columns = padded.shape[-2:]
-    for m in range(1, n_columns):
-        table[..., 0, m] = padded[..., 0, m] + table[..., 0, m - 1]
-    for row in range(1, n_rows):
-        for m in range(1, n_columns):
-            before = [table[..., row - 1, m - 1], table[..., row, m - 1]]
-            if m in (1, n_columns - 1):
-                before.append(table[..., row - 1, m])
-            total = sum(torch.exp(-cost / smoothing) for cost in before)
-            table[..., row, m] = padded[..., row, m] - smoothing * torch.log(total)
-    return table[..., -1, -1]
-
-
 def plain_costs(query: Tensor, prototypes: Tensor) -> Tensor:
     """Two-way alignment of queries (Q, T, D) and prototypes (N, T, D)."""
     n_query, n_way = len(query), len(prototypes)
     cosine = plain_cosine(query.flatten(0, 1), prototypes.flatten(0, 1))
     distance = 1 - cosine.view(n_query, query.shape[1], n_way, -1).transpose(1, 2)
-    return plain_alignment(distance) + plain_alignment(distance.transpose(-1, -2))
+    return plain_alignment(distance, 0.5) + plain_alignment(distance.transpose(-1, -2), 0.5)
 
 
 def plain_dropout(x: Tensor, layer: nn.Dropout) -> Tensor:

@@ -18,6 +18,11 @@ def class_means(x: Tensor, labels: Tensor, n_way: int) -> Tensor:
     return means.view(*means.shape[:2], *x.shape[2:])
 
 
+def class_scores(scores: Tensor, labels: Tensor, n_way: int) -> Tensor:
+    """Return the mean over each class's supports of scores (B, Q, S) of queries with supports, (B, Q, N)."""
+    return class_means(scores.transpose(1, 2), labels, n_way).transpose(1, 2)
+
+
 def offset_cosine(a: Tensor, b: Tensor, offset: float = COSINE_OFFSET) -> Tensor:
     """Return <a_i, b_j> / (|a_i| |b_j| + offset) for a (..., L, D) and b (..., M, D): (..., L, M)."""
     norms = a.norm(dim=-1).unsqueeze(-1) * b.norm(dim=-1).unsqueeze(-2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fsar.heads.batch import EpisodeBatch, Targets
 from fsar.heads.blocks import block_linear
 from fsar.heads.dropout import Dropout
-from fsar.heads.functional import class_means, hausdorff
+from fsar.heads.functional import class_means, class_scores, hausdorff
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
 from fsar.heads.layers import SelfAttention, position_code, steep_sinusoid_table
 
@@ -157,7 +157,7 @@ class HyRSM(Head):
         support, query = self.encode_episode(batch)
         if self.relate_videos:
             cost = hausdorff(self.relation(support, query).distances())  # (B, Q, S)
-            logits = -class_means(cost.transpose(1, 2), batch.support_labels, batch.n_way).transpose(1, 2)
+            logits = -class_scores(cost, batch.support_labels, batch.n_way)
         else:
             prototypes = class_means(support, batch.support_labels, batch.n_way)
             logits = -hausdorff(self.relation(prototypes, query).distances())

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads.batch import EpisodeBatch, Targets
-from fsar.heads.functional import class_means, hausdorff
+from fsar.heads.functional import class_scores, hausdorff
 from fsar.heads.head import Losses, Outputs, register_head
 from fsar.heads.hyrsm import HyRSM, Relation, inverse_norm
 
@@ -92,7 +92,7 @@ class HyRSMPlusPlus(HyRSM):
         if self.relate_videos and batch.unlabelled is None:
             relation = self.relation(support, query)
             cost = hausdorff(relation.distances())
-            logits = -class_means(cost.transpose(1, 2), batch.support_labels, batch.n_way).transpose(1, 2)
+            logits = -class_scores(cost, batch.support_labels, batch.n_way)
         else:
             relation = self.relation(weighted_means(members, membership), query)
             logits = -hausdorff(relation.distances())

@@ -5,7 +5,7 @@ from torch import Tensor
 from fsar.errors import InputError
 from fsar.heads.adapters import AdapterName, make_adapter
 from fsar.heads.batch import Features
-from fsar.heads.functional import class_means, frame_distances, two_way_alignment
+from fsar.heads.functional import class_scores, frame_distances, two_way_alignment
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.presets import Preset, register_preset
 
@@ -59,7 +59,7 @@ class OTAM(TableHead):
     ) -> Outputs:
         """Return logits (B, Q, N)."""
         cost = two_way_alignment(frame_distances(query["frames"], support["frames"]), self.smoothing)  # (B, Q, S)
-        return {"logits": -class_means(cost.transpose(1, 2), labels, n_way).transpose(1, 2)}
+        return {"logits": -class_scores(cost, labels, n_way)}
 
 
 register_preset(

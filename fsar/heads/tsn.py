@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fsar.heads.adapters import AdapterName, make_adapter
 from fsar.heads.batch import Features
-from fsar.heads.functional import class_means, offset_cosine
+from fsar.heads.functional import class_means, class_scores, offset_cosine
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.presets import Preset, register_preset
 
@@ -60,7 +60,7 @@ class TSN(TableHead):
         """Return logits (B, Q, N)."""
         if self.metric == "cosine":
             cosine = offset_cosine(query["video"], support["video"])  # (B, Q, S)
-            logits = class_means(cosine.transpose(1, 2), labels, n_way).transpose(1, 2)
+            logits = class_scores(cosine, labels, n_way)
         else:
             prototypes = class_means(support["video"], labels, n_way)
             logits = -squared_distances(query["video"], prototypes)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from fsar.heads import EpisodeBatch, Head, PairBatch
-from fsar.heads.hcl import HCL, TERMS
+from fsar.heads.hcl import HCL
+from fsar.heads.hcl_parts import TERMS
 from fsar.heads.head import cross_entropy
 from fsar.heads.strm import STRMHead
 from tests.heads.goldens import Comparison, Golden, episode, golden_method, leaves
