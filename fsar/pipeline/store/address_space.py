@@ -3,6 +3,10 @@
 A range of addresses is reserved once and each chunk file is mapped into its own slot on first use. One fancy index over
 that array then costs what it costs over one big .npy map; a Python loop over chunks costs several times that for small
 rows. The Python object that reserved the range owns it and unmaps all of it, so no address outlives its array.
+
+Python's mmap cannot map at a given address, so the C library's is called, with MAP_FIXED and only inside the range.
+Whatever refuses (another system, too many chunks or mappings, files whose rows begin elsewhere in a page) raises
+OSError, and `Gather` goes on with one ordinary map per chunk: the same numbers, small rows more slowly.
 """
 
 import ctypes

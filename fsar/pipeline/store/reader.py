@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.store.claims import metadata_claim
-from fsar.pipeline.store.files import CLAIMS, METADATA_KEY, STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
+from fsar.pipeline.store.files import STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
 from fsar.pipeline.store.gather import Gather
 from fsar.pipeline.store.identity import recipe_id
-from fsar.pipeline.store.journal import metadata_entries, read_chunk_record, redo, stored_rows
+from fsar.pipeline.store.indices import index_of, slot_index, view_index
+from fsar.pipeline.store.journal import metadata_entries, stored_rows
 from fsar.pipeline.store.layout import STATUS_OK, TapSpec
-from fsar.pipeline.store.rows import read_column
-from fsar.pipeline.store.seal import describe_missing, failures_in, is_sealed, publish_metadata, read_manifest
+from fsar.pipeline.store.row_states import RowStates
+from fsar.pipeline.store.seal import describe_missing, is_sealed, read_manifest
+from fsar.pipeline.store.tables import read_table, write_table
 from fsar.pipeline.store.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def open_store(path: str | Path, *, allow_unsealed: bool = False) -> "FeatureSto
 
     Raises:
         FileNotFoundError: there is none.
-        InputError: it is damaged, or not sealed and `allow_unsealed` is off; the message says what is missing.
+        InputError: it is damaged, of another version, or not sealed and `allow_unsealed` is off; the message says what
+            is missing.
     """
     files = StoreFiles.at(path)
     store = FeatureStore(files)
@@ -53,11 +55,9 @@ class FeatureStore:
         self.layout, self.videos = read_store(files)
         self.sealed = is_sealed(files)
         self._stored = stored_rows(files)
-        self._chunk_records: dict[int, dict[str, Any]] | None = None
+        self._rows = RowStates(files, self.layout, self.n_videos, self._stored)
         self._gathers: dict[str, Gather] = {}
-        self._columns: dict[str, Array] = {}
         self._row_of: dict[str, int] = {}
-        self._failure_of: dict[int, tuple[str, str]] | None = None
         if self.sealed:
             self._check_manifest()
 
@@ -112,17 +112,17 @@ class FeatureStore:
     @property
     def status(self) -> Array:
         """(N,) uint8: STATUS_PENDING, STATUS_OK or STATUS_FAILED."""
-        return self._column("status")
+        return self._rows.column("status")
 
     @property
     def n_frames(self) -> Array:
         """(N,) int32 frames in each video."""
-        return self._column("n_frames")
+        return self._rows.column("n_frames")
 
     @property
     def source_sha256(self) -> Array:
         """(N, 32) uint8 hash of each video file."""
-        return self._column("source_sha256")
+        return self._rows.column("source_sha256")
 
     @property
     def ok_rows(self) -> Array:
@@ -131,22 +131,15 @@ class FeatureStore:
 
     def failures(self) -> list[tuple[int, str, str]]:
         """Return (row, reason, message) of the videos that could not be encoded."""
-        return failures_in(self._records().values())
+        return self._rows.failures()
 
     def failure_of(self, row: int) -> tuple[str, str] | None:
         """Return (reason, message) of a failed video, None for any other."""
-        if self._failure_of is None:
-            self._failure_of = {failed: (reason, message) for failed, reason, message in self.failures()}
-        return self._failure_of.get(row)
+        return self._rows.failure_of(row)
 
     def missing_rows(self) -> Array:
         """Return the rows that are not committed, int64 ascending; none in a sealed store."""
-        starts = range(0, self.n_videos, self.layout.chunk_rows)
-        pending = [
-            np.arange(start + self._stored.get(index, 0), min(start + self.layout.chunk_rows, self.n_videos))
-            for index, start in enumerate(starts)
-        ]
-        return np.concatenate(pending)
+        return self._rows.missing()
 
     def row_of(self, video_id: str) -> int:
         """Return the row of a video.
@@ -206,10 +199,10 @@ class FeatureStore:
             InputError: unknown tap, or a row that is not encoded yet.
             IndexError: a row, view or slot that the store does not have.
         """
-        index = _indices("row", rows, self.n_videos, ndim=(1,))
-        view_index = views if views is None else _views(views, self.n_views, len(index))
-        frame_index = None if frames is None else _frames(frames, self.n_slots, len(index))
-        features = self._gather(tap).read(index, view_index, frame_index)
+        index = index_of("row", rows, self.n_videos)
+        chosen = None if views is None else view_index(views, self.n_views, len(index))
+        slots = None if frames is None else slot_index(frames, self.n_slots, len(index))
+        features = self._gather(tap).read(index, chosen, slots)
         return _to_torch(features) if as_torch else features
 
     def load(
@@ -227,10 +220,14 @@ class FeatureStore:
             rows: only these rows, in this order; None: all.
             device: where the tensor shall live.
             dtype: convert to it; None: as stored.
+
+        Raises:
+            InputError: unknown tap, or a row that is not encoded yet.
+            IndexError: a row that the store does not have.
         """
         import torch
 
-        wanted = np.arange(self.n_videos) if rows is None else _indices("row", rows, self.n_videos, ndim=(1,))
+        wanted = np.arange(self.n_videos) if rows is None else index_of("row", rows, self.n_videos)
         gather, spec = self._gather(tap), self.taps[tap]
         kind = dtype or getattr(torch, spec.dtype)
         out = torch.empty((len(wanted), self.n_views, self.n_slots, *spec.shape), dtype=kind, device=device)
@@ -248,10 +245,15 @@ class FeatureStore:
         return self.read_array("frame_time", rows)
 
     def read_array(self, name: str, rows: Sequence[int] | Array) -> Array:
-        """Return rows of any array by its full name (features/<tap>, status, …): (R, *tail), all views and slots."""
+        """Return rows of any array by its full name (features/<tap>, status, …): (R, *tail), all views and slots.
+
+        Raises:
+            InputError: unknown name, or a row that is not encoded yet.
+            IndexError: a row that the store does not have.
+        """
         if name not in self.layout.arrays():
             raise unknown_name("array", name, self.layout.arrays())
-        index = _indices("row", rows, self.n_videos, ndim=(1,))
+        index = index_of("row", rows, self.n_videos)
         return self._gather_array(name).read(index, None, None)
 
     def text_tables(self) -> list[str]:
@@ -264,10 +266,7 @@ class FeatureStore:
         Raises:
             InputError: there is none of that name; the nearest names are given.
         """
-        tables = self.files.format.read_tables(self.path)
-        if name not in tables:
-            raise unknown_name("text table", name, tables)
-        return tables[name]
+        return read_table(self.files, name)
 
     def write_text(self, table: TextTable, *, overwrite: bool = False) -> None:
         """Add a text table as one step; a sealed store stays sealed.
@@ -275,30 +274,7 @@ class FeatureStore:
         Raises:
             InputError: the store has another table of that name and `overwrite` is off.
         """
-        with metadata_claim(self.files.folder(CLAIMS)):
-            redo(self.files, METADATA_KEY)
-            tables = self.files.format.read_tables(self.path)
-            if table.name in tables and not overwrite:
-                if tables[table.name].same_as(table):
-                    return
-                raise InputError(f"{self.path} has another text table {table.name!r}: overwrite it or rename yours")
-            tables[table.name] = table
-            layout, videos = read_store(self.files)
-            contents = self.files.format.metadata_files(self.path, layout, len(videos), tables)
-            publish_metadata(self.files, contents, sealed=is_sealed(self.files))
-
-    def _column(self, name: str) -> Array:
-        if name not in self._columns:
-            column = read_column(self.files, self.layout, self.n_videos, name, self._records())
-            column.flags.writeable = False
-            self._columns[name] = column
-        return self._columns[name]
-
-    def _records(self) -> dict[int, dict[str, Any]]:
-        """Return the records of the chunks that were there when the store was opened."""
-        if self._chunk_records is None:
-            self._chunk_records = {i: read_chunk_record(self.files, i, n) for i, n in self._stored.items()}
-        return self._chunk_records
+        write_table(self.files, table, overwrite=overwrite)
 
     def _gather(self, tap: str) -> Gather:
         if tap not in self.layout.taps:
@@ -322,33 +298,6 @@ class FeatureStore:
 
 def _reopen(path: str, allow_unsealed: bool) -> FeatureStore:
     return open_store(path, allow_unsealed=allow_unsealed)
-
-
-def _indices(kind: str, values: Any, limit: int, ndim: tuple[int, ...]) -> Array:
-    index = np.asarray(values)
-    if index.size == 0:
-        index = index.astype(np.int64)
-    if index.dtype.kind not in "iu" or index.ndim not in ndim:
-        raise TypeError(f"{kind}s must be whole numbers in {ndim[-1]} axes at most, got {index.dtype} {index.shape}")
-    if index.size and (index.min() < 0 or index.max() >= limit):
-        raise IndexError(f"{kind}s must be 0 to {limit - 1}, got {int(index.min())} to {int(index.max())}")
-    return index.astype(np.int64, copy=False)
-
-
-def _views(views: Any, n_views: int, n_rows: int) -> Array | int:
-    index = _indices("view", views, n_views, ndim=(0, 1))
-    if index.ndim == 0:
-        return int(index)
-    if len(index) != n_rows:
-        raise IndexError(f"views must be one per row ({n_rows}), got {len(index)}")
-    return index
-
-
-def _frames(frames: Any, n_slots: int, n_rows: int) -> Array:
-    index = _indices("slot", frames, n_slots, ndim=(1, 2))
-    if index.ndim == 2 and len(index) != n_rows:
-        raise IndexError(f"slots must be the same for all rows or one list per row ({n_rows}), got {index.shape}")
-    return index
 
 
 def _to_torch(array: Array) -> "torch.Tensor":

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from fsar.errors import InputError
 from fsar.pipeline.store import FeatureStore, open_store
+from fsar.pipeline.store.address_space import AddressSpace
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import N_SLOTS, N_VIEWS, TAPS, expected
 
@@ -131,6 +133,24 @@ class TestReading:
         for views in (0, None, np.array([1, 0, 1])):
             a, b = (s.read("map", [9, 0, 9], views=views, frames=frames) for s in (plain, store))
             np.testing.assert_array_equal(a, b)
+
+    def test_goes_on_by_chunk_when_the_system_grants_no_more_mappings(
+        self, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        placed: list[int] = []
+        place = AddressSpace.place
+
+        def refuse_the_third(self: AddressSpace, index: int, path: Path, offset: int) -> None:
+            if len(placed) == 2:
+                raise OSError("Cannot allocate memory")
+            placed.append(index)
+            place(self, index, path, offset)
+
+        monkeypatch.setattr(AddressSpace, "place", refuse_the_third)
+        limited = open_store(store.path)
+        for rows in ([0, 4], [8, 1, 9, 3], range(10)):
+            np.testing.assert_array_equal(limited.read("map", rows), store.read("map", rows))
+        assert placed == [0, 1]
 
     def test_data_loader_workers_read_it(self, store: FeatureStore) -> None:
         store.read("pooled", [0])  # workers may inherit maps or open their own
