@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 N_FRAMES = 8
 MODELS = {
-    "ViT-B-32": ("random:open_clip/ViT-B-32", 224, 96),
-    "RN50": ("random:open_clip/RN50", 224, 64),
+    "ViT-B-32": ("random:open_clip/ViT-B-32", 224, 64),
+    "RN50": ("random:open_clip/RN50", 224, 40),
     "small": ("random:timm/test_resnet", 64, 1200),
 }
 """Backbone, pixels, and clips. Decoding dominates in `small`."""
@@ -152,7 +152,7 @@ def measure(name: str, videos: list[Path], arguments: argparse.Namespace, folder
 
 def decoded(videos: list[Path], sampler: str) -> tuple[list[np.ndarray], float]:
     """Return the frames of each video and the processor time of decoding one."""
-    from fsar.pipeline.workers import ClipTask, decode_task
+    from fsar.pipeline.clips import ClipTask, decode_task
 
     tasks = [ClipTask("x", str(path), sampler, N_FRAMES, 1, 0) for path in videos]
     clips = [decode_task(task).frames for task in tasks]

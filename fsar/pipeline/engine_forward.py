@@ -157,6 +157,8 @@ def _precision(precision: str, device_type: str) -> Iterator[None]:
         dtype = torch.bfloat16 if precision == "amp-bf16" else torch.float16
         with torch.autocast(device_type, dtype):
             yield
+    elif device_type == "cpu":
+        yield  # the flags below are the whole process's: lanes must not take turns with them
     else:
         # fp32 means fp32: convolutions would otherwise round to TF32 on a GPU.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):

@@ -104,13 +104,19 @@ def prepare(frames: Any, spec: ImageSpec, view: View = CENTRE) -> Tensor:
 
 
 def _normalise(pixels: Tensor, spec: ImageSpec) -> Tensor:
-    """Take mean and std off in place. Along rows, because three interleaved values are too few for vector units."""
-    mean, std = (pixels.new_tensor(values) for values in (spec.mean, spec.std))
-    if pixels.stride()[1::2] == (1, 3):
+    """Take mean and std off in place.
+
+    On a CPU along rows of interleaved colours, because three values are too few for vector units; else by numbers and
+    not by tensors, because a tensor would be copied to a GPU while everything waits.
+    """
+    if pixels.device.type == "cpu" and pixels.stride()[1::2] == (1, 3):
+        mean, std = (pixels.new_tensor(values).repeat(pixels.shape[3]) for values in (spec.mean, spec.std))
         rows = pixels.permute(0, 2, 3, 1).flatten(2)  # (T, H, W * 3), the same memory
-        rows.sub_(mean.repeat(pixels.shape[3])).div_(std.repeat(pixels.shape[3]))
+        rows.sub_(mean).div_(std)
         return pixels
-    return pixels.sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
+    for channel, (mean_value, std_value) in enumerate(zip(spec.mean, spec.std, strict=True)):
+        pixels[:, channel].sub_(mean_value).div_(std_value)
+    return pixels
 
 
 def _resize(pixels: Tensor, spec: ImageSpec) -> Tensor:

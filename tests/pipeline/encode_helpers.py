@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fsar.pipeline.catalog import CatalogRow
+from fsar.pipeline.clips import ClipTask, DecodedClip
 from fsar.pipeline.decode import VideoError
-from fsar.pipeline.workers import ClipTask, DecodedClip
 
 HEIGHT, WIDTH = 40, 56
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ from fsar.errors import InputError
 from fsar.pipeline import engine_lanes
 from fsar.pipeline.backbones import load_backbone, save_weights
 from fsar.pipeline.catalog import CatalogRow
+from fsar.pipeline.clips import view_generator
 from fsar.pipeline.encode import EncodeOptions, encode, encode_pending, plan
-from fsar.pipeline.engine import Engine, EngineOptions
+from fsar.pipeline.engine import EngineOptions
+from fsar.pipeline.engine_chunk import ChunkWork
 from fsar.pipeline.images import ImageSpec, draw_view, prepare
-from fsar.pipeline.store import STATUS_FAILED, STATUS_OK, VideoRow, extend_store, open_store
+from fsar.pipeline.store import STATUS_FAILED, STATUS_OK, Chunk, VideoRow, extend_store, open_store
 from fsar.pipeline.taps import TapExtractor
-from fsar.pipeline.workers import view_generator
 from tests.pipeline.encode_helpers import fake_decode, made_up_rows, pixels, slow_decode
 from tests.videos import write_clip
 
@@ -325,11 +327,10 @@ def n_committed(store):
 
 
 def test_batches_depend_on_the_chunk_alone():
-    chosen = Engine.__new__(Engine)
-    chosen.recipe = type("R", (), {"n_slots": 8, "n_views": 1})()
-    chosen.options = EngineOptions(batch_size=32)
-    chosen.videos = [VideoRow(str(index), "x", "train", "x") for index in range(30)]
-    sizes = [len(batch) for batch in chosen._batches(list(range(30)))]
+    chunk = Chunk(index=0, rows=range(30))
+    recipe = SimpleNamespace(n_views=1, n_slots=8)
+    work = ChunkWork(chunk, recipe, {}, [1] * 30)
+    sizes = [len(batch) for batch in work.batches(4)]
     assert sum(sizes) == 30
     assert max(sizes) <= 4
     assert max(sizes) - min(sizes) <= 1

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from fsar.pipeline import workers
-from fsar.pipeline.workers import ClipTask, DecodeFailure, DecodePool, InlineDecoder, decode_task, source_sha256
+from fsar.pipeline.clips import ClipTask, DecodeFailure, InlineDecoder, decode_task, source_sha256
+from fsar.pipeline.workers import DecodePool
 from tests.pipeline.encode_helpers import fake_decode, pixels
 from tests.videos import write_clip
 

@@ -1,0 +1,142 @@
+"""One video to decode, what comes of it, and decoding it in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fsar.files import sha256_file
+
+
+@dataclass(frozen=True)
+class ClipTask:
+    """One video to decode and the frames wanted of it."""
+
+    video_id: str
+    path: str
+    sampler: str
+    n_slots: int
+    n_views: int
+    seed: int
+    decoder: str = "pyav"
+
+    def indices(self, n_frames: int) -> npt.NDArray[np.int32]:
+        """Return the frames of every view, (V, T). A random sampler draws anew for each, from the video's own seed."""
+        from fsar.pipeline.sample import is_random_sampler, sample_indices
+
+        if not is_random_sampler(self.sampler):
+            return np.tile(sample_indices(self.sampler, n_frames, self.n_slots, None), (self.n_views, 1))
+        draws = [view_generator(self.seed, self.video_id, view) for view in range(self.n_views)]
+        return np.stack([sample_indices(self.sampler, n_frames, self.n_slots, draw) for draw in draws])
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """The distinct frames of one video and which of them each slot shows."""
+
+    frames: npt.NDArray[np.uint8]
+    """(U, H, W, 3) RGB, every wanted frame once."""
+    slots: npt.NDArray[np.intp]
+    """(V, T) rows of `frames`."""
+    frame_index: npt.NDArray[np.int32]
+    """(V, T)"""
+    frame_time: npt.NDArray[np.float64]
+    """(V, T) seconds."""
+    n_frames: int
+    sha256: bytes
+    """Of the source file."""
+    cpu_seconds: float = 0.0
+    """Processor time that decoding took."""
+
+
+@dataclass(frozen=True)
+class DecodeFailure:
+    """Why a video has no frames: a short reason for tables and one line for people."""
+
+    reason: str
+    message: str
+
+
+Decode = Callable[[ClipTask], DecodedClip]
+
+
+def view_generator(seed: int, video_id: str, view: int) -> np.random.Generator:
+    """Return the generator of one view of one video: the same in every store and on every machine."""
+    key = int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "little")
+    return np.random.default_rng([seed, key, view])
+
+
+def decode_task(task: ClipTask) -> DecodedClip:
+    """Decode one video; raises VideoError when it cannot be used."""
+    from fsar.pipeline.decode import decode_clip
+
+    start = time.process_time()
+    wanted: list[npt.NDArray[np.int32]] = []
+
+    def choose(n_frames: int) -> npt.NDArray[np.int32]:
+        wanted[:] = [task.indices(n_frames)]
+        return np.unique(wanted[0])
+
+    path = Path(task.path)
+    clip = decode_clip(path, choose, decoder=task.decoder)
+    slots = np.searchsorted(clip.indices, wanted[0])
+    return DecodedClip(
+        frames=clip.frames,
+        slots=slots,
+        frame_index=wanted[0],
+        frame_time=clip.times_seconds[slots],
+        n_frames=clip.n_frames,
+        sha256=source_sha256(path),
+        cpu_seconds=time.process_time() - start,
+    )
+
+
+def source_sha256(path: Path) -> bytes:
+    """Return the sha256 of a video file, or of the names and hashes of a folder of frames."""
+    if not path.is_dir():
+        return bytes.fromhex(sha256_file(path))
+    listing = "".join(f"{file.name} {sha256_file(file)}\n" for file in sorted(path.iterdir()) if file.is_file())
+    return hashlib.sha256(listing.encode()).digest()
+
+
+def attempt(decode: Decode, task: ClipTask) -> DecodedClip | DecodeFailure:
+    """Decode, with what is the video's fault as a `DecodeFailure`."""
+    from fsar.errors import InputError
+    from fsar.pipeline.decode import VideoError
+
+    try:
+        return decode(task)
+    except VideoError as error:
+        return DecodeFailure(error.reason, str(error))
+    except (OSError, InputError) as error:
+        return DecodeFailure("unreadable", f"{task.path}: {error}")
+
+
+class InlineDecoder:
+    """Decode in the calling process, when asked for. No deadline, no protection from crashes."""
+
+    def __init__(self, decode: Decode = decode_task) -> None:
+        self._decode = decode
+        self._tasks: dict[int, ClipTask] = {}
+
+    @property
+    def n_outstanding(self) -> int:
+        """Videos submitted and not yet taken."""
+        return len(self._tasks)
+
+    def submit(self, key: int, task: ClipTask) -> None:
+        """Note a video to decode."""
+        self._tasks[key] = task
+
+    def take(self, key: int) -> DecodedClip | DecodeFailure:
+        """Return the clip of a submitted video."""
+        return attempt(self._decode, self._tasks.pop(key))
+
+    def close(self) -> None:
+        """Do nothing."""
