@@ -92,7 +92,8 @@ def _encode(
     template_set = load_templates(templates)
     chosen = load_split(split) if split else None
     rows = class_texts(store, split=chosen, file=file, names=names or default_names(template_set))
-    text_encoder = load_text_encoder(encoder, weights=weights, pooling=pooling)
+    image_size = store.recipe["size"] if store.recipe.get("library") == "open_clip" else None
+    text_encoder = load_text_encoder(encoder, weights=weights, pooling=pooling, image_size=image_size)
     if not allow_mismatch:
         check_same_model(store.recipe, text_encoder.describe())
     return make_table(table or template_set.name, text_encoder, rows, template_set)

@@ -47,7 +47,9 @@ class ClassText:
     """What goes into the template."""
 
 
-def load_text_encoder(spec: str, *, weights: Path | None = None, pooling: str | None = None) -> TextEncoder:
+def load_text_encoder(
+    spec: str, *, weights: Path | None = None, pooling: str | None = None, image_size: int | None = None
+) -> TextEncoder:
     """Return a text encoder.
 
     Args:
@@ -56,6 +58,8 @@ def load_text_encoder(spec: str, *, weights: Path | None = None, pooling: str | 
         weights: checkpoint file of the whole CLIP model in place of published weights.
         pooling: how a BERT model's tokens become one vector: `cls`, `pooler` or `mean`; None takes what the folder says
             (sentence-transformers) or `cls`.
+        image_size: pixels of the frames that the image tower saw. It shapes that tower, and the weights of a random
+            model are drawn for both towers in one go.
 
     Raises:
         InputError: unknown encoder or pooling, weights that cannot be fetched, a checkpoint without a text tower.
@@ -73,7 +77,7 @@ def load_text_encoder(spec: str, *, weights: Path | None = None, pooling: str | 
             raise InputError(f"--pooling is for BERT models; {spec} has its own (the end-of-text token)")
         from fsar.pipeline.text_clip import ClipTextEncoder
 
-        return ClipTextEncoder(spec, weights)
+        return ClipTextEncoder(spec, weights, image_size)
     raise InputError(
         f"text encoder {spec!r} must be open_clip:NAME/TAG|FILE, random:open_clip/NAME, or bert:FOLDER|NAME"
     )

@@ -18,10 +18,10 @@ BATCH_SENTENCES = 64
 class ClipTextEncoder:
     """Sentences to the projected, un-normalised text embeddings of a CLIP model in float32."""
 
-    def __init__(self, spec: str, weights: Path | None = None) -> None:
+    def __init__(self, spec: str, weights: Path | None = None, image_size: int | None = None) -> None:
         import open_clip
 
-        self._backbone = load_backbone(spec, weights=weights)
+        self._backbone = load_backbone(spec, weights=weights, size=image_size)
         if self._backbone.clip is None:
             raise InputError(f"{spec}: the checkpoint holds the image tower alone; name one with the text tower too")
         self._model: Any = self._backbone.clip.eval()

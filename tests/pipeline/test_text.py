@@ -191,3 +191,11 @@ def test_classes_are_the_stores_then_the_splits_and_words_may_come_from_a_file(t
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             read_class_file(path)
+
+
+def test_the_random_tower_of_a_store_is_found_again_at_the_stores_picture_size():
+    size = 2 * load_backbone("random:open_clip/tiny-vit").size
+    image_tower = load_backbone("random:open_clip/tiny-vit", size=size)
+    text_tower = load_text_encoder("random:open_clip/tiny-vit", image_size=size).describe()
+    assert text_tower["text_sha256"] == image_tower.text_sha256
+    assert text_tower["text_sha256"] != load_text_encoder("random:open_clip/tiny-vit").describe()["text_sha256"]
