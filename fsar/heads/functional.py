@@ -82,5 +82,6 @@ def group_by_class(labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
 
 def take_videos(x: Tensor, index: Tensor) -> Tensor:
     """Return the videos of x (B, S, ...) at index (B, N, K): (B, N, K, ...)."""
-    batch = torch.arange(len(index), device=index.device).view(-1, 1, 1)
-    return x[batch, index]
+    starts = torch.arange(len(index), device=index.device).view(-1, 1, 1) * x.shape[1]
+    # Far faster than indexing, which copies element by element and adds up gradients one at a time.
+    return x.flatten(0, 1).index_select(0, (starts + index).flatten()).view(*index.shape, *x.shape[2:])
