@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from fsar.cli import prep_encode
 from fsar.cli.prep_encode import command
 from fsar.errors import InputError
-from fsar.pipeline import encode, images, recipe
+from fsar.pipeline import encode_plan, images, recipe
 from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
 from fsar.pipeline.store import open_store
 from tests.videos import cut_file, write_clip
@@ -130,6 +130,6 @@ def test_mistakes_are_one_clear_line(folder, tmp_path, monkeypatch, words, messa
 
 
 def test_the_choices_are_those_of_the_package():
-    assert prep_encode.NORMALISATIONS == encode.NORMALISATIONS
+    assert prep_encode.NORMALISATIONS == encode_plan.NORMALISATIONS
     assert prep_encode.PRECISIONS == recipe.PRECISIONS
     assert prep_encode.RESIZE_MODES == images.RESIZE_MODES
