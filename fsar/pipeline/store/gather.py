@@ -1,7 +1,8 @@
 """Pick rows of one array out of its chunk files."""
 
+import mmap
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,6 @@ class Gather:
         self._chunks[index] = chunk
 
     def _place(self, index: int, offset: int) -> None:
-        import mmap
-
         delta = offset % mmap.ALLOCATIONGRANULARITY
         if self._space is None:
             self._space = AddressSpace(self._spec, self._layout.chunk_rows, self._n_chunks, delta)
@@ -102,12 +101,11 @@ class Gather:
             space.will_need(index, row * self._spec.row_bytes, self._spec.row_bytes)
 
     def _read_by_chunk(self, chunks: Array, inside: Array, views: Array | int | None, frames: Array | None) -> Array:
-        pieces: Callable[[Array], Array] = lambda part: _pick(  # noqa: E731
-            self._chunks[int(chunks[part[0]])],
-            inside[part],
-            views[part] if isinstance(views, np.ndarray) else views,
-            frames[part] if frames is not None and frames.ndim == 2 else frames,
-        )
+        def pieces(part: Array) -> Array:
+            own_views = views[part] if isinstance(views, np.ndarray) else views
+            own_frames = frames[part] if frames is not None and frames.ndim == 2 else frames
+            return _pick(self._chunks[int(chunks[part[0]])], inside[part], own_views, own_frames)
+
         parts = [np.flatnonzero(chunks == index) for index in np.unique(chunks)]
         first = pieces(parts[0])
         out = np.empty((len(chunks), *first.shape[1:]), first.dtype)
