@@ -123,6 +123,11 @@ class RunFolder:
         return (self.path / RESULT).is_file() and (self.path / DESCRIPTION).is_file()
 
     @property
+    def has_work(self) -> bool:
+        """True once anything was trained; a run that failed before that may be begun anew with other settings."""
+        return any((self.path / name).is_file() for name in (STATE, DESCRIPTION))
+
+    @property
     def is_started(self) -> bool:
         """True once the config is written."""
         return (self.path / CONFIG).is_file()
@@ -146,10 +151,11 @@ def open_run(out: Path | None, name: str, config: Mapping[str, Any], *, root: Pa
     run = RunFolder(out)
     if run.is_started:
         differing = differences(run.config, config)
-        if differing:
+        if not differing:
+            return run
+        if run.has_work:
             raise InputError(f"{out} holds another run ({'; '.join(differing[:4])}); choose another --out")
-        return run
-    if out.exists() and any(out.iterdir()):
+    elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} exists, is not empty and holds no run; choose another --out")
     write_json(run.path / CONFIG, {**config, "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **versions()})
     return run

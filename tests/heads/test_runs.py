@@ -59,3 +59,9 @@ def test_differences_name_the_field():
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path):
     folders = {open_run(None, "otam", {"seed": seed}, root=tmp_path).path for seed in range(3)}
     assert len(folders) == 3
+
+
+def test_a_run_that_never_trained_may_be_begun_anew(tmp_path):
+    open_run(tmp_path / "run", "tsn", {"seed": 0})
+    folder = open_run(tmp_path / "run", "tsn", {"seed": 1})
+    assert folder.config["seed"] == 1
