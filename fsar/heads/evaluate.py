@@ -18,7 +18,7 @@ from fsar.progress import Advance
 Floats = NDArray[np.float64]
 TABLE_BYTES = 8 << 30
 """Largest table of embedded videos; beyond it a head is run episode by episode."""
-BATCH_BYTES = 64 << 20
+BATCH_BYTES = 24 << 20
 """Features of the episodes that are compared at once; small enough to stay near the processor's caches."""
 MAX_BATCH = 256
 

@@ -82,6 +82,8 @@ def group_by_class(labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
 
 def take_videos(x: Tensor, index: Tensor) -> Tensor:
     """Return the videos of x (B, S, ...) at index (B, N, K): (B, N, K, ...)."""
+    if index.device.type == "cpu" and torch.equal(index.flatten(1), torch.arange(x.shape[1]).expand(len(x), -1)):
+        return x.view(*index.shape, *x.shape[2:])  # sorted by class already, as episodes are drawn: nothing to copy
     starts = torch.arange(len(index), device=index.device).view(-1, 1, 1) * x.shape[1]
     # Far faster than indexing, which copies element by element and adds up gradients one at a time.
     return x.flatten(0, 1).index_select(0, (starts + index).flatten()).view(*index.shape, *x.shape[2:])

@@ -99,7 +99,7 @@ class STRMHead(TableHead):
             dim: channels C of the patches, even.
             n_frames: frames T per video; the mixing over time has weights for exactly this number.
             temp_set: tuple sizes (cardinalities).
-            out_dim: width of the keys and values of the tuple matching; None for 1152, or 2 D where that is less.
+            out_dim: width of the keys and values of the tuple matching; None for 1152, or 3 D where that is less.
             dropout: of features with their position code, drawn at each place where they enter.
             similarity_weight: of the second stream, in the logits and in the loss.
             reduction: of the cross entropies over queries; the released code sums.

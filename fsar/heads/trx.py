@@ -136,7 +136,7 @@ class TRX(TableHead):
         Args:
             dim: Width D of the frame features.
             temp_set: Tuple sizes (cardinalities).
-            out_dim: Width d of keys and values; None for the published 1152, or 2 D where features are narrower.
+            out_dim: Width d of keys and values; None for the published 1152, or 3 D where features are narrower.
             dropout: Of frame features with their position code, drawn for each tuple size separately.
             reduction: Of the cross entropy over queries. The official code sums (so its learning rate counts per
                 query); re-implementations in other repositories average.
@@ -193,8 +193,8 @@ class TRX(TableHead):
 
 
 def key_width(dim: int) -> int:
-    """Return the published width of keys and values, 1152, or 2 D where features are so narrow that it adds nothing."""
-    return min(1152, 2 * dim)
+    """Return the published width of keys and values, 1152, or 3 D where features are so narrow that it adds nothing."""
+    return min(1152, 3 * dim)
 
 
 def tuple_energy(vectors: Tensor, slots: Tensor) -> Tensor:
