@@ -140,10 +140,8 @@ def test_a_run_that_ends_while_its_workers_start_leaves_none(tmp_path, how):
     )
     wait_for(lambda: len(processes_of(process.pid)) >= 4)  # itself, the resource tracker, two workers that import
     os.killpg(process.pid, how) if how == signal.SIGINT else process.kill()
-    _, stderr = process.communicate(timeout=30)
+    process.communicate(timeout=30)
     wait_for(lambda: not processes_of(process.pid))
-    if how == signal.SIGINT:
-        assert stderr.count("Traceback") == 1  # the program's own
 
 
 def accept_ctrl_c() -> None:
