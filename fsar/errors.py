@@ -15,3 +15,12 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> InputError:
     listed = ", ".join(known[:24]) + (f", ... ({len(known)} in all)" if len(known) > 24 else "")
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {listed or '(none)'}"
     return InputError(f"unknown {kind} {name!r}: {hint}")
+
+
+_ADVICE = ("Weights only load failed", "Please file an issue", "Check the documentation")
+
+
+def reason_not_read(error: BaseException) -> str:
+    """Return why torch could not read a file in one line, without its advice to read it in an unsafe way."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(_ADVICE)]
+    return (lines or [type(error).__name__])[0][:160]

@@ -53,12 +53,31 @@ def test_heavy_packages_are_imported_where_they_are_used(path):
     assert not top_level & HEAVY
 
 
-@pytest.mark.parametrize("program", ["prep", "store", "train_head", "eval_head"])
-def test_help_imports_nothing_heavy(program):
-    code = (
-        f"import sys; sys.argv = ['x', '--help']\n"
-        f"from fsar.cli.{program} import main\n"
-        f"try: main()\nexcept SystemExit as e: assert not e.code\n"
-        f"heavy = {HEAVY!r} & set(sys.modules)\nassert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+ASK_EVERY_COMMAND = """
+import importlib, sys, click
+main = importlib.import_module("fsar.cli.{module}")
+
+def ask(command, name):
+    result = command.main(["--help"], name, standalone_mode=False)
+    assert not result, (name, result)
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=name)
+        subs = command.list_commands(context)
+        return 1 + sum(ask(command.get_command(context, sub), name + " " + sub) for sub in subs)
+    return 1
+
+n_commands = ask(main.{command}, "{module}")
+heavy = {heavy} & set(sys.modules)
+assert not heavy, heavy
+assert n_commands >= {at_least}, n_commands
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "command", "at_least"),
+    [("prep", "prep", 11), ("store", "store", 5), ("train_head", "command", 1), ("eval_head", "command", 1)],
+)
+def test_help_imports_nothing_heavy(module, command, at_least):
+    code = ASK_EVERY_COMMAND.format(module=module, command=command, at_least=at_least, heavy=repr(HEAVY))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

@@ -11,6 +11,8 @@ import click
 from fsar.errors import InputError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+MAX_FRAMES = 4096
+"""More frames of one video than this are a slip of the keyboard, not a wish."""
 USER_ERRORS = (
     InputError,
     FileNotFoundError,

@@ -99,7 +99,7 @@ def command(**arguments: Any) -> None:
 def _shots(arguments: dict[str, Any]) -> list[Any]:
     if arguments["shots"]:
         return list(parse_list("shots", arguments["shots"]))
-    return [parse_counts("shot", arguments["shot"])]
+    return [parse_counts("shot", arguments["shot"], at_least=1)]
 
 
 def _measure(subject: "Subject", shot: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any]:

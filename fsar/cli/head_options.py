@@ -40,12 +40,14 @@ def parse_taps(texts: Sequence[str]) -> dict[str, str]:
     return {role: tap for role, _, tap in pairs}
 
 
-def parse_counts(name: str, text: str) -> int | tuple[int, ...]:
-    """Return a number per class: "5" for all, "1,5,2,1,1" one per class."""
+def parse_counts(name: str, text: str, *, at_least: int = 0) -> int | tuple[int, ...]:
+    """Return a number per class: "5" for all, "1,5,2,1,1" one per class; one of them at least is positive."""
     try:
         counts = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--{name} must be a number, or one per class like 1,5,2,1,1; got {text!r}") from None
+    if min(counts) < at_least or sum(counts) < 1:
+        raise InputError(f"--{name} must be at least 1{' for every class' if at_least else ''}, got {text}")
     return counts[0] if len(counts) == 1 else counts
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, json_option, summary
 
 option = partial(click.option, show_default=True)
 
 MAX_DEFAULT_JOBS = 16
+FRAME_COUNT = click.IntRange(1, MAX_FRAMES)
 RESIZE_MODES = ("squash", "short-side")
 NORMALISATIONS = ("backbone", "clip", "imagenet", "half", "none")
 PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
@@ -33,8 +34,8 @@ def _default_jobs() -> int:
 @option("--tap", "taps", multiple=True, default=["pooled"], help="What to store; repeatable: pooled, map, tokens.K …")
 @option("--split", help="Split (name or CSV): only its videos, in its order.")
 @option("--limit", type=click.IntRange(min=1), help="Only the first N videos.")
-@option("--frames", "n_frames", default=8, type=click.IntRange(min=1), help="Frames that a head sees of a video.")
-@option("--slots", type=click.IntRange(min=1), help="Frames to store when more than --frames: heads draw from them.")
+@option("--frames", "n_frames", default=8, type=FRAME_COUNT, help="Frames that a head sees of a video.")
+@option("--slots", type=FRAME_COUNT, help="Frames to store when more than --frames: heads draw from them.")
 @option("--sampler", default="uniform-center", help="Which frames: uniform-center, uniform-random, trx, dense …")
 @option("--views", "n_views", default=1, type=click.IntRange(min=1), help="Views to store of each training video.")
 @option("--flip/--no-flip", default=False, help="Mirror half of the views after the first. Not for SSv2.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import EXIT_FAILED, jobs_option, json_option, summary
+from fsar.cli.common import EXIT_FAILED, MAX_FRAMES, jobs_option, json_option, summary
 
 
 @click.command("tune")
@@ -15,7 +15,9 @@ from fsar.cli.common import EXIT_FAILED, jobs_option, json_option, summary
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Weights file to write (.safetensors).")
 @click.option("--split", help="Split (name or CSV) that says which classes are base classes.")
 @click.option("--part", default="train", show_default=True, help="Part of the split to train on.")
-@click.option("--frames", "n_frames", default=8, show_default=True, type=click.IntRange(min=2), help="Frames a video.")
+@click.option(
+    "--frames", "n_frames", default=8, show_default=True, type=click.IntRange(2, MAX_FRAMES), help="Frames a video."
+)
 @click.option("--size", default=64, show_default=True, type=click.IntRange(min=16), help="Pixels of the network input.")
 @click.option(
     "--resize",

@@ -124,7 +124,7 @@ def _experiment(arguments: dict[str, Any]) -> Any:
         where=arguments["features"],
     )
     preset = _preset(arguments, task.parts.name)
-    shot = parse_counts("shot", arguments["shot"])
+    shot = parse_counts("shot", arguments["shot"], at_least=1)
     query = preset.n_query if arguments["query"] is None else parse_counts("query", arguments["query"])
     plan = Plan(
         EpisodeShape(arguments["way"], shot, parse_counts("test-query", arguments["test_query"])),

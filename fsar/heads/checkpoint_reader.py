@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsar.errors import InputError
+from fsar.errors import InputError, reason_not_read
 
 STATE_KEYS = ("model_state", "model_state_dict", "state_dict")
 """Where the code bases keep the weights: CLIP-FSAR, MoLo, HyRSM and EMP-Net; TRX, STRM and CLIP-MEI; others."""
@@ -80,13 +80,13 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL \S+|Unsupported (class|operand|global) [^\n]+", str(error))
         if refused is None:
-            raise InputError(f"{path} is a damaged PyTorch checkpoint ({_first_line(error)})") from error
+            raise InputError(f"{path} is a damaged PyTorch checkpoint ({reason_not_read(error)})") from error
         raise InputError(
             f"{path} is refused: it holds more than tensors and plain values, and reading it would run code "
             f"({refused[0][:100]})"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise InputError(f"{path} is a damaged PyTorch checkpoint ({_first_line(error)})") from error
+        raise InputError(f"{path} is a damaged PyTorch checkpoint ({reason_not_read(error)})") from error
 
 
 def _numpy_scalar_names() -> list[Any]:

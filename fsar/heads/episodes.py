@@ -28,10 +28,12 @@ class EpisodeShape:
     def __post_init__(self) -> None:
         if self.n_way < 2:
             raise InputError(f"way must be at least 2, got {self.n_way}")
-        if min(self.shots) < 1 or min(self.queries) < 0 or sum(self.queries) < 1 or self.n_unlabelled < 0:
-            raise InputError(
-                f"an episode needs at least 1 support of every class and 1 query, got {self.n_shot=}, {self.n_query=}"
-            )
+        if min(self.shots) < 1:
+            raise InputError(f"shot must be at least 1 for every class, got {self.n_shot}")
+        if min(self.queries) < 0 or sum(self.queries) < 1:
+            raise InputError(f"query must leave at least 1 video of an episode to classify, got {self.n_query}")
+        if self.n_unlabelled < 0:
+            raise InputError(f"unlabelled must be at least 0, got {self.n_unlabelled}")
 
     @property
     def shots(self) -> tuple[int, ...]:

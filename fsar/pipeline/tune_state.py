@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsar.pipeline.backbones.weights import METADATA_KEY
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -53,8 +55,9 @@ def save_state(folder: Path, state: TuneState, key: dict[str, Any], n_epochs_don
 
     from fsar.files import atomic_path
 
+    facts = json.dumps({"epochs": n_epochs_done, "key": _digest(key)})  # one entry: several come in random order
     with atomic_path(folder / STATE) as temporary:
-        save_file(state.tensors(), temporary, metadata={"key": _digest(key), "epochs": str(n_epochs_done)})
+        save_file(state.tensors(), temporary, metadata={METADATA_KEY: facts})
 
 
 def load_state(folder: Path, state: TuneState, key: dict[str, Any]) -> int:
@@ -65,11 +68,11 @@ def load_state(folder: Path, state: TuneState, key: dict[str, Any]) -> int:
     if not path.exists():
         return 0
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        if metadata["key"] != _digest(key):
+        facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        if facts.get("key") != _digest(key):
             return 0
         state.load({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  not a dict
-    return int(metadata["epochs"])
+    return int(facts["epochs"])
 
 
 def remove_state(folder: Path) -> None:

@@ -129,6 +129,13 @@ def test_mistakes_are_one_clear_line(folder, tmp_path, monkeypatch, words, messa
     assert message in str(result.exception)
 
 
+@pytest.mark.parametrize("words", [["--frames", "100000000"], ["--slots", "4097"]])
+def test_a_number_of_frames_out_of_all_bounds_is_refused_at_once(folder, tmp_path, words):
+    result = CliRunner().invoke(prep_encode.command, [str(folder / "catalog.csv"), *BASE, "--out", "s.zarr", *words])
+    assert result.exit_code == 2
+    assert "<=4096" in result.output
+
+
 def test_the_choices_are_those_of_the_package():
     assert prep_encode.NORMALISATIONS == encode_plan.NORMALISATIONS
     assert prep_encode.PRECISIONS == recipe.PRECISIONS

@@ -75,6 +75,8 @@ def test_several_seeds_give_mean_and_spread(call, tmp_path):
         (["otam", "-o", "adapter"], "must be key=value"),
         (["otam", "--way", "11"], "11-way episodes need 11 classes, the train part"),
         (["otam", "--shot", "9"], "takes 14 videos of a class"),
+        (["otam", "--shot", "0"], "--shot must be at least 1 for every class, got 0"),
+        (["otam", "--query", "0"], "--query must be at least 1, got 0"),
         (["otam", "--way", "7"], "7-way episodes need 7 classes, the test part"),
         (["otam", "--split", "ssv2-cnm"], "ssv2-cmn"),
         (["otam", "--preset", "cashed"], "did you mean cached"),

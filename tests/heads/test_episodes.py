@@ -83,7 +83,7 @@ def test_all_videos_of_a_class_can_be_used():
         ((9, 9), (5, 1, 1), "5-way episodes need 5 classes, the store has 2"),
         ((9, 4, 9), (3, 3, 2), r"takes 5 videos of a class.*'c1' \(4\).*--drop-small-classes"),
         ((9, 9), (1, 1, 1), "way must be at least 2"),
-        ((9, 9), (2, 0, 1), "at least 1 support"),
+        ((9, 9), (2, 0, 1), "shot must be at least 1"),
         ((9, 9), (2, (1, 2, 3), 1), "one per class"),
     ],
 )

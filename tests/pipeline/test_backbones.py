@@ -115,14 +115,19 @@ def test_files_that_hold_code_or_nothing_are_refused(tmp_path):
     (tmp_path / "torn.safetensors").write_bytes(b"\x10")
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
     torch.save({"epoch": 1}, tmp_path / "empty.pt")
+    (tmp_path / "table.csv").write_text("video_id,path\na,b\n")
+    (tmp_path / "nothing.pt").write_bytes(b"")
     for name, message in (
         ("code.pt", "cannot be read as tensors alone"),
+        ("table.csv", "table.csv is not a checkpoint of tensors"),
+        ("nothing.pt", "nothing.pt is not a checkpoint of tensors"),
         ("torn.safetensors", "not a whole safetensors file"),
         ("list.pt", "holds a list"),
         ("empty.pt", "holds no parameters"),
     ):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=message) as error:
             read_weights(tmp_path / name)
+        assert "weights_only" not in str(error.value)  # torch's advice to read it unsafely
 
 
 def test_clip_checkpoints_with_and_without_the_text_tower(tmp_path):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsar.errors import InputError
+from fsar.errors import InputError, reason_not_read
 from fsar.files import atomic_path
 
 if TYPE_CHECKING:
@@ -83,12 +83,13 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         # OpenAI's CLIP release: QuickGELU, and three sizes stored as if they were parameters.
         extra = ("input_resolution", "context_length", "vocab_size")
         return {name: value for name, value in state.items() if name not in extra}, {"quick_gelu": "true"}
+    if not _may_be_torch(path):
+        raise InputError(f"{path} is not a checkpoint of tensors (neither a torch.save file nor .safetensors)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
         raise InputError(
-            f"{path} cannot be read as tensors alone ({reason}); save its state dict as safetensors"
+            f"{path} cannot be read as tensors alone ({reason_not_read(error)}); save its state dict as safetensors"
         ) from error
     for key in STATE_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -96,6 +97,11 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, expected a state dict")
     return dict(content), {}
+
+
+def _may_be_torch(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))  # a zip archive, or the pickle that torch < 1.6 wrote
 
 
 def _is_torchscript(path: Path) -> bool:

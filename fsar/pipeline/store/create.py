@@ -142,7 +142,8 @@ def _refuse_differences(writer: StoreWriter, layout: Layout, videos: Sequence[Vi
     lines += differing_fields(shape, wanted)
     path = writer.files.path
     if lines:
-        raise InputError(f"{path} holds another recipe ({'; '.join(lines)}): choose another name or the same recipe")
+        listed = "; ".join(dict.fromkeys(lines))  # the recipe may name the numbers of views and slots too
+        raise InputError(f"{path} holds another recipe ({listed}): choose another name or the same recipe")
     if _identity(writer.videos) != _identity(videos):
         raise InputError(f"{path} holds other videos ({_video_differences(writer.videos, videos)}), see fsar-store add")
 
