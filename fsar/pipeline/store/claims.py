@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
-from fsar.pipeline.store.disk import create_exclusive, list_names
+from fsar.pipeline.store.disk import cannot_write, create_exclusive, list_names
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 600.0
@@ -40,18 +40,26 @@ class Claims:
         _live_tokens.add(self._token)
 
     def take(self, index: int) -> bool:
-        """Claim a chunk; return whether it is ours now. A stale claim is taken over."""
-        path = self._path(index)
+        """Claim a chunk; return whether it is ours now. A stale claim is taken over.
+
+        Raises:
+            OSError: the store's folder cannot be written.
+        """
+        path, problem = self._path(index), OSError()
         for _ in range(FOLDER_TRIES):
             try:
                 if not self._create(path) and not self._take_over(path):
                     return False
-            except FileNotFoundError:  # who gave back the last claim removed the empty folder at this moment
+            except FileNotFoundError as error:  # who gave back the last claim removed the empty folder at this moment
+                problem = error
                 continue
+            except OSError as error:
+                problem = error
+                break
             self._held.add(index)
             self._start_heartbeat()
             return True
-        return False
+        raise cannot_write(self._folder.parent, problem) from problem
 
     def release(self, index: int) -> None:
         """Give a chunk back, whether it is finished or not."""

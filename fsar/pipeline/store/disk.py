@@ -13,6 +13,8 @@ from fsar.files import sync_folder
 Buffer = bytes | memoryview
 HASH_IN_THREAD_BYTES = 4 << 20
 WRITERS = 4
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk, the user's share of it, or what one file may take is used up."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
@@ -90,6 +92,15 @@ def _create_without_links(path: Path, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def cannot_write(place: Path, error: OSError) -> OSError:
+    """Return an error of the same kind as `error` that names the store, or its folder, and says what to do."""
+    if error.errno in NO_ROOM:
+        reason = f"{error.strerror}; what was finished is kept: make room and run the same command again"
+    else:
+        reason = f"this folder cannot be written ({error.strerror})"
+    return OSError(error.errno, reason, str(place))
 
 
 def file_entry(path: Path) -> FileEntry | None:

@@ -82,8 +82,13 @@ def read_store(files: StoreFiles) -> tuple[Layout, list[VideoRow]]:
     """
     if not files.exists():
         raise FileNotFoundError(_why_missing(files))
-    data = check_store(files.locate(STORE_FILE).read_bytes(), files.locate(STORE_FILE))
-    videos = read_videos(files.locate(VIDEOS_FILE))
+    try:
+        data = check_store(files.locate(STORE_FILE).read_bytes(), files.locate(STORE_FILE))
+        videos = read_videos(files.locate(VIDEOS_FILE))
+    except FileNotFoundError as error:
+        name = Path(error.filename).name
+        advice = f"restore it from a copy, or see what else is wrong with `fsar-store verify {files.path}`"
+        raise InputError(f"{files.path} is damaged: {name} is missing; {advice}") from error
     if data["videos_sha256"] != videos_sha256(videos):
         if (files.folder(JOURNAL) / f"{METADATA_KEY}.intent").exists():
             raise InputError(

@@ -19,7 +19,17 @@ from typing import Any
 
 from fsar.errors import InputError
 from fsar.files import sync_folder
-from fsar.pipeline.store.disk import Buffer, FileEntry, create_exclusive, file_entry, list_names, replace, write_all
+from fsar.pipeline.store.disk import (
+    NO_ROOM,
+    Buffer,
+    FileEntry,
+    cannot_write,
+    create_exclusive,
+    file_entry,
+    list_names,
+    replace,
+    write_all,
+)
 from fsar.pipeline.store.files import JOURNAL, METADATA_KEY, STAGING, StoreFiles
 from fsar.pipeline.store.identity import checked_json
 from fsar.pipeline.store.schema import FILE_ENTRY, INTENT, RECORD, check_fields, check_record, read_document
@@ -123,6 +133,10 @@ def publish(
         if keep is None and _record_path(files, key).exists():
             return False
         raise
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise cannot_write(files.path, error) from error
     finally:
         if not _is_announced(files, key, token):
             shutil.rmtree(folder, ignore_errors=True)

@@ -90,6 +90,22 @@ def test_a_torn_claim_is_nobodys(tmp_path: Path) -> None:
     assert Claims(tmp_path).take(0)
 
 
+def test_a_folder_that_cannot_be_written_is_said_to_be_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(disk.errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(PermissionError, match=r"cannot be written \(Permission denied\)") as caught:
+        samples.open_sample(path)
+    assert str(caught.value.filename).startswith(str(path))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that takes no files")
+def test_a_folder_that_cannot_be_made_is_not_called_busy(suffix: str) -> None:
+    with pytest.raises(FileNotFoundError, match="cannot be written"):
+        samples.open_sample(Path(f"/proc/sample{suffix}"))
+
+
 def test_a_file_system_without_hard_links_serves_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*_: object) -> None:
         raise PermissionError(disk.errno.EPERM, "Operation not permitted")

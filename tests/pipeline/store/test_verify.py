@@ -160,6 +160,13 @@ def test_a_chunk_that_is_cut_is_an_error_to_read_not_a_crash(full: Path) -> None
         open_store(full).read("map", [4])
 
 
+@pytest.mark.parametrize("name", ["videos.csv", "store.json"])
+def test_a_store_that_lacks_a_table_is_called_damaged(full: Path, name: str) -> None:
+    open_store(full).files.locate(name).unlink()
+    with pytest.raises(InputError, match=f"is damaged: {name} is missing; restore it from a copy.*fsar-store verify"):
+        open_store(full)
+
+
 def test_a_changed_recipe_does_not_open(full: Path) -> None:
     store = open_store(full)
     file = store.files.locate("store.json")

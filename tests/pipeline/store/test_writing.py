@@ -14,6 +14,12 @@ from tests.pipeline.store.samples import RECIPE, TAPS, bytes_of, expected, fill
 
 
 class TestWriting:
+    def test_a_difference_is_listed_once(self, path: Path) -> None:
+        wanted = {"videos": samples.videos(4), "taps": TAPS, "n_views": 1}
+        create_store(path, **wanted, n_slots=8, recipe=RECIPE | {"n_slots": 8}).close()
+        with pytest.raises(InputError, match=r"another recipe \(n_slots: 8 != 4\)"):
+            create_store(path, **wanted, n_slots=4, recipe=RECIPE | {"n_slots": 4})
+
     def test_the_same_bytes_whoever_wrote_them_and_when(self, path: Path, tmp_path: Path) -> None:
         other = tmp_path / "there" / path.name
         with samples.open_sample(path) as first, samples.open_sample(path) as second:
