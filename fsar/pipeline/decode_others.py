@@ -69,7 +69,7 @@ def import_decord() -> Any:
 def import_torchcodec() -> Any:
     """Return torchcodec's `VideoDecoder`; `InputError` says what to do when it or its FFmpeg is missing."""
     try:
-        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+        from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:
         message = "decoder 'torchcodec' needs `pip install fsar[torchcodec]` and FFmpeg on the system: "
         raise InputError(message + _first_line(error)) from error
