@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fsar.errors import InputError, unknown_name
 from fsar.heads.episodes import EpisodePool, EpisodeShape
 from fsar.splits import Split, class_key, match_videos
@@ -129,8 +127,3 @@ def overlapping_classes(names: Sequence[str], others: Sequence[str]) -> list[str
     """Return those of `names` that are among `others` in any spelling."""
     keys = {class_key(name) for name in others}
     return [name for name in names if class_key(name) in keys]
-
-
-def count_by_class(pool: EpisodePool) -> dict[str, int]:
-    """Return class name -> number of usable videos."""
-    return {name: int(count) for name, count in zip(pool.class_names, np.asarray(pool.counts), strict=True)}

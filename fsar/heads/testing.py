@@ -1,6 +1,5 @@
 """Testing a head on a part of a store: the episode list, what must hold before, and the files of a result."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,12 +154,3 @@ def confusion_csv(evaluation: Evaluation) -> str:
     for name, counts in zip(evaluation.class_names, evaluation.confusion.tolist(), strict=True):
         writer.writerow([name, *counts])
     return text.getvalue()
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """Return the result of a run folder."""
-    path = folder / RESULT
-    if not path.is_file():
-        raise InputError(f"{folder} has no {RESULT}: the run is not finished; run its command again")
-    data: dict[str, Any] = json.loads(path.read_text())
-    return data

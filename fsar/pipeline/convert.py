@@ -4,10 +4,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fsar.files import atomic_path
-from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
+from fsar.pipeline.catalog import Catalog, CatalogRow
 from fsar.pipeline.decode_base import check_file
-from fsar.pipeline.jobs import TIMEOUT_SECONDS, Failure, Outcome, run_jobs, write_failures
+from fsar.pipeline.jobs import TIMEOUT_SECONDS, Failure
 from fsar.pipeline.jobs_folder import OutputFolder, Record, Source, safe_name
+from fsar.pipeline.jobs_stage import run_stage
 from fsar.pipeline.transcode import ConvertSettings, transcode
 
 STAGE = "convert"
@@ -55,23 +56,9 @@ def convert(
     folder = OutputFolder(out, STAGE, asdict(settings))
     folder.claim()
     todo = _unfinished(catalog, folder, settings)
-    outcomes = run_jobs(
-        STAGE,
-        todo,
-        convert_one,
-        n_jobs=n_jobs,
-        key=_video_id,
-        quiet=quiet,
-        workspace=out,
-        timeout_seconds=timeout_seconds,
-        on_outcome=lambda outcome: _keep(folder, outcome),
+    failures, catalog_path = run_stage(
+        folder, catalog, todo, convert_one, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds
     )
-    failures = [outcome.failure for outcome in outcomes if outcome.failure]
-    folder.finish()
-    catalog_path = out / "catalog.csv"
-    write_failures(out / "failures.csv", failures)
-    finished = folder.catalog(catalog, without={failure.video_id for failure in failures})
-    write_catalog(finished, catalog_path)
     return ConvertReport(len(todo) - len(failures), len(catalog.rows) - len(todo), failures, catalog_path)
 
 
@@ -96,12 +83,3 @@ def convert_one(task: Task) -> Record:
         n_frames = transcode(task.path, temporary, task.settings)
         size = temporary.stat().st_size
     return Record(task.row.video_id, source, output.as_posix(), size, n_frames)
-
-
-def _video_id(task: Task) -> str:
-    return task.row.video_id
-
-
-def _keep(folder: OutputFolder, outcome: Outcome[Record]) -> None:
-    if outcome.value is not None:
-        folder.add(outcome.value)

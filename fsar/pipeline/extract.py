@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from fsar.errors import InputError, unknown_name
 from fsar.files import atomic_folder
-from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
+from fsar.pipeline.catalog import Catalog, CatalogRow
 from fsar.pipeline.decode import WORTH_A_SECOND_TRY, Choose, VideoError, decode_clip
 from fsar.pipeline.decode_base import check_file
 from fsar.pipeline.decode_images import list_frames, read_picture
 from fsar.pipeline.decode_pyav import iterate_frames
-from fsar.pipeline.jobs import TIMEOUT_SECONDS, Failure, Outcome, run_jobs, write_failures
+from fsar.pipeline.jobs import TIMEOUT_SECONDS, Failure
 from fsar.pipeline.jobs_folder import OutputFolder, Record, Source, output_bytes, safe_name
+from fsar.pipeline.jobs_stage import run_stage
 from fsar.pipeline.sample import list_samplers, sample_indices
 
 STAGE = "extract"
@@ -95,36 +96,25 @@ def extract(
 
     Folders that an earlier run finished are recognised by its journal; those whose source changed are made again.
     """
-    todo = plan(catalog, out, settings)
     folder = OutputFolder(out, STAGE, asdict(settings))
+    todo = _unfinished(catalog, folder, settings)
     folder.claim()
-    outcomes = run_jobs(
-        STAGE,
-        todo,
-        extract_one,
-        n_jobs=n_jobs,
-        key=_video_id,
-        quiet=quiet,
-        workspace=out,
-        timeout_seconds=timeout_seconds,
-        on_outcome=lambda outcome: _keep(folder, outcome),
+    failures, catalog_path = run_stage(
+        folder, catalog, todo, extract_one, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds
     )
-    failures = [outcome.failure for outcome in outcomes if outcome.failure]
-    folder.finish()
-    write_failures(out / "failures.csv", failures)
-    catalog_path = out / "catalog.csv"
-    finished = folder.catalog(catalog, without={failure.video_id for failure in failures})
-    write_catalog(finished, catalog_path)
     return ExtractReport(len(todo) - len(failures), len(catalog.rows) - len(todo), failures, catalog_path)
 
 
 def plan(catalog: Catalog, out: Path, settings: ExtractSettings) -> list[Task]:
     """Return what is left to extract, after the same checks; nothing is written."""
-    folder = OutputFolder(out, STAGE, asdict(settings))
+    return _unfinished(catalog, OutputFolder(out, STAGE, asdict(settings)), settings)
+
+
+def _unfinished(catalog: Catalog, folder: OutputFolder, settings: ExtractSettings) -> list[Task]:
     folder.check()
     _check_places(catalog, settings.layout)
     rows = (row for row in catalog.rows if not folder.is_done(row.video_id, row.path))
-    return [Task(row, out, settings) for row in rows]
+    return [Task(row, folder.folder, settings) for row in rows]
 
 
 def _check_places(catalog: Catalog, layout: str) -> None:
@@ -210,12 +200,3 @@ def _save(folder: Path, settings: ExtractSettings, slots: list[int], picture: Pi
     for slot in slots:
         name = f"{slot + 1:08d}.jpg" if settings.layout == "trx" else f"{slot}.jpg"
         (folder / name).write_bytes(jpeg.getvalue())
-
-
-def _video_id(task: Task) -> str:
-    return task.row.video_id
-
-
-def _keep(folder: OutputFolder, outcome: Outcome[Record]) -> None:
-    if outcome.value is not None:
-        folder.add(outcome.value)

@@ -1,6 +1,6 @@
 """The seam between what a store means and how its files look. A new format registers here."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,8 +86,3 @@ def raw_bytes(array: np.ndarray[Any, Any]) -> memoryview:
     flat = array.reshape(-1).view(np.uint8)
     flat.flags.writeable = False
     return flat.data
-
-
-def total_bytes(buffers: Sequence[Buffer]) -> int:
-    """Return the length of a file made of `buffers`."""
-    return sum(memoryview(buffer).nbytes for buffer in buffers)
