@@ -12,6 +12,7 @@ from fsar.pipeline.store.address_space import AddressSpace
 from fsar.pipeline.store.files import StoreFiles
 from fsar.pipeline.store.journal import read_chunk_record
 from fsar.pipeline.store.layout import ArraySpec, Layout
+from fsar.pipeline.store.recycled import RecycledMemory
 from fsar.pipeline.store.rows import stored_chunk
 
 Array = np.ndarray[Any, Any]
@@ -22,13 +23,21 @@ WILL_NEED_BYTES = 128 << 10
 class Gather:
     """Rows of one array; maps chunk files on first use. Threads may share it, processes make their own."""
 
-    def __init__(self, files: StoreFiles, layout: Layout, spec: ArraySpec, stored: Mapping[int, int], n: int) -> None:
+    def __init__(
+        self,
+        files: StoreFiles,
+        layout: Layout,
+        spec: ArraySpec,
+        stored: Mapping[int, int],
+        n_videos: int,
+        memory: RecycledMemory,
+    ) -> None:
         self._files, self._layout, self._spec, self._stored = files, layout, spec, stored
-        self._n_videos = n
+        self._n_videos, self._memory = n_videos, memory
         self._lock = threading.Lock()
-        self._n_chunks = layout.n_chunks(n)
+        self._n_chunks = layout.n_chunks(n_videos)
         self._ready = np.zeros(self._n_chunks, bool)
-        self._touched = np.zeros(n, bool)
+        self._touched = np.zeros(n_videos, bool)
         self._space: AddressSpace | None = None
         self._chunks: dict[int, Array] = {}
         self._portable = False
@@ -36,7 +45,7 @@ class Gather:
     def read(self, rows: Array, views: Array | int | None, frames: Array | None) -> Array:
         """Return a fresh array of the rows (R, …), one or all of their views, some or all of their slots."""
         if not len(rows):
-            return _pick(np.empty((0, *self._spec.tail), self._spec.numpy_dtype), rows, views, frames)
+            return _pick(np.empty((1, *self._spec.tail), self._spec.numpy_dtype), rows, views, frames, self._memory)
         chunks, inside = np.divmod(rows, self._layout.chunk_rows)
         if not self._ready[chunks].all():
             self._map(np.unique(chunks[~self._ready[chunks]]))
@@ -45,7 +54,7 @@ class Gather:
             return self._read_by_chunk(chunks, inside, views, frames)
         if self._spec.row_bytes >= WILL_NEED_BYTES and not self._touched[rows].all():
             self._fetch(space, rows, chunks, inside)
-        return _pick(space.rows, chunks * space.stride_rows + inside, views, frames)
+        return _pick(space.rows, chunks * space.stride_rows + inside, views, frames, self._memory)
 
     def chunk(self, index: int) -> Array:
         """Return a whole chunk, padding included, mapped read-only."""
@@ -104,25 +113,30 @@ class Gather:
         def pieces(part: Array) -> Array:
             own_views = views[part] if isinstance(views, np.ndarray) else views
             own_frames = frames[part] if frames is not None and frames.ndim == 2 else frames
-            return _pick(self._chunks[int(chunks[part[0]])], inside[part], own_views, own_frames)
+            return _pick(self._chunks[int(chunks[part[0]])], inside[part], own_views, own_frames, self._memory)
 
         parts = [np.flatnonzero(chunks == index) for index in np.unique(chunks)]
         first = pieces(parts[0])
-        out = np.empty((len(chunks), *first.shape[1:]), first.dtype)
+        out = self._memory.empty((len(chunks), *first.shape[1:]), first.dtype)
         out[parts[0]] = first
         for part in parts[1:]:
             out[part] = pieces(part)
         return out
 
 
-def _pick(array: Array, rows: Array, views: Array | int | None, frames: Array | None) -> Array:
-    """Return array[rows, views, frames] for array (rows, V, T, …), always a copy."""
-    if frames is None:
-        if views is None or array.shape[1] == 1:
-            picked: Array = np.take(array, rows, axis=0)
-            return picked if views is None else picked[:, 0]
-        return np.asarray(array[rows, views])
-    index = rows[:, None]
-    if views is None:
-        return np.asarray(np.moveaxis(array[index, :, frames], 2, 1))
-    return np.asarray(array[index, views[:, None] if isinstance(views, np.ndarray) else views, frames])
+def _pick(array: Array, rows: Array, views: Array | int | None, frames: Array | None, memory: RecycledMemory) -> Array:
+    """Return array[rows, views, frames] for a contiguous array (rows, V, T, …), always a copy.
+
+    Whatever is chosen, it is a list of equal pieces of the file: rows, views of rows or slots of views.
+    """
+    index, depth = rows, 1
+    if views is not None:
+        index, depth = rows * array.shape[1] + views, 2
+    elif frames is not None:
+        index, depth = rows[:, None] * array.shape[1] + np.arange(array.shape[1]), 2
+    if frames is not None:
+        own = frames if frames.ndim == 1 or views is not None else frames[:, None]
+        index, depth = index[..., None] * array.shape[2] + own, 3
+    pieces = array.reshape(-1, *array.shape[depth:])
+    out = memory.empty((*index.shape, *pieces.shape[1:]), array.dtype)
+    return np.take(pieces, index, axis=0, out=out, mode="clip")  # "raise" would copy once more; rows are checked

@@ -26,6 +26,8 @@ def index_of(kind: str, values: Any, limit: int, *, ndim: tuple[int, ...] = (1,)
 
 def view_index(views: Any, n_views: int, n_rows: int) -> Array | int:
     """Return one view for all rows, or (R,) one for each."""
+    if type(views) is int and 0 <= views < n_views:
+        return views
     index = index_of("view", views, n_views, ndim=(0, 1))
     if index.ndim == 0:
         return int(index)

@@ -13,6 +13,7 @@ from fsar.pipeline.store.identity import recipe_id
 from fsar.pipeline.store.indices import index_of, slot_index, view_index
 from fsar.pipeline.store.journal import metadata_entries, stored_rows
 from fsar.pipeline.store.layout import STATUS_OK, TapSpec
+from fsar.pipeline.store.recycled import RecycledMemory
 from fsar.pipeline.store.row_states import RowStates
 from fsar.pipeline.store.seal import describe_missing, is_sealed, read_manifest
 from fsar.pipeline.store.tables import read_table, write_table
@@ -56,6 +57,7 @@ class FeatureStore:
         self.sealed = is_sealed(files)
         self._stored = stored_rows(files)
         self._rows = RowStates(files, self.layout, self.n_videos, self._stored)
+        self._memory = RecycledMemory()
         self._gathers: dict[str, Gather] = {}
         self._row_of: dict[str, int] = {}
         if self.sealed:
@@ -284,7 +286,8 @@ class FeatureStore:
     def _gather_array(self, name: str) -> Gather:
         gather = self._gathers.get(name)
         if gather is None:
-            gather = Gather(self.files, self.layout, self.layout.arrays()[name], self._stored, self.n_videos)
+            spec = self.layout.arrays()[name]
+            gather = Gather(self.files, self.layout, spec, self._stored, self.n_videos, self._memory)
             gather = self._gathers.setdefault(name, gather)
         return gather
 
