@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Features, Targets
-from fsar.heads.functional import class_means, frame_distances, offset_cosine, soft_alignment, two_way_alignment
+from fsar.heads.functional import (
+    MAX_COSINE_DISTANCE,
+    class_means,
+    frame_distances,
+    offset_cosine,
+    soft_alignment,
+    two_way_alignment,
+)
 from fsar.heads.head import Losses, Outputs, TableHead, register_head
 from fsar.heads.layers import CrossBlock
 from fsar.heads.presets import Preset, register_preset
@@ -121,7 +128,7 @@ class ClipFsarHead(TableHead):
         prototypes = class_means(support["frames"], labels, n_way)  # (B, N, T, D)
         distance = frame_distances(query["frames"], prototypes)
         align = soft_alignment if self.single_direction else two_way_alignment
-        cost = align(distance, SMOOTHING)
+        cost = align(distance, SMOOTHING, MAX_COSINE_DISTANCE)
         if self.training or self.scoring == "visual":
             return {"logits": -cost, "cost": cost}
         return {"logits": self._text_scores(query["raw"], text, cost), "cost": cost}

@@ -3,12 +3,18 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
-from fsar.heads.functional import class_means, frame_distances, soft_alignment, two_way_alignment
+from fsar.heads.functional import (
+    MAX_COSINE_DISTANCE,
+    class_means,
+    frame_distances,
+    membership,
+    soft_alignment,
+    two_way_alignment,
+)
 from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers import CrossBlock, FeedForward
 from fsar.heads.motion import MotionSummary
@@ -162,13 +168,13 @@ class ClipMeiHead(TableHead):
             frame_distances(query_token_2, class_token_2),
         )
         align = soft_alignment if self.single_direction else two_way_alignment
-        cost = align(torch.cat(distances, 1), SMOOTHING)  # (B, 2Q + 1, N)
+        cost = align(torch.cat(distances, 1), SMOOTHING, MAX_COSINE_DISTANCE)  # (B, 2Q + 1, N)
         return 0.5 * cost[:, :n_query] + cost[:, n_query:-1] + cost[:, -1:]
 
     @staticmethod
     def _class_tokens(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return the mean over the supports of a class and all queries, for each class: (B, N, T, D)."""
-        members = F.one_hot(labels, n_way).to(support.dtype)  # (B, S, N)
+        members = membership(labels, n_way).to(support.dtype)  # (B, S, N)
         total = torch.einsum("bsn,bstd->bntd", members, support) + query.sum(1, keepdim=True)
         return total / (members.sum(1) + query.shape[1])[..., None, None]
 

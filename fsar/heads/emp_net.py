@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.emp_net_encoder import DEPTHS, LEVELS, Encoder, Levels, score
-from fsar.heads.functional import class_means, frame_distances, two_way_alignment
+from fsar.heads.functional import MAX_COSINE_DISTANCE, class_means, frame_distances, membership, two_way_alignment
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.presets import Preset, register_preset
 from fsar.heads.schedules import DoubleClock
@@ -216,7 +215,7 @@ class EmpNetHead(TableHead):
         prototypes = class_means(support, labels, n_way)
         # The levels join the episodes, so that one sweep aligns all of them.
         query, prototypes = (x.transpose(1, 2).flatten(0, 1) for x in (query, prototypes))
-        cost = two_way_alignment(frame_distances(query, prototypes), SMOOTHING)
+        cost = two_way_alignment(frame_distances(query, prototypes), SMOOTHING, MAX_COSINE_DISTANCE)
         cost = cost.view(-1, len(LEVELS), *cost.shape[1:])  # (B, 3, Q, N)
         aligned = (-cost).softmax(-1)
         outputs = {"logits": (aligned.sum(1) + scores.softmax(-1).sum(2)) / (2 * len(LEVELS))}
@@ -241,7 +240,7 @@ class EmpNetHead(TableHead):
 
 def _overlooked(labels: Tensor, n_way: int) -> Tensor:
     """Return which classes (B, N) the first `n_way` of the supports with labels (B, S) do not show."""
-    return ~F.one_hot(labels[:, :n_way], n_way).bool().any(1)
+    return ~membership(labels[:, :n_way], n_way).any(1)
 
 
 RELEASED = (

@@ -1,18 +1,27 @@
 """The arithmetic that several heads share, batched over leading axes. No Python loop over queries, classes or cells."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads.alignment import ProductAlignment, fits_products, log_alignment
+from fsar.heads.cosine import OffsetCosine
 
 COSINE_OFFSET = 0.01
 """Added to the product of norms by OTAM, TSN, CLIP-FSAR, CLIP-MEI, EMP-Net and MoLo: small norms shrink."""
 
 
+MAX_COSINE_DISTANCE = 2.1
+"""No entry of `frame_distances` is larger, whatever the rounding of half-precision features."""
+
+
+def membership(labels: Tensor, n_way: int) -> Tensor:
+    """Return (B, S, N) bool, whether a video is of a class; unlike one_hot it never waits for a device."""
+    return labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
+
+
 def class_means(x: Tensor, labels: Tensor, n_way: int) -> Tensor:
     """Return the mean of `x` (B, S, ...) over the supports of each class, (B, N, ...)."""
-    weights = F.one_hot(labels, n_way).to(x.dtype)  # (B, S, N)
+    weights = membership(labels, n_way).to(x.dtype)  # (B, S, N)
     weights = weights / weights.sum(1, keepdim=True)
     means = weights.transpose(1, 2) @ x.flatten(2)  # (B, N, ...)
     return means.view(*means.shape[:2], *x.shape[2:])
@@ -20,13 +29,13 @@ def class_means(x: Tensor, labels: Tensor, n_way: int) -> Tensor:
 
 def class_scores(scores: Tensor, labels: Tensor, n_way: int) -> Tensor:
     """Return the mean over each class's supports of scores (B, Q, S) of queries with supports, (B, Q, N)."""
-    return class_means(scores.transpose(1, 2), labels, n_way).transpose(1, 2)
+    weights = membership(labels, n_way).to(scores.dtype)  # (B, S, N)
+    return (scores @ weights) / weights.sum(1, keepdim=True)
 
 
 def offset_cosine(a: Tensor, b: Tensor, offset: float = COSINE_OFFSET) -> Tensor:
     """Return <a_i, b_j> / (|a_i| |b_j| + offset) for a (..., L, D) and b (..., M, D): (..., L, M)."""
-    norms = a.norm(dim=-1).unsqueeze(-1) * b.norm(dim=-1).unsqueeze(-2)
-    cosine: Tensor = (a @ b.transpose(-1, -2)) / (norms + offset)
+    cosine: Tensor = OffsetCosine.apply(a, b, offset)
     return cosine
 
 
@@ -41,25 +50,27 @@ def frame_distances(query: Tensor, support: Tensor, offset: float = COSINE_OFFSE
     return 1 - cosine.view(-1, n_query, n_frames, n_support, n_other).transpose(2, 3)
 
 
-def soft_alignment(distance: Tensor, smoothing: float) -> Tensor:
+def soft_alignment(distance: Tensor, smoothing: float, largest: float | None = None) -> Tensor:
     """Return the soft alignment cost of OTAM (Cao et al., CVPR 2020) for matrices (..., L, M): (...).
 
     Rows are one video's frames, columns the other's; the path may start and end at any row. The recursion over cells is
     swept a column at a time: within a column each cell depends on the previous column only, so M vector steps (and L
     for the first column) replace L*(M+2) cells. It stays finite where the published recursion underflows (distances of
-    1 at smoothing 0.1 over 16 frames).
+    1 at smoothing 0.1 over 16 frames). Whoever knows that no distance passes some `largest` saves a look at them all.
     """
-    if fits_products(distance, smoothing):
+    if fits_products(distance, smoothing, largest):
         cost: Tensor = ProductAlignment.apply(distance, smoothing)
         return cost
     return log_alignment(distance, smoothing)
 
 
-def two_way_alignment(distance: Tensor, smoothing: float) -> Tensor:
+def two_way_alignment(distance: Tensor, smoothing: float, largest: float | None = None) -> Tensor:
     """Return `soft_alignment` of (..., T, U) plus that of its transpose, in one sweep where T = U."""
-    if distance.shape[-1] != distance.shape[-2]:
-        return soft_alignment(distance, smoothing) + soft_alignment(distance.transpose(-1, -2), smoothing)
-    return soft_alignment(torch.stack((distance, distance.transpose(-1, -2))), smoothing).sum(0)
+    if distance.shape[-1] != distance.shape[-2] or not fits_products(distance, smoothing, largest):
+        other = distance.transpose(-1, -2)
+        return soft_alignment(distance, smoothing, largest) + soft_alignment(other, smoothing, largest)
+    cost: Tensor = ProductAlignment.apply(distance, smoothing, True)
+    return cost
 
 
 def hausdorff(distance: Tensor) -> Tensor:
@@ -72,7 +83,7 @@ def group_by_class(labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
 
     For labels (B, S). Places beyond a class's shots repeat some other support; `mask` (B, N, K) is false there.
     """
-    counts = F.one_hot(labels, n_way).sum(1)  # (B, N)
+    counts = membership(labels, n_way).sum(1)  # (B, N)
     starts = counts.cumsum(1) - counts
     place = torch.arange(int(counts.max()), device=labels.device)
     order = labels.argsort(stable=True, dim=1)  # (B, S)

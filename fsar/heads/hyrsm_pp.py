@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads.batch import EpisodeBatch, Targets
-from fsar.heads.functional import class_scores, hausdorff
+from fsar.heads.functional import class_scores, hausdorff, membership
 from fsar.heads.head import Losses, Outputs, register_head
 from fsar.heads.hyrsm import HyRSM, Relation, inverse_norm
 
@@ -83,18 +83,18 @@ class HyRSMPlusPlus(HyRSM):
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N), the scalar "temporal" regulariser and, with a class loss, "class_logits"."""
         support, query = self.encode_episode(batch)
-        membership = F.one_hot(batch.support_labels, batch.n_way).to(support.dtype)  # (B, S, N)
+        shares = membership(batch.support_labels, batch.n_way).to(support.dtype)  # (B, S, N)
         members = support
         if batch.unlabelled is not None:
             extra = self.encode(batch.unlabelled["frames"])
             members = torch.cat((support, extra), 1)
-            membership = torch.cat((membership, self.confident(weighted_means(support, membership), extra)), 1)
+            shares = torch.cat((shares, self.confident(weighted_means(support, shares), extra)), 1)
         if self.relate_videos and batch.unlabelled is None:
             relation = self.relation(support, query)
             cost = hausdorff(relation.distances())
             logits = -class_scores(cost, batch.support_labels, batch.n_way)
         else:
-            relation = self.relation(weighted_means(members, membership), query)
+            relation = self.relation(weighted_means(members, shares), query)
             logits = -hausdorff(relation.distances())
         return {"logits": logits, "temporal": self.regulariser(relation)} | self.class_outputs(support, query)
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from fsar.errors import InputError
 from fsar.heads.adapters import AdapterName, make_adapter
 from fsar.heads.batch import Features
-from fsar.heads.functional import class_scores, frame_distances, two_way_alignment
+from fsar.heads.functional import MAX_COSINE_DISTANCE, class_scores, frame_distances, two_way_alignment
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.presets import Preset, register_preset
 
@@ -58,7 +58,8 @@ class OTAM(TableHead):
         self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
     ) -> Outputs:
         """Return logits (B, Q, N)."""
-        cost = two_way_alignment(frame_distances(query["frames"], support["frames"]), self.smoothing)  # (B, Q, S)
+        distance = frame_distances(query["frames"], support["frames"])
+        cost = two_way_alignment(distance, self.smoothing, MAX_COSINE_DISTANCE)  # (B, Q, S)
         return {"logits": -class_scores(cost, labels, n_way)}
 
 

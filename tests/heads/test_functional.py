@@ -184,3 +184,24 @@ def test_block_linear_obeys_autocast():
     image.float().sum().backward()
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [((3, 4), (2, 4)), ((2, 3, 4), (2, 5, 4)), ((2, 3, 4), (5, 4)), ((3, 4), (2, 1, 4)), ((1, 2, 4), (3, 2, 4))],
+)
+def test_gradient_of_cosine_is_exact(a, b):
+    draw = generator()
+    x = torch.randn(a, generator=draw, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(b, generator=draw, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda x, y: offset_cosine(x, y, 0.3), (x, y))
+
+
+def test_cosine_with_a_zero_vector_is_zero_and_has_a_gradient():
+    x = torch.zeros(2, 4, requires_grad=True)
+    y = torch.rand(3, 4, generator=generator())
+    cosine = offset_cosine(x, y)
+    cosine.sum().backward()
+    assert not cosine.any()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, (y / 0.01).sum(0).expand(2, 4))

@@ -34,7 +34,7 @@ class RecycledMemory:
         if n_bytes < SMALLEST_BYTES:
             return np.empty(shape, dtype)
         block = self._take(n_bytes)
-        # numpy lets a view hold the innermost owner alone, so what is watched must lie beneath every array of the block.
+        # numpy lets a view hold the innermost owner alone, so what is watched lies beneath them all.
         lease = (ctypes.c_char * n_bytes).from_buffer(block)
         weakref.finalize(lease, self._give_back, block).atexit = False
         return np.frombuffer(lease, dtype).reshape(shape)
