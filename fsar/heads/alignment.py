@@ -7,7 +7,6 @@ except above the first and below the last row. The cost is -smoothing * log of t
 """
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,78 +50,80 @@ class ProductAlignment(torch.autograd.Function):
         """
         last = distance.dim() - 1
         x = distance.detach().permute(last, last - 1, *range(last - 1))
-        weights = x.to(torch.float64, copy=True, memory_format=torch.contiguous_format).mul_(-1 / smoothing).exp_()
-        weights = weights.flatten(2) if last > 1 else weights.unsqueeze(2)  # (M, L, R)
+        x = x.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+        xp, weights = _arrays(x.view(*x.shape[:2], -1))  # (M, L, R)
+        weights *= -1 / smoothing
+        xp.exp(weights, out=weights)
         if both_ways:
-            weights = torch.stack((weights, weights.transpose(0, 1)), 2).flatten(2)  # (M, L, 2R)
-        reach = _paths_to_cells(weights)
+            weights = xp.stack((weights, weights.swapaxes(0, 1)), 2).reshape(*x.shape[:2], -1)  # (M, L, 2R)
+        reach = _paths_to_cells(xp, weights)
         total = reach[-1, 1:].sum(0) + reach[-1, 1:-1].sum(0)
-        ctx.save_for_backward(weights, reach, total)
-        ctx.smoothing, ctx.shape, ctx.dtype, ctx.both_ways = smoothing, distance.shape, distance.dtype, both_ways
-        cost = -smoothing * total.log()
+        cost = -smoothing * xp.log(total)
         if both_ways:
-            cost = cost.view(2, -1).sum(0)
-        return cost.to(distance.dtype).view(distance.shape[:-2])
+            cost = cost.reshape(2, -1).sum(0)
+        ctx.xp, ctx.arrays = xp, (weights, reach, total)
+        ctx.both_ways, ctx.shape, ctx.dtype = both_ways, distance.shape, distance.dtype
+        return torch.as_tensor(cost).to(distance.dtype).view(distance.shape[:-2])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient for the distances: weight of the paths through each cell over the weight of all."""
-        weights, reach, total = ctx.saved_tensors
+        weights, reach, total = ctx.arrays
         scale = gradient.flatten().double()
-        leave = _paths_from_cells(weights, (scale.repeat(2) if ctx.both_ways else scale) / total)
-        share = reach[:, 1:] * leave[:, :-1]  # (M, L, R)
+        scale = torch.cat((scale, scale)) if ctx.both_ways else scale
+        leave = _paths_from_cells(ctx.xp, weights, (scale.numpy() if ctx.xp is np else scale) / total)
+        share = torch.as_tensor(reach[:, 1:] * leave[:, :-1])  # (M, L, R)
         if ctx.both_ways:
             own, transposed = share.unflatten(2, (2, -1)).unbind(2)
             share = own + transposed.transpose(0, 1)
         return share.permute(2, 1, 0).to(ctx.dtype).reshape(ctx.shape), None, None
 
 
-def _paths_to_cells(weights: Tensor) -> Tensor:
+def _arrays(x: Tensor) -> tuple[Any, Any]:
+    """Return numpy or torch, and `x` as its array: what follows is written in what the two have in common.
+
+    A step of a sweep is tiny: on the CPU numpy's calls cost a third of torch's.
+    """
+    if x.device.type == "cpu" and x[0].numel() < LARGE_COLUMN:
+        return np, x.numpy()
+    return torch, x
+
+
+def _paths_to_cells(xp: Any, weights: Any) -> Any:
     """Return the weight of all paths that end in each cell, (M, L+1, R), for weights (M, L, R).
 
     Row 0 is an empty row above the matrix: what reaches a cell comes from its own row and the one above.
     """
     n_columns, n_rows, n_matrices = weights.shape
-    reach = weights.new_zeros(n_columns, n_rows + 1, n_matrices)
-    add, multiply, (factors, cells) = _small_steps(weights, reach)
-    start, down = cells[0], factors[0]
-    multiply(down, 2, out=start[1:])
+    reach = xp.zeros((n_columns, n_rows + 1, n_matrices), dtype=xp.float64, device=weights.device)
+    start, down = reach[0], weights[0]
+    xp.multiply(down, 2, out=start[1:])
     start[1] *= 0.5
     for cell, above, weight in zip(start[2:], start[1:], down[1:], strict=False):
         cell += weight * above  # weight * (2 + above)
-    aboves, besides = cells[:, :-1], cells[:, 1:]
-    for above, beside, cell, weight in zip(aboves, besides, besides[1:], factors[1:], strict=False):
-        add(above, beside, out=cell)
-        multiply(cell, weight, out=cell)
+    aboves, besides = reach[:, :-1], reach[:, 1:]
+    for above, beside, cell, weight in zip(aboves, besides, besides[1:], weights[1:], strict=False):
+        xp.add(above, beside, out=cell)
+        cell *= weight
     return reach
 
 
-def _paths_from_cells(weights: Tensor, scale: Tensor) -> Tensor:
+def _paths_from_cells(xp: Any, weights: Any, scale: Any) -> Any:
     """Return the weight of all ways on from each cell times `scale` (R,): (M, L+1, R), row L an empty one below."""
     n_columns, n_rows, n_matrices = weights.shape
-    leave, ahead = weights.new_zeros(n_columns, n_rows + 1, n_matrices), weights.new_zeros(n_rows + 1, n_matrices)
-    add, multiply, (factors, cells, ways, scales) = _small_steps(weights, leave, ahead, scale)
-    cells[-1, :-2] = 2 * scales
-    cells[-1, -2] = scales
-    stay, step = ways[:-1], ways[1:]
+    leave = xp.zeros((n_columns, n_rows + 1, n_matrices), dtype=xp.float64, device=weights.device)
+    leave[-1, :-2] = 2 * scale
+    leave[-1, -2] = scale
+    ahead = xp.zeros((n_rows + 1, n_matrices), dtype=xp.float64, device=weights.device)
+    stay, step = ahead[:-1], ahead[1:]
     for column in range(n_columns - 1, 0, -1):
-        multiply(cells[column, :-1], factors[column], out=stay)
-        add(stay, step, out=cells[column - 1, :-1])
-    first, down = cells[0], factors[0]
+        xp.multiply(leave[column, :-1], weights[column], out=stay)
+        xp.add(stay, step, out=leave[column - 1, :-1])
+    first, down = leave[0], weights[0]
     for row in range(n_rows - 2, -1, -1):
         first[row] += down[row + 1] * first[row + 1]
     return leave
-
-
-def _small_steps(*tensors: Tensor) -> tuple[Callable[..., Any], Callable[..., Any], Sequence[Any]]:
-    """Return an addition, a multiplication and the tensors in the form that these take, for a sweep over columns.
-
-    A step of a sweep is tiny: on the CPU numpy's calls cost a third of torch's, on the same memory.
-    """
-    if tensors[0].device.type == "cpu" and tensors[0][0].numel() < LARGE_COLUMN:
-        return np.add, np.multiply, [tensor.numpy() for tensor in tensors]
-    return torch.add, torch.mul, tensors
 
 
 def log_alignment(distance: Tensor, smoothing: float) -> Tensor:
