@@ -75,7 +75,7 @@ class ProductAlignment(torch.autograd.Function):
         leave = _paths_from_cells(ctx.xp, weights, (scale.numpy() if ctx.xp is np else scale) / total)
         share = torch.as_tensor(reach[:, 1:] * leave[:, :-1])  # (M, L, R)
         if ctx.both_ways:
-            own, transposed = share.unflatten(2, (2, -1)).unbind(2)
+            own, transposed = share.chunk(2, 2)
             share = own + transposed.transpose(0, 1)
         return share.permute(2, 1, 0).to(ctx.dtype).reshape(ctx.shape), None, None
 

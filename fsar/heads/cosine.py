@@ -20,7 +20,7 @@ class OffsetCosine(torch.autograd.Function):
         norm_a = torch.linalg.vector_norm(a, dim=-1, keepdim=True)
         norm_b = torch.linalg.vector_norm(b, dim=-1, keepdim=True)
         scale = (norm_a * norm_b.transpose(-1, -2)).add_(offset)
-        cosine = (a @ b.transpose(-1, -2)) / scale
+        cosine: Tensor = (a @ b.transpose(-1, -2)) / scale
         ctx.save_for_backward(a, b, norm_a, norm_b, scale, cosine)
         return cosine
 

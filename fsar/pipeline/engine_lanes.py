@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from fsar.pipeline.heap import keep_big_buffers
 
 T = TypeVar("T")
 
@@ -43,19 +43,3 @@ class Lanes:
 
         self._executor.shutdown(cancel_futures=True)
         torch.set_num_threads(self.n_cores)
-
-
-def keep_big_buffers() -> None:
-    """Tell glibc to keep the memory of big batches between batches; elsewhere do nothing.
-
-    By default it hands every buffer of some MB back to the system and faults it in again, which costs a ResNet on a CPU
-    up to a third of its rate.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # musl has none
-        trim_threshold, mmap_threshold, arena_max = -1, -3, -8
-        _ = mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25)  # all that an older glibc takes
-        mallopt(trim_threshold, 1 << 30)
-        mallopt(arena_max, 1)  # the heaps of other threads are too small for big buffers

@@ -14,12 +14,14 @@ import numpy as np
 
 from fsar.pipeline.clips import Decode, DecodedClip, DecodeFailure, attempt
 from fsar.pipeline.exchange import Exchange
+from fsar.pipeline.heap import keep_big_buffers
 
 
 def serve(connection: Connection, exchange_path: str, decode: Decode) -> None:
     """Serve videos until the other end closes: the main function of a decode process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    keep_big_buffers()
     exchange = Exchange.open(exchange_path)
     connection.send(("ready", None))
     while True:

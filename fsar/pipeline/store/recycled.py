@@ -35,9 +35,10 @@ class RecycledMemory:
             return np.empty(shape, dtype)
         block = self._take(n_bytes)
         # numpy lets a view hold the innermost owner alone, so what is watched lies beneath them all.
-        lease = (ctypes.c_char * n_bytes).from_buffer(block)
+        lease: Any = (ctypes.c_char * n_bytes).from_buffer(block.data)
         weakref.finalize(lease, self._give_back, block).atexit = False
-        return np.frombuffer(lease, dtype).reshape(shape)
+        array: Array = np.frombuffer(lease, dtype).reshape(shape)
+        return array
 
     def kept_bytes(self) -> int:
         """Return how much memory waits for its next use."""
