@@ -1,0 +1,163 @@
+"""kill -9 at random moments of an encode, then the same command again: the same bytes, and nothing done twice."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fsar.pipeline.store import open_store
+from fsar.pipeline.store.verify import verify
+from tests.videos import write_clip
+
+N_VIDEOS = 16
+
+ENCODER = """
+import os, sys, time
+from pathlib import Path
+from fsar.pipeline.catalog import CatalogRow
+from fsar.pipeline.encode import EncodeOptions, encode
+from fsar.pipeline.engine import EngineOptions
+import timm, torch.nn.functional, fsar.pipeline.backbones.timm_models
+
+def run(out, jobs):
+    rows = [CatalogRow(p.stem, p, "x", 1, "train") for p in sorted(Path(sys.argv[1]).glob("*.mp4"))]
+    engine = EngineOptions(device="cpu", batch_size=8, jobs=jobs)
+    options = EncodeOptions("random:timm/test_resnet", n_slots=4, size=32, chunk_bytes=8192, engine=engine)
+    return encode(rows, out, options, quiet=True).n_resumed
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    for line in sys.stdin:
+        jobs, out = line.rstrip("\\n").split(" ", 1)
+        child = os.fork()
+        if child == 0:
+            try:
+                print("resumed", run(Path(out), int(jobs)), flush=True)
+            finally:
+                os._exit(0)
+        print("child", child, flush=True)
+        os.waitpid(child, 0)
+        print("ended", flush=True)
+"""
+"""Imports everything once and forks for each encode: a run then takes a second, not the start of torch."""
+
+
+@dataclass
+class Encoder:
+    """A process that encodes the same videos into one store after the other."""
+
+    process: "subprocess.Popen[str]"
+
+    def begin(self, out: Path, jobs: int) -> int:
+        """Start to encode; return the id of the process that does."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{jobs} {out}\n")
+        self.process.stdin.flush()
+        return int(self.answer("child"))
+
+    def end(self) -> int | None:
+        """Wait; return how many videos the run found done, None if it was killed."""
+        word, *rest = self.line()
+        if word == "ended":
+            return None
+        self.answer("ended")
+        return int(rest[0])
+
+    def answer(self, word: str) -> str:
+        found, *rest = self.line()
+        assert found == word
+        return "".join(rest)
+
+    def line(self) -> list[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().split()
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoder]:
+    folder = tmp_path_factory.mktemp("videos")
+    for index in range(N_VIDEOS):
+        write_clip(folder / f"{index:02}.mp4", n_frames=8 + index)
+    command = [sys.executable, "-c", ENCODER, str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # no threads before the fork
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        one = Encoder(process)
+        one.answer("ready")
+        yield one
+        process.kill()
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Everything a store consists of but when, how fast and by whom it was made."""
+    files = [file for file in sorted(store.parent.rglob("*")) if file.is_file()]
+    varying = ("runs", "run", "claims", "manifest.json")
+    return {
+        str(file.relative_to(store.parent)): file.read_bytes()
+        for file in files
+        if not any(part.startswith(varying) for part in file.relative_to(store.parent).parts)
+    }
+
+
+def finished(store: Path) -> dict[Path, tuple[int, int]]:
+    """The chunk files that no later run may touch, and which files they are on the disk."""
+    try:
+        opened = open_store(store, allow_unsealed=True)
+    except (FileNotFoundError, ValueError):
+        return {}
+    done = set(range(N_VIDEOS)) - set(opened.missing_rows().tolist())
+    chunks = {row // opened.layout.chunk_rows for row in done}
+    files = [
+        opened.files.locate(opened.files.format.chunk_file(spec, chunk))
+        for spec in opened.layout.arrays().values()
+        for chunk in chunks
+    ]
+    return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+def kill_and_run_again(encoder: Encoder, folder: Path, form: str, n_kills: int) -> None:
+    whole = folder / "whole" / f"s.{form}"
+    start = time.monotonic()
+    encoder.begin(whole, 1)
+    assert encoder.end() == 0
+    duration = time.monotonic() - start
+    expected, draw = contents(whole), random.Random(form)
+    n_killed = n_halfway = 0
+    for turn in range(n_kills):
+        out = folder / str(turn) / f"s.{form}"
+        child = encoder.begin(out, jobs=1)
+        time.sleep(draw.uniform(0, duration))
+        with contextlib.suppress(ProcessLookupError):  # it was quick this time
+            os.kill(child, signal.SIGKILL)
+        n_killed += encoder.end() is None
+        before = finished(out)
+        n_halfway += bool(before)
+        encoder.begin(out, jobs=0)
+        n_resumed = encoder.end()
+        assert n_resumed is not None
+        assert bool(n_resumed) == bool(before), "what was finished counts as done, what was in hand does not"
+        assert contents(out) == expected, f"kill {turn}"
+        assert {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in before} == before
+        assert verify(out).problems == []
+    assert n_killed > n_kills // 4, "the kills came too late to show anything"
+    assert n_kills < 20 or n_halfway > n_kills // 10, "no kill left a part of a store"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("form", ["zarr", "h5"])
+class TestKillAtRandom:
+    def test_three_times(self, encoder: Encoder, tmp_path: Path, form: str) -> None:
+        kill_and_run_again(encoder, tmp_path, form, 3)
+
+    @pytest.mark.slow
+    def test_fifty_times(self, encoder: Encoder, tmp_path: Path, form: str) -> None:
+        kill_and_run_again(encoder, tmp_path, form, 50)
