@@ -1,6 +1,7 @@
 """From video files to few-shot results through the commands alone, as a newcomer runs them."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +68,24 @@ def test_real_videos_to_a_result_on_unseen_classes(run, shared, tmp_path):
     assert [line.split()[0] for line in table.splitlines()[:3]] == ["head", "otam", "tsn"]
     result = json.loads(Path("otam/result.json").read_text())
     assert (result["part"], result["n_way"], result["n_shot"]) == ("test", 5, 1)
+
+
+@pytest.mark.shared
+def test_heads_that_read_text_on_real_videos(shared, tmp_path):
+    """The shipped configuration of a small sample: index, encode, text, three trainings and their table."""
+    data, program = shared / "data" / "ssv2-mini", Path(sys.executable).parent / "fsar-prep"
+    config = Path(__file__).resolve().parents[1] / "configs" / "ssv2-sample.toml"
+    paths = ["--set", f"index.videos={data / 'videos'}", "--set", f"index.annotations={data / 'annotations'}"]
+    done = subprocess.run([program, "run", config, "--out", tmp_path, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = [line.split() for line in done.stdout.splitlines()]
+    for head in ("clip-fsar", "clip-mei", "emp-net"):
+        for shot in ("1", "5"):
+            (row,) = [row for row in table if row[:3] == [head, "5", shot]]
+            assert 15 < float(row[3]) < 60
+            assert 0 < float(row[4]) < 10
+            assert row[5:7] == ["200", "test"]
+        assert json.loads((tmp_path / "runs" / head / "config.json").read_text())["text"]
 
 
 def few_of_each_class(source, target, *, n):
