@@ -441,12 +441,15 @@ def main() -> None:
     if options.peak:
         print_peak(CASES[options.peak[0]](options), options.peak[1])
         return
+    chosen = options.only.split(",")
+    if unknown := [name for name in chosen if name not in CASES]:
+        parser.error(f"no row {', '.join(unknown)}; there are {', '.join(CASES)}")
     rate = matmul_rate()
     print(f"torch {torch.__version__}, {options.threads} threads, {rate / 1e9:.0f} GFLOP/s in a float32 matrix product")
     print(
         f"{'':<32}{'published s':>12}{'ours s':>10}{'ratio':>8}{'floor':>7}  {'matmul':>7}  peak GB (published, ours)"
     )
-    for name in options.only.split(","):
+    for name in chosen:
         case = CASES[name](options)
         case.prove()
         published, ours = measure(case, options.repeats)

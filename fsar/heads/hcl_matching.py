@@ -15,7 +15,7 @@ from torch import Tensor
 from fsar.errors import InputError
 
 CHUNK_BYTES = {"cpu": 2 * 2**20}
-"""Largest temporary of a chunk by device. On a CPU gathered patches are multiplied while they are in its cache."""
+"""Largest temporary of a chunk by device. On a CPU the products are reduced while they are in its cache."""
 ROOMY_CHUNK_BYTES = 256 * 2**20
 """The same for all other devices, where every chunk is a launch."""
 
@@ -122,13 +122,28 @@ def meet_frames(query: Tensor, support: Tensor, pairs: Tensor) -> tuple[Tensor, 
     episode, row, column, frames = wanted.nonzero(as_tuple=True)
     query_at = (episode * n_query + row) * n_frames + frames // n_frames
     support_at = (episode * n_support + column) * n_frames + frames % n_frames
-    query, support = query.flatten(0, 2), support.flatten(0, 2)  # (B*Q*T, P, d)
+    query, support = query.flatten(0, 2), support.flatten(0, 2).transpose(1, 2)  # (B*Q*T, P, d), (B*S*T, d, P)
+    product = _products_in_place if query.device.type == "cpu" else _products_of_copies
+    bytes_each = n_patches * query.element_size() * (n_patches if query.device.type == "cpu" else 2 * width)
     best = [
-        (query.index_select(0, query_at[part]) @ support.index_select(0, support_at[part]).transpose(1, 2)).max(2)
-        for part in slices(len(frames), 2 * n_patches * width * query.element_size(), query.device)
+        product(query, support, query_at[part], support_at[part]).max(2)
+        for part in slices(len(frames), bytes_each, query.device)
     ]
     at = place.gather(3, pairs)
     return torch.cat([b.values for b in best])[at], torch.cat([b.indices for b in best])[at]
+
+
+def _products_of_copies(query: Tensor, support: Tensor, query_at: Tensor, support_at: Tensor) -> Tensor:
+    """Return query[i] @ support[j] for all pairs (i, j), (X, P, P)."""
+    return query.index_select(0, query_at) @ support.index_select(0, support_at)
+
+
+def _products_in_place(query: Tensor, support: Tensor, query_at: Tensor, support_at: Tensor) -> Tensor:
+    """Do the same without gathering first: on a CPU the copies cost as much as the products."""
+    out = query.new_empty(len(query_at), query.shape[1], support.shape[2])
+    for product, i, j in zip(out.unbind(0), query_at.tolist(), support_at.tolist(), strict=True):
+        torch.mm(query[i], support[j], out=product)
+    return out
 
 
 def count(index: Tensor, length: int) -> Tensor:
