@@ -19,6 +19,9 @@ CHUNK_BYTES = {"cpu": 2 * 2**20}
 ROOMY_CHUNK_BYTES = 256 * 2**20
 """The same for all other devices, where every chunk is a launch."""
 
+LARGE_PRODUCT = 1 << 20
+"""Multiplications of a pair of frames from which a call of its own is cheap on a CPU."""
+
 
 def unit(x: Tensor) -> Tensor:
     """Return `x` at length one along its last axis; zero stays zero."""
@@ -123,8 +126,9 @@ def meet_frames(query: Tensor, support: Tensor, pairs: Tensor) -> tuple[Tensor, 
     query_at = (episode * n_query + row) * n_frames + frames // n_frames
     support_at = (episode * n_support + column) * n_frames + frames % n_frames
     query, support = query.flatten(0, 2), support.flatten(0, 2).transpose(1, 2)  # (B*Q*T, P, d), (B*S*T, d, P)
-    product = _products_in_place if query.device.type == "cpu" else _products_of_copies
-    bytes_each = n_patches * query.element_size() * (n_patches if query.device.type == "cpu" else 2 * width)
+    in_place = query.device.type == "cpu" and n_patches**2 * width >= LARGE_PRODUCT
+    product = _products_in_place if in_place else _products_of_copies
+    bytes_each = n_patches * query.element_size() * (n_patches if in_place else 2 * width)
     best = [
         product(query, support, query_at[part], support_at[part]).max(2)
         for part in slices(len(frames), bytes_each, query.device)
