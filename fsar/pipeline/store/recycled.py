@@ -6,7 +6,6 @@ them. A training loop drops one batch as it reads the next, so a batch can lie w
 
 import ctypes
 import math
-import threading
 import weakref
 from typing import Any
 
@@ -21,12 +20,14 @@ KEPT_BYTES = 1 << 30
 
 
 class RecycledMemory:
-    """Hands out arrays and takes their memory back once they, and every view of them, are gone."""
+    """Hands out arrays and takes their memory back once they, and every view of them, are gone.
+
+    There is no lock, which a fork could leave closed for ever: each step on the shelf is one operation of a dict.
+    """
 
     def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
         self._kept_bytes = kept_bytes
-        self._shelf: list[Array] = []
-        self._lock = threading.RLock()  # a result may be collected, and so come back, while its own thread holds it
+        self._shelf: dict[int, Array] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array of undefined content, C-contiguous and writable, like `np.empty`."""
@@ -42,19 +43,19 @@ class RecycledMemory:
 
     def kept_bytes(self) -> int:
         """Return how much memory waits for its next use."""
-        return sum(block.nbytes for block in self._shelf)
+        return sum(block.nbytes for block in list(self._shelf.values()))
 
     def _take(self, n_bytes: int) -> Array:
         """Return the smallest block on the shelf that fits without wasting half of it, else a new one."""
-        with self._lock:
-            fitting = [i for i, block in enumerate(self._shelf) if n_bytes <= block.nbytes <= 2 * n_bytes]
-            if fitting:
-                return self._shelf.pop(min(fitting, key=lambda i: self._shelf[i].nbytes))
+        for block in sorted(list(self._shelf.values()), key=lambda block: block.nbytes):
+            if n_bytes <= block.nbytes <= 2 * n_bytes and self._shelf.pop(id(block), None) is not None:
+                return block
         return np.empty(n_bytes, np.uint8)
 
     def _give_back(self, block: Array) -> None:
         """Keep a block; the oldest ones go where there is too much."""
-        with self._lock:
-            self._shelf.append(block)
-            while self._shelf and self.kept_bytes() > self._kept_bytes:
-                self._shelf.pop(0)
+        self._shelf[id(block)] = block
+        for key in list(self._shelf):
+            if self.kept_bytes() <= self._kept_bytes:
+                return
+            self._shelf.pop(key, None)
