@@ -47,7 +47,8 @@ class RecycledMemory:
 
     def _take(self, n_bytes: int) -> Array:
         """Return the smallest block on the shelf that fits without wasting half of it, else a new one."""
-        for block in sorted(list(self._shelf.values()), key=lambda block: block.nbytes):
+        blocks = list(self._shelf.values())  # one step; others may come back while we sort
+        for block in sorted(blocks, key=lambda block: block.nbytes):
             if n_bytes <= block.nbytes <= 2 * n_bytes and self._shelf.pop(id(block), None) is not None:
                 return block
         return np.empty(n_bytes, np.uint8)
