@@ -59,9 +59,10 @@ def command(**arguments: Any) -> None:
     """  # noqa: D301 (click reads the backspace)
     from fsar.heads.evaluate import compare
     from fsar.heads.report import table
-    from fsar.heads.subjects import load_subject
+    from fsar.heads.subjects import load_subject, with_distinct_labels
     from fsar.heads.task import open_store
 
+    _refuse_combinations(arguments)
     store = open_store(arguments["store"])
     names = list(dict.fromkeys([*arguments["heads"], *filter(None, [arguments["compare"]])]))
     subjects = [
@@ -79,6 +80,7 @@ def command(**arguments: Any) -> None:
         )
         for name in names
     ]
+    subjects = with_distinct_labels(subjects)
     results, comparisons = [], []
     for shot in _shots(arguments):
         measured = [_measure(subject, shot, arguments) for subject in subjects]
@@ -94,6 +96,14 @@ def command(**arguments: Any) -> None:
         for line in [_comparison_line(*entry) for entry in comparisons]:
             click.echo(line, err=style == "csv")
     _print_notes(results)
+
+
+def _refuse_combinations(arguments: dict[str, Any]) -> None:
+    """Raise InputError for options of which one would be ignored."""
+    if arguments["shots"] and arguments["episodes_file"]:
+        raise InputError("--episodes-file says how many shots its episodes have: leave --shots out")
+    if arguments["shots"] and "," in arguments["shots"] and arguments["save_episodes"]:
+        raise InputError("--save-episodes writes one list: give one number of shots")
 
 
 def _shots(arguments: dict[str, Any]) -> list[Any]:

@@ -57,6 +57,8 @@ def parse_list(name: str, text: str) -> list[int]:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"--{name} must be numbers separated by commas, got {text!r}") from None
+    if min(numbers) < 0:
+        raise InputError(f"--{name} must be 0 or more, got {text}")
     if len(set(numbers)) < len(numbers):
         raise InputError(f"--{name} names a number twice: {text}")
     return numbers

@@ -13,8 +13,13 @@ from fsar.cli.common import json_option, summary
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Run folder to write.")
 @click.option("--cfg", "settings", type=click.Path(path_type=Path), help="Config of the run, if FILE holds none.")
 @click.option("--method", help="Official method, where FILE does not tell, e.g. hyrsm_pp.")
+@click.option(
+    "--compat",
+    type=click.Choice(["official", "fixed"]),
+    help="Behave as the released code, or without its faults. [default: official where they differ]",
+)
 @json_option
-def command(file: Path, out: Path, settings: Path | None, method: str | None, as_json: bool) -> None:
+def command(file: Path, out: Path, settings: Path | None, method: str | None, compat: Any, as_json: bool) -> None:
     """Import a published checkpoint: its head as a run folder, its fine-tuned backbone as a weights file.
 
     Reads the files that the code of CLIP-FSAR, MoLo, HyRSM(++), EMP-Net, TRX, STRM, CLIP-MEI and HCL writes. Nothing in
@@ -28,7 +33,7 @@ def command(file: Path, out: Path, settings: Path | None, method: str | None, as
     """  # noqa: D301 - click needs a real backspace
     from fsar.heads.import_checkpoint import import_checkpoint, write_import
 
-    report = import_checkpoint(file, settings=settings, method=method)
+    report = import_checkpoint(file, settings=settings, method=method, compat=compat)
     written = write_import(report, file, out)
     summary(written, _text(written, out), as_json=as_json)
 
@@ -44,6 +49,8 @@ def _text(written: dict[str, Any], out: Path) -> str:
         )
     lines.append(f"ignored: {_some(written['ignored'])}")
     lines.append(f"not in the file, left at a fixed random value: {_some(written['missing'])}")
+    if written["assumed"]:
+        lines.append(f"assumed, for the file holds no such settings (--cfg gives them): {_some(written['assumed'])}")
     return "\n".join(lines)
 
 

@@ -135,24 +135,24 @@ def add(
       fsar-store add ssv2.zarr newer-catalog.csv
     """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.catalog import read_catalog, select_rows
-    from fsar.pipeline.encode import encode_pending
+    from fsar.pipeline.encode import add_videos
     from fsar.pipeline.engine import EngineOptions
-    from fsar.pipeline.store import VideoRow, extend_store, open_writer
+    from fsar.pipeline.store import VideoRow, open_store
     from fsar.splits import load_split
 
     rows = select_rows(read_catalog(catalog), load_split(split) if split else None)
     videos = [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
-    with open_writer(path) as before:
-        n_before = before.n_videos
-    engine = EngineOptions(device=device, batch_size=batch_size, jobs=jobs)
-    with extend_store(path, videos) as writer:
-        n_pending = writer.n_videos - writer.n_rows_done
-        failures = encode_pending(writer, weights=weights, engine=engine).failures if n_pending else []
-        if not n_pending:
-            writer.seal()
-        data = {"path": str(path), "videos": writer.n_videos, "added": writer.n_videos - n_before}
-    text = f"{path}: {data['videos']} videos, {data['added']} of them new, {n_pending} encoded now"
-    summary(data | {"encoded": n_pending, "failed": len(failures)}, text, as_json=as_json)
+    before = {video.video_id for video in open_store(path, allow_unsealed=True).videos}
+    report = add_videos(
+        path, videos, weights=weights, engine=EngineOptions(device=device, batch_size=batch_size, jobs=jobs)
+    )
+    n_new, n_encoded = report.n_videos - len(before), report.n_videos - report.n_resumed
+    failures = report.failures if n_encoded else []
+    for video_id, _, reason, message in failures:
+        click.echo(f"failed: {video_id} ({reason}): {message}", err=True)
+    data = {"path": str(path), "videos": report.n_videos, "added": n_new, "encoded": n_encoded, "failed": len(failures)}
+    text = f"{path}: {report.n_videos} videos, {n_new} of them new, {n_encoded} encoded now, {len(failures)} failed"
+    summary(data, text, as_json=as_json)
     return EXIT_FAILED if failures else EXIT_DONE
 
 

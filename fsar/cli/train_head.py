@@ -1,6 +1,7 @@
 """`fsar-train-head`: train a head on a store's features and test it."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +30,31 @@ if TYPE_CHECKING:
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate. [default: of the preset]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, episodes, dropout.")
 @click.option("--seeds", help="Several seeds in one call, like 0,1,2: a run each, then mean and spread.")
-@click.option("--val-episodes", default=200, show_default=True, help="Episodes of a validation; 0 for none.")
+@click.option(
+    "--val-episodes",
+    default=200,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Episodes of a validation; 0 for none.",
+)
 @click.option(
     "--validate-every", type=click.IntRange(min=1), help="Steps. [default: a twentieth of the training, at least 10]"
 )
 @click.option(
-    "--patience", default=10, show_default=True, help="Validations without a better one; 0: never stop early."
+    "--patience",
+    default=10,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Validations without a better one; 0: never stop early.",
 )
 @click.option("--amp", is_flag=True, help="Compute in bfloat16 where it is safe.")
-@click.option("--test-episodes", default=10_000, show_default=True, help="Episodes of the final test.")
+@click.option(
+    "--test-episodes",
+    default=10_000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Episodes of the final test; --no-test for none.",
+)
 @click.option("--test-query", default="1", show_default=True, help="Queries per class in the test.")
 @click.option("--test-seed", default=0, show_default=True, help="Of the test episodes; the same for all seeds.")
 @click.option("--episodes-file", type=click.Path(path_type=Path), help="Saved list of test episodes.")
@@ -153,6 +170,8 @@ def _preset(arguments: dict[str, Any], split: str) -> "Preset":
 
     if arguments["steps"] and arguments["episodes"]:
         raise InputError("give --steps or --episodes, not both")
+    if arguments["lr"] is not None and not math.isfinite(arguments["lr"]):
+        raise InputError(f"--lr must be a number, got {arguments['lr']}")
     preset = get_preset(arguments["preset"], arguments["head"], split)
     changes = {"lr": arguments["lr"], "episodes_per_step": arguments["episodes_per_step"]}
     preset = dataclasses.replace(preset, **{key: value for key, value in changes.items() if value is not None})

@@ -28,6 +28,8 @@ class EpisodeBatch:
     """(B, N, M, D) text vectors of the classes, M templates, row c = label c; None if the head asks for no text."""
     unlabelled: Features | None = None
     """role -> (B, U, T, ...) features of videos without labels, for semi-supervised heads."""
+    first_class_text: Tensor | None = None
+    """(M, D) text vectors of the first class of the part, which the released EMP-Net reads; see its `compat`."""
 
     def __post_init__(self) -> None:
         present = torch.nn.functional.one_hot(self.support_labels, self.n_way).sum(1)  # (B, N)
@@ -50,6 +52,7 @@ class EpisodeBatch:
             query=move(self.query, *args, **kwargs),
             unlabelled=None if self.unlabelled is None else move(self.unlabelled, *args, **kwargs),
             class_text=None if self.class_text is None else self.class_text.to(*args, **kwargs),
+            first_class_text=None if self.first_class_text is None else self.first_class_text.to(*args, **kwargs),
             support_labels=self.support_labels.to(*(a for a in args if not isinstance(a, torch.dtype))),
         )
 

@@ -32,6 +32,12 @@ def choose_table(name: str, kind: type[Head], store: "FeatureStore", wanted: str
         return None
     tables = store.text_tables()
     if not tables:
+        if kind.text_space == "image" and store.recipe.get("library", "open_clip") != "open_clip":
+            raise InputError(
+                f"head {name!r} compares videos with class text and needs features of a CLIP model; {store.path} has "
+                f"those of {backbone_spec(store.recipe)}, which has no text tower: encode the videos with "
+                "--backbone open_clip:NAME/TAG"
+            )
         encoder = backbone_spec(store.recipe) if kind.text_space == "image" else "ENCODER"
         raise InputError(
             f"head {name!r} needs class text, but {store.path} has none; add it: "

@@ -1,5 +1,6 @@
 """CLIP-FSAR: class text as an extra token of the support videos, soft alignment of frames."""
 
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
@@ -187,7 +188,7 @@ RELEASED = (
     ("ucf101-arn", 1.5, 2e-6, 1e-7, 600, (0, 4, 6), 3_000),
 )
 for _split, _weight, _lr, _start, _period, _steps, _episodes in RELEASED:
-    register_preset(
+    _one_shot = register_preset(
         Preset(
             name=f"clip-fsar-{_split}",
             heads=("clip-fsar",),
@@ -202,5 +203,13 @@ for _split, _weight, _lr, _start, _period, _steps, _episodes in RELEASED:
             episodes_per_step=4,
             n_episodes=_episodes,
             options={"text_loss_weight": _weight},
+        )
+    )
+    register_preset(
+        replace(
+            _one_shot,
+            name=f"{_one_shot.name}-5shot",
+            note="train with --shot 1, test with --shot 5; otherwise as the recipe of one shot, which says more",
+            options={**_one_shot.options, "merge_before": True},
         )
     )

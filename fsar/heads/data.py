@@ -56,6 +56,7 @@ class EpisodeData:
             n_way=episodes.n_way,
             class_text=self._class_text(episodes),
             unlabelled=unlabelled if episodes.unlabelled.shape[1] else None,
+            first_class_text=None if self._text is None else self._text[0],
         )
         return batch, self._targets(episodes)
 

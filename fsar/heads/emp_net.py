@@ -1,6 +1,7 @@
 """EMP-Net: class tokens, frames and patches of three depths of a frozen CLIP, matched by text and by alignment."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -87,6 +88,8 @@ class EmpNetHead(TableHead):
         """
         text = mean_text(batch.class_text, "emp-net", self.dim)  # (B, N, D)
         labels, n_way = batch.support_labels, batch.n_way
+        if default_text is None and batch.first_class_text is not None:
+            default_text = mean_text(batch.first_class_text, "emp-net", self.dim)
         scored = self._scored_text(text, labels, default_text)
         if self.merge_before and labels.shape[1] > n_way:
             support = self._merged(batch, text, scored)
@@ -252,7 +255,7 @@ RELEASED = (
     ("kinetics100-clipfsar", 1e-4, 1_000),
 )
 for _split, _lr, _period in RELEASED:
-    register_preset(
+    _one_shot = register_preset(
         Preset(
             name=f"emp-net-{_split}",
             heads=("emp-net",),
@@ -267,5 +270,13 @@ for _split, _lr, _period in RELEASED:
             episodes_per_step=4,
             reduction="sum",
             n_episodes=5 * _period,
+        )
+    )
+    register_preset(
+        replace(
+            _one_shot,
+            name=f"{_one_shot.name}-5shot",
+            note="train and test with --shot 5; otherwise as the recipe of one shot, which says more",
+            options={**_one_shot.options, "merge_before": True},
         )
     )

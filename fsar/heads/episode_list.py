@@ -36,6 +36,32 @@ class EpisodeList:
             digest.update(np.ascontiguousarray(array, "<i8").tobytes())
         return digest.hexdigest()
 
+    def check(self) -> None:
+        """Raise InputError for what no drawn list holds: arrays that do not fit, or a video twice in an episode."""
+        e = self.episodes
+        n_episodes, n_way = e.class_ids.shape if e.class_ids.ndim == 2 else (0, 0)
+        shapes = {name: getattr(e, name).shape for name in ARRAYS}
+        per_video = (e.support, e.query, e.unlabelled)
+        if (
+            n_episodes < 1
+            or n_way < 2
+            or shapes["indices"] != (n_episodes,)
+            or any(rows.ndim != 2 or len(rows) != n_episodes for rows in per_video)
+            or shapes["support"] != shapes["support_labels"]
+            or shapes["query"] != shapes["query_labels"]
+        ):
+            raise InputError(f"its arrays do not fit together: {shapes}")
+        _check_range("class_ids", e.class_ids, len(self.class_names))
+        for name in ("support", "query", "unlabelled"):
+            _check_range(name, getattr(e, name), len(self.video_ids))
+        for name in ("support_labels", "query_labels"):
+            _check_range(name, getattr(e, name), n_way)
+        _check_distinct("class", e.class_ids)
+        _check_distinct("video", np.concatenate(per_video, 1))
+        shown = (e.support_labels[:, :, None] == np.arange(n_way)).any(1)
+        if not shown.all():
+            raise InputError(f"episode {int(np.argmin(shown.all(1)))} has a class without support")
+
     def in_store(self, row_of: Callable[[str], int], part_classes: Mapping[str, int]) -> Episodes:
         """Return the episodes with rows of a store and class ids of a pool.
 
@@ -60,6 +86,18 @@ class EpisodeList:
             unlabelled=rows[e.unlabelled],
             indices=e.indices,
         )
+
+
+def _check_range(name: str, values: Ints, limit: int) -> None:
+    if values.size and (values.min() < 0 or values.max() >= limit):
+        raise InputError(f"{name} must be 0 to {limit - 1}, it has {int(values.min())} to {int(values.max())}")
+
+
+def _check_distinct(what: str, values: Ints) -> None:
+    ordered = np.sort(values, axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]).any(1)
+    if twice.any():
+        raise InputError(f"episode {int(np.argmax(twice))} has a {what} twice")
 
 
 def _row(row_of: Callable[[str], int], video_id: str) -> int:
@@ -100,18 +138,27 @@ def save_list(episode_list: EpisodeList, path: Path) -> None:
             file,
             class_names=np.array(episode_list.class_names),
             video_ids=np.array(episode_list.video_ids),
+            sha256=np.array(episode_list.sha256),
             allow_pickle=False,
             **arrays,
         )
 
 
 def load_list(path: Path) -> EpisodeList:
-    """Read a list that `save_list` wrote; raises InputError if the file is something else."""
+    """Read a list that `save_list` wrote; raises InputError if the file is something else, or was changed."""
     if not path.is_file():
         raise InputError(f"no episode list at {path}; --save-episodes PATH writes one")
     try:
         with np.load(path, allow_pickle=False) as file:
             episodes = Episodes(*(file[name].astype(np.int64) for name in ARRAYS))
-            return EpisodeList(tuple(file["class_names"].tolist()), tuple(file["video_ids"].tolist()), episodes)
-    except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            names, ids = (tuple(file[name].tolist()) for name in ("class_names", "video_ids"))
+            listed, written = EpisodeList(names, ids, episodes), str(file["sha256"])
+    except (KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"{path} is not an episode list of fsar ({error})") from error
+    try:
+        listed.check()
+    except InputError as error:
+        raise InputError(f"{path} is not a sound list of episodes: {error}") from error
+    if listed.sha256 != written:
+        raise InputError(f"{path} was changed after it was written: its hash is {listed.sha256}, not {written}")
+    return listed

@@ -1,9 +1,13 @@
 """One training from start to result: what the command `fsar-train-head` does for each seed."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fsar.errors import InputError
 from fsar.files import write_atomic
@@ -117,6 +121,8 @@ def _config(
         "split": task.parts.name,
         "split_sha256": task.parts.sha256,
         "train_classes": list(pool.class_names),
+        "train_videos_sha256": _videos_sha256(task, pool),
+        "val_videos_sha256": _videos_sha256(task, task.parts.pools.get("val")),
         "episodes": describe_shape(experiment.shape),
         "preset": experiment.preset.describe(),
         "seed": experiment.seed,
@@ -128,6 +134,17 @@ def _config(
         "device": task.device,
         "test_episodes_sha256": planned.sha256 if planned else None,
     }
+
+
+def _videos_sha256(task: Task, pool: EpisodePool | None) -> str:
+    """Return the hash of the classes and videos of a pool: a store that has grown is another training set."""
+    if pool is None:
+        return ""
+    rows = np.split(pool.rows, np.cumsum(pool.counts)[:-1])
+    videos = {
+        name: [task.store.videos[row].video_id for row in own] for name, own in zip(pool.class_names, rows, strict=True)
+    }
+    return hashlib.sha256(json.dumps(videos, ensure_ascii=False).encode()).hexdigest()
 
 
 def _train(
@@ -204,7 +221,8 @@ def _validation(experiment: Experiment) -> _Validation | None:
     """Return the validation episodes, with fewer ways or queries where the part is small; None if it is absent."""
     pools, shape, notes = experiment.task.parts.pools, experiment.shape, experiment.notes
     if "val" not in pools or experiment.val_episodes == 0:
-        notes.append("there is no validation part: the last weights are kept")
+        reason = "no validation was asked for" if "val" in pools else "there is no validation part"
+        notes.append(f"{reason}: the last weights are kept")
         return None
     pool, _ = pools["val"].without_small_classes(_shot(shape) + 1)
     if pool.n_classes < 2:

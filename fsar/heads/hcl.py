@@ -131,7 +131,7 @@ class HCL(HCLParts):
         if video_text is None:
             raise InputError(
                 "hcl with semantic and compat='official' reads the texts of the query videos, which give away their "
-                "classes: use compat='fixed'"
+                "classes: use compat='fixed' (a checkpoint: import it with --compat fixed)"
             )
         return released_row_weights(patches, frames, self.semantic(video_text))
 

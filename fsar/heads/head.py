@@ -1,5 +1,7 @@
 """The interface of every head, and the registry that the command line and the conformance suite read."""
 
+import functools
+import importlib.metadata
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -144,13 +146,23 @@ def register_head(name: str) -> Callable[[HeadType], HeadType]:
     return register
 
 
+@functools.cache
+def _load_others() -> None:
+    """Import the heads of other installed packages: the entry points of group "fsar.heads", whose names say nothing."""
+    for entry_point in importlib.metadata.entry_points(group="fsar.heads"):
+        entry_point.load()
+
+
 def list_heads() -> list[str]:
-    """Return the names of all registered heads, sorted."""
+    """Return the names of all registered heads, those of other installed packages among them, sorted."""
+    _load_others()
     return sorted(_REGISTRY)
 
 
 def head_type(name: str) -> type[Head]:
     """Return the class registered as `name`; raises InputError with the nearest names."""
+    if name not in _REGISTRY:
+        _load_others()
     if name not in _REGISTRY:
         raise unknown_name("head", name, _REGISTRY)
     return _REGISTRY[name]

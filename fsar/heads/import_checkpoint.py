@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -54,9 +54,17 @@ class ImportReport:
     """Everything in the file that went nowhere: tensors that the method never uses, optimiser states, counters."""
     missing: tuple[str, ...]
     """Parameters of our head that the file does not hold; they keep values drawn from a fixed seed."""
+    assumed: tuple[str, ...] = ()
+    """Settings that nothing in the file tells: the official defaults were taken."""
 
 
-def import_checkpoint(path: Path, *, settings: Path | None = None, method: str | None = None) -> ImportReport:
+def import_checkpoint(
+    path: Path,
+    *,
+    settings: Path | None = None,
+    method: str | None = None,
+    compat: Literal["fixed", "official"] | None = None,
+) -> ImportReport:
     """Return the head and the backbone in a published checkpoint.
 
     Args:
@@ -64,6 +72,8 @@ def import_checkpoint(path: Path, *, settings: Path | None = None, method: str |
         settings: Config file of the run, where the checkpoint holds none and its head has options that the weights do
             not show.
         method: Official method; None recognises it by the names of the parameters or the config.
+        compat: "official" for a head that behaves as the released code, "fixed" for one that does not; None for the
+            importer's choice, which is "official" where the two differ.
 
     Raises:
         InputError: a file of unknown form, a method that cannot be told, or weights that do not fit it.
@@ -78,13 +88,15 @@ def import_checkpoint(path: Path, *, settings: Path | None = None, method: str |
     elif method not in list_official():
         raise unknown_name("official method", method, list_official())
     with seeded(0):  # what the file lacks is at least the same every time
-        head = _head(path, method, bare, checkpoint.settings or {})
+        head = _head(path, method, bare, checkpoint.settings or {}, compat)
     backbone = recognise_backbone(backbone_tensors)
-    ignored = [name for name in bare if our_name(official_format(method), name) is None]
+    own = head.state_dict()
+    ignored = [name for name in bare if our_name(official_format(method), name) not in own]
     ignored += [] if backbone else [f"backbone.{name}" for name in backbone_tensors]
     present = {our_name(official_format(method), name) for name in bare}
-    missing = tuple(name for name in head.state_dict() if name not in present)
-    return ImportReport(method, head, backbone, (*sorted(ignored), *checkpoint.unused), missing)
+    missing = tuple(name for name in own if name not in present)
+    assumed = tuple(name for name in official_format(method).guessed if name not in (checkpoint.settings or {}))
+    return ImportReport(method, head, backbone, (*sorted(ignored), *checkpoint.unused), missing, assumed)
 
 
 def recognise_method(path: Path, checkpoint: Checkpoint, bare: Mapping[str, Tensor]) -> str:
@@ -104,11 +116,12 @@ def recognise_method(path: Path, checkpoint: Checkpoint, bare: Mapping[str, Tens
     raise InputError(f"{path} is of no method known here ({few}); if it is one of {known}, name it with --method")
 
 
-def _head(path: Path, method: str, bare: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Head:
+def _head(path: Path, method: str, bare: Mapping[str, Tensor], settings: Mapping[str, Any], compat: str | None) -> Head:
     try:
-        return import_official(method, bare, settings)
+        return import_official(method, bare, settings, compat=compat)
     except KeyError as error:
-        raise InputError(f"{path} is not a checkpoint of {method}: it has no {error.args[0]}") from error
+        hint = "" if settings else "; it holds no settings: if that is one, give the run's config with --cfg"
+        raise InputError(f"{path} is not a checkpoint of {method}: it has no {error.args[0]}{hint}") from error
     except InputError as error:
         raise InputError(f"{path}, read as {method}: {error}") from error
 
@@ -136,6 +149,7 @@ def write_import(report: ImportReport, source: Path, out: Path) -> dict[str, Any
         "backbone": spec,
         "ignored": list(report.ignored),
         "missing": list(report.missing),
+        "assumed": list(report.assumed),
     }
     write_json(out / REPORT_FILE, summary)
     return summary

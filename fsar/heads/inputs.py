@@ -90,8 +90,44 @@ def _missing(name: str, group: list[Input], store: "FeatureStore") -> str:
     return (
         f"head {name!r} needs {roles}: a tap named {' or '.join(group[0].taps)} with {group[0].shape} per frame; "
         f"{store.path} has {', '.join(f'{t} {tuple(s.shape)}' for t, s in store.taps.items())}. Add it: "
-        f"fsar-prep encode catalog.csv --backbone {backbone} --frames {store.n_slots} {options} --out NEW.zarr"
+        f"fsar-prep encode catalog.csv --backbone {backbone} {_settings(store.recipe)}{options} --out NEW.zarr"
     )
+
+
+def _settings(recipe: Mapping[str, Any]) -> str:
+    """Return the options of `fsar-prep encode` that repeat a recipe, those that are at their defaults aside."""
+    options = {name: recipe.get(field) for field, name in _OPTION_OF.items()}
+    chosen = [f"--{name} {value}" for name, value in options.items() if value not in (None, _DEFAULTS.get(name))]
+    flags = [f"--{name}" for name in ("antialias", "flip") if recipe.get(name)]
+    if recipe.get("n_views", 1) > 1 and not recipe.get("jitter", True):
+        flags.append("--no-jitter")
+    return " ".join([*chosen, *flags, ""]) if chosen or flags else ""
+
+
+_OPTION_OF = {
+    "n_slots": "frames",
+    "size": "size",
+    "resize": "resize-to",
+    "resize_mode": "resize",
+    "interpolation": "interpolation",
+    "sampler": "sampler",
+    "n_views": "views",
+    "seed": "seed",
+    "decoder": "decoder",
+    "precision": "precision",
+    "dtype": "dtype",
+}
+"""Field of a recipe -> option of `fsar-prep encode`."""
+_DEFAULTS = {
+    "resize": "squash",
+    "interpolation": "bilinear",
+    "sampler": "uniform-center",
+    "views": 1,
+    "seed": 0,
+    "decoder": "pyav",
+    "precision": "fp32",
+    "dtype": "float16",
+}
 
 
 _DEPTHS = ("early", "middle", "late")

@@ -93,7 +93,7 @@ def _published(head: str, split: str) -> Preset:
     if not matching:
         names = ", ".join(p.name for p in own) or "none"
         raise InputError(f"no published recipe of head {head!r} for {split or 'this store'}; recipes of it: {names}")
-    return matching[0]
+    return matching[0]  # the recipe of one shot, where there are others for the same split
 
 
 CACHED = register_preset(

@@ -180,8 +180,18 @@ def _runs(root: Path) -> list[RunFolder]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return "field: old != new" for each field of `new` that a written config has otherwise."""
-    written = json.loads(json.dumps(new, default=_plain))
-    return [f"{key}: {old.get(key)!r} != {value!r}" for key, value in written.items() if old.get(key) != value]
+    return _differences(old, json.loads(json.dumps(new, default=_plain)), "")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str) -> list[str]:
+    lines = []
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            lines += _differences(before, value, f"{above}{key}.")
+        elif before != value:
+            lines.append(f"{above}{key}: {before!r} != {value!r}")
+    return lines
 
 
 def versions() -> dict[str, Any]:

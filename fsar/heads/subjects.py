@@ -1,7 +1,7 @@
 """What `fsar-eval-head` tests: a trained run, or a head as it is, on a store that fits it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from fsar.heads.testing import Plan, Planned, describe_result, measure, plan_tes
 if TYPE_CHECKING:
     from fsar.pipeline.store import FeatureStore
 
-FREE_FIELDS = ("taps", "n_views", "flip", "jitter", "seed", "format", "dtype")
+FREE_FIELDS = ("taps", "n_views", "flip", "jitter", "format", "dtype")
 """Fields of a recipe that may differ between training and test: they do not change what a first view shows."""
+SEEDLESS_SAMPLERS = ("uniform-center", "uniform-ends", "dense", "trx", "clipfsar-interval")
+"""Samplers that draw nothing: with these the seed may differ, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ def _check_recipe(path: Path, config: Mapping[str, Any], store: "FeatureStore", 
 
     if "recipe" not in config or config.get("recipe_id") == store.recipe_id:
         return []
-    trained, here = ({k: v for k, v in r.items() if k not in FREE_FIELDS} for r in (config["recipe"], store.recipe))
+    free = (*FREE_FIELDS, *(["seed"] if store.recipe.get("sampler") in SEEDLESS_SAMPLERS else []))
+    trained, here = ({k: v for k, v in r.items() if k not in free} for r in (config["recipe"], store.recipe))
     differing = differing_fields(trained, here)
     if differing and not allow_recipe:
         raise InputError(
@@ -146,6 +149,25 @@ def _check_recipe(path: Path, config: Mapping[str, Any], store: "FeatureStore", 
 def _store_notes(task: Task) -> list[str]:
     failed = sum(1 for status in task.store.status if status != STATUS_OK)
     return [f"{failed} videos of {task.store.path} could not be encoded and are never drawn"] if failed else []
+
+
+def with_distinct_labels(subjects: Sequence[Subject]) -> list[Subject]:
+    """Return the subjects with labels that tell them apart: runs of one folder name get the folders above it, too.
+
+    Raises:
+        InputError: the same run or head is named twice.
+    """
+    labels = [subject.label for subject in subjects]
+    for n_parts in range(2, 1 + max([len(s.folder.resolve().parts) for s in subjects if s.folder], default=0)):
+        clashing = {label for label in labels if labels.count(label) > 1}
+        labels = [
+            "-".join(subject.folder.resolve().parts[-n_parts:]) if label in clashing and subject.folder else label
+            for subject, label in zip(subjects, labels, strict=True)
+        ]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise InputError(f"{subjects[labels.index(twice)].folder or twice} is named twice")
+    return [replace(subject, label=label) for subject, label in zip(subjects, labels, strict=True)]
 
 
 def measure_subject(

@@ -72,7 +72,23 @@ def _from_file(task: Task, plan: Plan, part: str) -> Planned:
     if len(failed):
         video = task.store.videos[int(failed[0])].video_id
         raise InputError(f"{plan.file} uses video {video!r}, which could not be encoded into {task.store.path}")
+    _refuse_other_classes(plan.file, task, pool, episodes)
     return Planned(plan, part, pool, episodes, listed, listed.sha256, {})
+
+
+def _refuse_other_classes(file: Path, task: Task, pool: EpisodePool, episodes: Episodes) -> None:
+    """Raise InputError where a list takes a video for one of another class than the split says."""
+    class_of = np.full(task.store.n_videos, -1)
+    class_of[pool.rows] = np.repeat(np.arange(pool.n_classes), pool.counts)
+    for rows, labels in ((episodes.support, episodes.support_labels), (episodes.query, episodes.query_labels)):
+        wrong = class_of[rows] != np.take_along_axis(episodes.class_ids, labels, 1)
+        if wrong.any():
+            episode, place = (int(i) for i in np.argwhere(wrong)[0])
+            video, stated = int(rows[episode, place]), int(episodes.class_ids[episode, labels[episode, place]])
+            raise InputError(
+                f"{file} takes video {task.store.videos[video].video_id!r} for one of class "
+                f"{pool.class_names[stated]!r}, which it is not in this split (episode {episode})"
+            )
 
 
 def refuse_seen(planned: Planned, train_classes: list[str], *, allow_seen: bool) -> list[str]:

@@ -14,7 +14,16 @@ from fsar.pipeline.encode_plan import EncodeOptions, EncodePlan, plan, tap_specs
 from fsar.pipeline.engine import Engine, EngineOptions, EngineReport
 from fsar.pipeline.recipe import Recipe
 
-__all__ = ["EncodeOptions", "EncodePlan", "EncodeReport", "backbone_of", "encode", "encode_pending", "plan"]
+__all__ = [
+    "EncodeOptions",
+    "EncodePlan",
+    "EncodeReport",
+    "add_videos",
+    "backbone_of",
+    "encode",
+    "encode_pending",
+    "plan",
+]
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone
@@ -69,20 +78,56 @@ def encode(
         return _fill(writer, todo.videos, recipe, todo.backbone, todo.taps, options.engine, quiet=quiet)
 
 
+def add_videos(
+    path: Path,
+    videos: Sequence[VideoRow],
+    *,
+    weights: Path | None = None,
+    engine: EngineOptions | None = None,
+    quiet: bool = False,
+) -> EncodeReport:
+    """Encode the `videos` that a store lacks, and rows that it has pending, with the recipe it has, and seal it.
+
+    `weights` is needed when the store was made from a checkpoint file: its hash must be the recorded one. Whatever can
+    be found wrong beforehand is found before the store is touched: it stays sealed then.
+
+    Raises:
+        InputError: no such device or backbone, other weights than the store's, none of the new videos is on the disk.
+    """
+    from fsar.pipeline.engine_forward import resolve_device
+    from fsar.pipeline.store import extend_store, open_writer
+
+    options = engine or EngineOptions()
+    with open_writer(path) as before:
+        known = {video.video_id for video in before.videos}
+        new, n_pending = [video for video in videos if video.video_id not in known], before.pending_chunks()
+        recipe = Recipe.from_dict(before.layout.recipe)
+    backbone, taps = None, {}
+    if new or n_pending:
+        if new:
+            _check_paths(new)
+        resolve_device(options.device)
+        backbone = backbone_of(recipe, weights)
+        taps = _tap_specs(backbone, recipe)
+    with extend_store(path, videos) as writer:
+        return _fill(writer, list(writer.videos), recipe, backbone, taps, options, quiet=quiet)
+
+
 def encode_pending(
     writer: StoreWriter, *, weights: Path | None = None, engine: EngineOptions | None = None, quiet: bool = False
 ) -> EncodeReport:
-    """Encode the rows that a store still lacks, with the recipe it has, and seal it.
-
-    `weights` is needed when the store was made from a checkpoint file: its hash must be the recorded one.
-    """
-    from fsar.pipeline.taps import TapExtractor
-
+    """Encode the rows that a store still lacks, with the recipe it has, and seal it; `weights` as in `add_videos`."""
     recipe = Recipe.from_dict(writer.layout.recipe)
     backbone = backbone_of(recipe, weights)
-    videos = list(writer.videos)
-    taps = tap_specs(TapExtractor(backbone, recipe.taps), recipe)
-    return _fill(writer, videos, recipe, backbone, taps, engine or EngineOptions(), quiet=quiet)
+    taps = _tap_specs(backbone, recipe)
+    return _fill(writer, list(writer.videos), recipe, backbone, taps, engine or EngineOptions(), quiet=quiet)
+
+
+def _tap_specs(backbone: Backbone, recipe: Recipe) -> dict[str, TapSpec]:
+    from fsar.pipeline.taps import TapExtractor
+
+    with closing(TapExtractor(backbone, recipe.taps)) as extractor:
+        return tap_specs(extractor, recipe)
 
 
 def backbone_of(recipe: Recipe, weights: Path | None = None) -> Backbone:
@@ -110,7 +155,7 @@ def _fill(
     writer: StoreWriter,
     videos: list[VideoRow],
     recipe: Recipe,
-    backbone: Backbone,
+    backbone: Backbone | None,
     taps: dict[str, TapSpec],
     options: EngineOptions,
     *,
@@ -122,7 +167,7 @@ def _fill(
     from fsar.progress import progress
 
     n_resumed = writer.n_rows_done
-    if n_resumed == len(videos):
+    if n_resumed == len(videos) or backbone is None:
         run = EngineReport()
     else:
         _check_paths(videos)

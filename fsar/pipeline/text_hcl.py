@@ -83,23 +83,70 @@ def read_rows(path: Path) -> dict[str, int]:
 def read_array(path: Path) -> "np.ndarray[Any, np.dtype[np.float32]]":
     """Return the float32 array (rows, D) that a pickle holds.
 
-    A pickle is a program. This one may only build arrays of plain numbers; whatever else it asks for is refused by name
-    before anything of it runs.
+    A pickle is a program. This one may only fill in a form of ours, from which the array is made; numpy's own code,
+    which trusts what it is given, never sees the stream. Whatever else it asks for is refused by name.
     """
-    import numpy as np
-
     try:
         with open(path, "rb") as file:
             array = _ArrayUnpickler(file, path).load()
-    except InputError:
-        raise
+        if not isinstance(array, _Array):
+            raise InputError(f"{path} must hold a float32 array (rows, D), got {type(array).__name__}")
+        return array.numbers()
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path} {error}") from error
     # A broken or hostile stream fails in whichever of these ways its bytes lead to.
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+    except _BROKEN as error:
         raise InputError(f"{path} is not a pickled array: {error}") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != np.float32:
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"{path} must hold a float32 array (rows, D), got {found}")
-    return array
+
+
+_BROKEN = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+)
+
+
+class _Type:
+    """Stands for a numpy dtype: little-endian float32 or nothing."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        if name != "f4":
+            raise InputError(f"must hold a float32 array (rows, D), got numbers of type {name!r}")
+
+    def __setstate__(self, state: object) -> None:
+        if state != (3, "<", None, None, None, -1, -1, 0):
+            raise InputError("is not a plain array: its type is not that of little-endian float32 numbers")
+
+
+class _Array:
+    """Stands for a numpy array until its state is known to be sound."""
+
+    def __init__(self, *_: object) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def numbers(self) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        """Return the array; raises InputError for any state that numpy would not have written."""
+        import numpy as np
+
+        if not (isinstance(self.state, tuple) and len(self.state) == 5):
+            raise InputError("is not a plain array: its content is missing")
+        _, shape, kind, by_column, data = self.state
+        if not isinstance(kind, _Type) or not isinstance(data, bytes) or type(by_column) not in (bool, int):
+            raise InputError("is not a plain array of float32 numbers")
+        if not (isinstance(shape, tuple) and len(shape) == 2 and all(type(n) is int and n >= 0 for n in shape)):
+            raise InputError(f"must hold a float32 array (rows, D), got shape {shape}")
+        if len(data) != 4 * shape[0] * shape[1]:
+            raise InputError(f"is not a whole array: {len(data)} bytes for {shape[0]} x {shape[1]} numbers")
+        return np.frombuffer(data, "<f4").reshape(shape, order="F" if by_column else "C").copy(order="C")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -109,9 +156,9 @@ class _ArrayUnpickler(pickle.Unpickler):
         super().__init__(file)
         self._path = path
         self._allowed: dict[str, Any] = {
-            "multiarray._reconstruct": _empty_array,
+            "multiarray._reconstruct": _Array,
             "numpy.ndarray": "numpy.ndarray",  # only ever an argument of _reconstruct
-            "numpy.dtype": _number_type,
+            "numpy.dtype": _Type,
         }
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
@@ -123,17 +170,3 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 _RECONSTRUCT = {(module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")}
-
-
-def _empty_array(*_: Any) -> Any:
-    import numpy as np
-
-    return np.ndarray.__new__(np.ndarray, (0,), "b")
-
-
-def _number_type(name: str, *_: Any) -> Any:
-    import numpy as np
-
-    if name not in ("f4", "f8", "f2"):
-        raise InputError(f"a pickled array of type {name!r} is not one of floating-point numbers")
-    return np.dtype(name, align=False, copy=True)

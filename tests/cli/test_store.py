@@ -155,28 +155,3 @@ def test_every_command_has_help_with_an_example() -> None:
         assert command.help, name
         assert "\b" in command.help, name
         assert "Example" in command.help, name
-
-
-def test_add_encodes_what_a_newer_catalog_brings(
-    fsar_store, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encode = pytest.importorskip("fsar.pipeline.encode")
-
-    class Report:
-        failures: tuple[str, ...] = ()
-
-    def encode_pending(writer, **options):
-        samples.fill(writer)
-        writer.seal()
-        return Report
-
-    monkeypatch.setattr(encode, "encode_pending", encode_pending)
-    catalog = tmp_path / "catalog.csv"
-    ids = [f"v{row:03d}" for row in range(9)] + ["new1", "new2"]
-    catalog.write_text("video_id,path,class,bytes,part\n" + "".join(f"{i},{i}.webm,class 0,9,test\n" for i in ids))
-    code, text, _ = fsar_store("add", path, catalog, "--json")
-    assert code == 0
-    assert json.loads(text) == {"path": str(path), "videos": 12, "added": 2, "encoded": 2, "failed": 0}
-    code, text, _ = fsar_store("add", path, catalog)
-    assert "12 videos, 0 of them new, 0 encoded now" in text
-    assert fsar_store("verify", path)[0] == 0

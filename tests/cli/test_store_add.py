@@ -3,11 +3,13 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fsar.cli import store as cli
+from fsar.pipeline.backbones import load_backbone, save_weights
 from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
 from fsar.pipeline.encode import EncodeOptions, encode
 from fsar.pipeline.engine import EngineOptions
@@ -51,6 +53,54 @@ def test_a_store_that_grew_equals_one_made_at_once(
     assert compare_stores(path, at_once)["equal"]
     assert fsar_store("verify", path)["problems"] == []
     assert fsar_store("add", path, catalog)["encoded"] == 0
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must fail with one line, and return the line."""
+    monkeypatch.setattr(sys, "argv", ["fsar-store", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    return line
+
+
+def test_what_cannot_be_added_leaves_the_store_sealed(
+    tmp_path: Path,
+    clips: list[CatalogRow],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, load_backbone(OPTIONS.backbone, size=32).module.state_dict())
+    path = tmp_path / "s.zarr"
+    encode(clips[:3], path, replace(OPTIONS, backbone=f"timm:test_resnet/{weights}"), quiet=True)
+    newer, lost = tmp_path / "newer.csv", tmp_path / "lost.csv"
+    write_catalog(Catalog(tuple(clips), "clips"), newer)
+    gone = [replace(row, video_id=f"x{row.video_id}", path=tmp_path / "gone" / row.path.name) for row in clips]
+    write_catalog(Catalog((*clips[:3], *gone), "clips"), lost)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert "pass it with --weights" in refused(monkeypatch, capsys, "add", path, newer, "--device", "cpu")
+    wrong_device = refused(monkeypatch, capsys, "add", path, newer, "--weights", weights, "--device", "gpu")
+    assert "unknown device" in wrong_device
+    assert "none of the 5 videos is on disk" in refused(
+        monkeypatch, capsys, "add", path, lost, "--weights", weights, "--device", "cpu"
+    )
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert open_store(path).sealed
+
+
+def test_a_store_exported_with_some_taps_can_grow(
+    tmp_path: Path, clips: list[CatalogRow], fsar_store: Callable[..., dict]
+) -> None:
+    both = encode(clips[:3], tmp_path / "both.zarr", replace(OPTIONS, taps=("pooled", "map")), quiet=True).path
+    one, catalog = tmp_path / "one.h5", tmp_path / "newer.csv"
+    fsar_store("export", both, "--out", one, "--tap", "pooled", "--quiet")
+    write_catalog(Catalog(tuple(clips), "clips"), catalog)
+    assert fsar_store("add", one, catalog, "--device", "cpu")["added"] == 2
+    at_once = encode(clips, tmp_path / "at once.zarr", OPTIONS, quiet=True).path
+    assert open_store(one).recipe_id == open_store(at_once).recipe_id
+    assert compare_stores(one, at_once)["equal"]
 
 
 def test_a_failed_video_is_tried_again_once_it_is_mended(

@@ -126,3 +126,35 @@ def test_what_is_no_list_is_refused(tmp_path):
         load_list(tmp_path / "text.npz")
     with pytest.raises(InputError, match="--save-episodes"):
         load_list(tmp_path / "absent.npz")
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        ("query", lambda e: e.support[:, :1].repeat(e.query.shape[1], 1), "has a video twice"),
+        ("class_ids", lambda e: e.class_ids * 0, "has a class twice"),
+        ("class_ids", lambda e: e.class_ids + 7, "class_ids must be 0 to 2"),
+        ("support", lambda e: e.support - 1_000, "support must be 0 to"),
+        ("support_labels", lambda e: e.support_labels * 0, "a class without support"),
+        ("query_labels", lambda e: e.query_labels + 2, "query_labels must be 0 to 1"),
+        ("query", lambda e: e.query[:5], "do not fit together"),
+        ("query_labels", lambda e: 1 - e.query_labels, "was changed after it was written"),
+    ],
+)
+def test_a_list_that_no_one_drew_is_refused(tmp_path, field, change, message):
+    classes = pool(9, 9, 9)
+    episodes = EpisodeSampler(classes, EpisodeShape(2, 1, 2), seed=0).draw(0, 30)
+    path = tmp_path / "list.npz"
+    save_list(to_list(episodes, classes.class_names, [f"video-{row}" for row in range(127)]), path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    listed = load_list(path).episodes
+    np.savez(path, **(arrays | {field: change(listed)}))
+    with pytest.raises(InputError, match=message):
+        load_list(path)
+
+
+def test_a_bare_array_is_no_list(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(3))
+    with pytest.raises(InputError, match="not an episode list"):
+        load_list(tmp_path / "x.npy")

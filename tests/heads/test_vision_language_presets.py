@@ -17,10 +17,15 @@ CONFIGS = {
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize("shot", [1, 5])
 @pytest.mark.parametrize("config", sorted(CONFIGS))
-def test_clip_fsar_follows_the_released_rates(config):
-    official = json.loads((GOLDENS / "schedule" / "lr_schedule.json").read_text())[config]
-    preset = get_preset("published", "clip-fsar", CONFIGS[config])
+def test_clip_fsar_follows_the_released_rates(config, shot):
+    rates = json.loads((GOLDENS / "schedule" / "lr_schedule.json").read_text())
+    official = rates[config.replace("1shot", f"{shot}shot")]
+    preset = get_preset(
+        f"clip-fsar-{CONFIGS[config]}" if shot == 1 else f"clip-fsar-{CONFIGS[config]}-5shot", "clip-fsar"
+    )
+    assert preset.options.get("merge_before", False) == (shot == 5)
     assert preset.n_episodes == official["NUM_TRAIN_TASKS"]
     for iteration, rate in zip(official["iteration"], official["lr"], strict=True):
         factor = preset.schedule.factor(iteration, preset.n_episodes)
@@ -36,4 +41,6 @@ def test_emp_net_falls_at_two_and_three_fifths(episode, factor):
 
 @pytest.mark.parametrize("head", ["clip-fsar", "clip-mei", "emp-net"])
 def test_every_benchmark_has_a_recipe(head):
-    assert len([name for name in list_presets(head) if name.startswith(head)]) == 5
+    names = [name for name in list_presets(head) if name.startswith(head)]
+    assert len([name for name in names if not name.endswith("-5shot")]) == 5
+    assert get_preset("published", head, "ssv2-cmn").name == f"{head}-ssv2-cmn"

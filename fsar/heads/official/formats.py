@@ -35,6 +35,8 @@ class OfficialFormat:
     """Patterns (`re.fullmatch`) of official names that our head has no use for."""
     optional: tuple[str, ...] = ()
     """Patterns (`re.fullmatch`) of OUR names that are passed over where the options build a head without them."""
+    guessed: tuple[str, ...] = ()
+    """Settings that decide options and that the weights do not show: without them the official defaults are assumed."""
     unsaved: tuple[str, ...] = ()
     """Patterns (`re.fullmatch`) of OUR names that an official checkpoint may lack; they keep their fresh values."""
 
@@ -71,18 +73,22 @@ def official_format(method: str) -> OfficialFormat:
     return _FORMATS[method]
 
 
-def import_official(method: str, state: State, metadata: Metadata) -> Head:
+def import_official(method: str, state: State, metadata: Metadata, *, compat: str | None = None) -> Head:
     """Return our head with the weights of an official one, in evaluation mode.
 
     `state` maps official names to tensors; backbone weights are passed over, the prefix "head." and "module." of
-    wrapped models are stripped. `metadata` decides the options; missing settings mean the official defaults.
+    wrapped models are stripped. `metadata` decides the options; missing settings mean the official defaults. `compat`
+    replaces the importer's choice ("official" for most) in heads that have that option.
 
     Raises:
         InputError: a tensor that the head lacks, or that the state lacks, or one of another shape.
     """
     official = official_format(method)
     state = head_state(state)
-    head = create_head(official.head, **official.options(metadata, state))
+    options = official.options(metadata, state)
+    if compat is not None and "compat" in options:
+        options["compat"] = compat
+    head = create_head(official.head, **options)
     load_official(official, head, state)
     return head.eval()
 

@@ -5,6 +5,7 @@ from typing import Any
 from fsar.heads.official.formats import Metadata, OfficialFormat, State, register_official
 
 ENCODER = r"st_transformer_encoder\."
+SIGMAS = tuple(f"sigma_{level}" for level in ("global", "temp", "spa", "ce", "temp_cycle", "spa_cycle"))
 LAYER = ENCODER + r"transformer_encoder\.layers\."
 
 
@@ -67,5 +68,7 @@ register_official(
             (r"^action_classifier\.", "classifier."),
         ),
         leftovers=(r"query_embed", r"encoder\..*"),
+        optional=(r"tuple_linears\..*",),
+        guessed=("nheads", "temp_set", "use_spa_mscale", "use_spa_cycle", "temperature", *SIGMAS),
     ),
 )

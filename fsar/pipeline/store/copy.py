@@ -3,7 +3,7 @@
 The result is an ordinary unfinished store until its last chunk is copied: interrupt it and run it again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def export_store(
 
 
 def merge_stores(sources: Sequence[str | Path], target: str | Path, *, advance: Advance | None = None) -> FeatureStore:
-    """Join sealed stores of equal recipe and disjoint videos into a new one, rows grouped by split part; return it.
+    """Join sealed stores of equal recipe and disjoint videos into a new one, rows grouped by part and class; return it.
 
     Raises:
         InputError: fewer than two stores, another recipe or other taps (the fields are named), a video that two stores
@@ -95,7 +95,11 @@ def merge_stores(sources: Sequence[str | Path], target: str | Path, *, advance: 
         _refuse_unequal(stores[0], store)
     _refuse_shared_videos(stores)
     rows = [_Source(store, row) for store in stores for row in range(store.n_videos)]
-    rows.sort(key=lambda source: _part_rank(source.store.videos[source.row]))
+    place: dict[tuple[str, str], int] = {}
+    for source in rows:
+        video = source.store.videos[source.row]
+        place.setdefault((video.part, video.class_name), len(place))
+    rows.sort(key=lambda source: _row_rank(source.store.videos[source.row], place))
     return _copy(target, rows, list(stores[0].taps), _merged_tables(stores), advance)
 
 
@@ -107,8 +111,10 @@ def known_taps(store: FeatureStore, taps: Sequence[str]) -> list[str]:
     return list(taps) or list(store.taps)
 
 
-def _part_rank(video: VideoRow) -> int:
-    return PARTS.index(video.part) if video.part in PARTS else len(PARTS)
+def _row_rank(video: VideoRow, place: Mapping[tuple[str, str], int]) -> tuple[int, int]:
+    """Return where a row belongs: by part, then by class in the order of first appearance."""
+    part = PARTS.index(video.part) if video.part in PARTS else len(PARTS)
+    return part, place[video.part, video.class_name]
 
 
 def _refuse_unequal(a: FeatureStore, b: FeatureStore) -> None:
@@ -160,7 +166,7 @@ def _copy(
         taps={tap: first.taps[tap] for tap in taps},
         n_views=first.n_views,
         n_slots=first.n_slots,
-        recipe=first.recipe,
+        recipe=first.recipe | ({"taps": list(taps)} if set(taps) != set(first.taps) else {}),
     )
     with writer:
         while (chunk := writer.claim()) is not None:

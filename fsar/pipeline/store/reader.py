@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 Array = np.ndarray[Any, Any]
+Rows = Sequence[int] | Sequence[str] | Array
+"""Row numbers, or the ids of the videos."""
 
 
 def open_store(path: str | Path, *, allow_unsealed: bool = False) -> "FeatureStore":
@@ -45,7 +47,7 @@ def _what_is_missing(store: "FeatureStore") -> str:
     if not missing.size:
         return f"everything is there but the manifest; run `fsar-store seal {store.path}`"
     described = describe_missing(store.videos, map(int, missing))
-    return f"{described}; run the command that encodes them again (fsar-prep encode)"
+    return f"{described}; run the command that encodes them again (fsar-prep encode or fsar-store add)"
 
 
 class FeatureStore:
@@ -159,7 +161,7 @@ class FeatureStore:
     def read(
         self,
         tap: str,
-        rows: Sequence[int] | Array,
+        rows: Rows,
         *,
         views: int | Array | None = 0,
         frames: Array | None = None,
@@ -170,7 +172,7 @@ class FeatureStore:
     def read(
         self,
         tap: str,
-        rows: Sequence[int] | Array,
+        rows: Rows,
         *,
         views: int | Array | None = 0,
         frames: Array | None = None,
@@ -180,7 +182,7 @@ class FeatureStore:
     def read(
         self,
         tap: str,
-        rows: Sequence[int] | Array,
+        rows: Rows,
         *,
         views: int | Array | None = 0,
         frames: Array | None = None,
@@ -190,7 +192,7 @@ class FeatureStore:
 
         Args:
             tap: name of the tap.
-            rows: (R,) row numbers, 0 to N - 1; repeats are fine.
+            rows: (R,) row numbers, 0 to N - 1, or video ids; repeats are fine.
             views: one view for all rows, (R,) one view per row, or None for all: (R, V, T, *shape).
             frames: (T',) slots for all rows or (R, T') per row, instead of all T slots.
             as_torch: return a CPU tensor instead of a numpy array.
@@ -198,10 +200,10 @@ class FeatureStore:
         Failed videos read as NaN.
 
         Raises:
-            InputError: unknown tap, or a row that is not encoded yet.
+            InputError: unknown tap or video id, or a row that is not encoded yet.
             IndexError: a row, view or slot that the store does not have.
         """
-        index = index_of("row", rows, self.n_videos)
+        index = self._index(rows)
         chosen = None if views is None else view_index(views, self.n_views, len(index))
         slots = None if frames is None else slot_index(frames, self.n_slots, len(index))
         features = self._gather(tap).read(index, chosen, slots)
@@ -211,7 +213,7 @@ class FeatureStore:
         self,
         tap: str,
         *,
-        rows: Sequence[int] | Array | None = None,
+        rows: Rows | None = None,
         device: "str | torch.device" = "cpu",
         dtype: "torch.dtype | None" = None,
     ) -> "torch.Tensor":
@@ -229,7 +231,7 @@ class FeatureStore:
         """
         import torch
 
-        wanted = np.arange(self.n_videos) if rows is None else index_of("row", rows, self.n_videos)
+        wanted = np.arange(self.n_videos) if rows is None else self._index(rows)
         gather, spec = self._gather(tap), self.taps[tap]
         kind = dtype or getattr(torch, spec.dtype)
         out = torch.empty((len(wanted), self.n_views, self.n_slots, *spec.shape), dtype=kind, device=device)
@@ -238,15 +240,15 @@ class FeatureStore:
             out[start : start + step] = _to_torch(gather.read(wanted[start : start + step], None, None))
         return out
 
-    def frame_index(self, rows: Sequence[int] | Array) -> Array:
+    def frame_index(self, rows: Rows) -> Array:
         """Return which frame of its video each slot shows: (R, V, T) int32."""
         return self.read_array("frame_index", rows)
 
-    def frame_time(self, rows: Sequence[int] | Array) -> Array:
+    def frame_time(self, rows: Rows) -> Array:
         """Return the time of each slot's frame in seconds: (R, V, T) float64."""
         return self.read_array("frame_time", rows)
 
-    def read_array(self, name: str, rows: Sequence[int] | Array) -> Array:
+    def read_array(self, name: str, rows: Rows) -> Array:
         """Return rows of any array by its full name (features/<tap>, status, …): (R, *tail), all views and slots.
 
         Raises:
@@ -255,8 +257,7 @@ class FeatureStore:
         """
         if name not in self.layout.arrays():
             raise unknown_name("array", name, self.layout.arrays())
-        index = index_of("row", rows, self.n_videos)
-        return self._gather_array(name).read(index, None, None)
+        return self._gather_array(name).read(self._index(rows), None, None)
 
     def text_tables(self) -> list[str]:
         """Return the names of the text tables."""
@@ -277,6 +278,12 @@ class FeatureStore:
             InputError: the store has another table of that name and `overwrite` is off.
         """
         write_table(self.files, table, overwrite=overwrite)
+
+    def _index(self, rows: Rows) -> Array:
+        """Return row numbers for row numbers or video ids."""
+        if len(rows) and isinstance(rows[0], str):
+            rows = [self.row_of(str(video_id)) for video_id in rows]
+        return index_of("row", rows, self.n_videos)
 
     def _gather(self, tap: str) -> Gather:
         if tap not in self.layout.taps:
