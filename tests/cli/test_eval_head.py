@@ -1,11 +1,15 @@
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fsar.cli import eval_head
 from fsar.cli.common import run_command
+from fsar.heads import create_head
+from fsar.heads.episode_list import load_list, save_list
+from fsar.heads.runs import save_head
 from tests.heads.stores import ordered_store
 
 
@@ -90,3 +94,39 @@ def test_bad_input_is_one_line_and_exit_1(call, arguments, message, tmp_path, mo
     assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+def test_runs_of_one_folder_name_are_told_apart(call, tmp_path, monkeypatch, store):
+    runs = [tmp_path / name / "seed-0" for name in ("first", "second")]
+    for run in runs:
+        save_head(run, create_head("tsn"))
+    code, out, err = call(*runs, "--compare", runs[1], "--episodes", 20, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "first-seed-0-test-5way-1shot",
+        "second-seed-0-test-5way-1shot",
+    }
+    assert "first-seed-0 minus second-seed-0" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shots", "1,2", "--save-episodes", "l.npz"], "--save-episodes writes one list"),
+        (["--shots", "1,2", "--episodes-file", "l.npz"], "leave --shots out"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(call, arguments, message):
+    code, _, err = call("tsn", *arguments)
+    assert code == 1
+    assert message in err
+
+
+def test_a_list_with_a_video_of_another_class_is_refused(call, tmp_path, store):
+    assert call("tsn", "--episodes", 20, "--save-episodes", tmp_path / "list.npz")[0] == 0
+    listed = load_list(tmp_path / "list.npz")
+    wrong = replace(listed.episodes, query_labels=(listed.episodes.query_labels + 1) % 5)
+    save_list(replace(listed, episodes=wrong), tmp_path / "wrong.npz")
+    code, _, err = call("tsn", "--episodes-file", tmp_path / "wrong.npz")
+    assert code == 1
+    assert "for one of class" in err

@@ -58,7 +58,15 @@ def test_every_shipped_config_names_heads_splits_and_files_that_exist(path):
 
 
 def test_there_is_a_config_for_every_benchmark_dataset():
-    assert {path.stem for path in CONFIGS} == {"demo", "ssv2-sample", "hmdb51", "kinetics100", "ssv2-cmn", "ssv2-otam", "ucf101"}
+    assert {path.stem for path in CONFIGS} == {
+        "demo",
+        "ssv2-sample",
+        "hmdb51",
+        "kinetics100",
+        "ssv2-cmn",
+        "ssv2-otam",
+        "ucf101",
+    }
 
 
 @pytest.mark.parametrize("stage", STAGES)

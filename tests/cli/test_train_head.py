@@ -174,3 +174,26 @@ def test_the_list_of_heads_needs_no_store(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "otam: Cao et al." in out
     assert "options: dim, smoothing, adapter, dropout" in out
+
+
+def test_a_run_does_not_go_on_over_other_videos(call, tmp_path):
+    arguments = ["otam", "-o", "adapter=linear", "--out", tmp_path / "run", *SHORT]
+    assert call(train_head, *arguments)[0] == 0
+    videos = rows_of(PARTS, 8)  # one more of each class
+    grown = make_store(tmp_path / "grown.zarr", {"pooled": ordered_features(videos)}, videos)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "store": str(grown.path)}))
+    code, _, err = call(train_head, *arguments, path=grown.path)
+    assert code == 1
+    assert "train_videos_sha256" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--test-episodes", "0"), ("--val-episodes", "-1"), ("--patience", "-1"), ("--lr", "nan"), ("--seeds", "-1")],
+)
+def test_numbers_out_of_range_are_one_line(call, tmp_path, option, value):
+    code, _, err = call(train_head, "otam", "-o", "adapter=linear", option, value, "--out", tmp_path / "run")
+    assert code in (1, 2)
+    assert option in err
+    assert len(err.splitlines()) == 1

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from fsar.errors import InputError
+from fsar.heads import EpisodeBatch
 from fsar.heads.checkpoint_backbone import recognise_backbone
 from fsar.heads.checkpoint_reader import read_checkpoint, read_settings
 from fsar.heads.import_checkpoint import import_checkpoint, write_import
@@ -267,3 +269,37 @@ def test_an_imported_resnet_is_the_network_that_was_saved(tmp_path):
     frames = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(backbone.module(frames), trunk(frames).flatten(1))
+
+
+@pytest.mark.shared
+def test_a_merged_emp_net_answers_in_an_evaluation(tmp_path):
+    """The text of class 0, which the released lookup falls back on, comes with the episodes."""
+    golden = read_golden(GOLDENS / "emp_net/p2_5w5s_T4_eval_merge.safetensors")
+    pyth(golden, tmp_path / "official.pyth", "clip")
+    head = import_checkpoint(tmp_path / "official.pyth").head
+    assert head.options["compat"] == "official"
+    batch = EpisodeBatch(
+        support={role.role: torch.rand(1, 4, 4, 5, head.dim) for role in head.inputs},
+        support_labels=torch.tensor([[0, 0, 1, 1]]),
+        query={role.role: torch.rand(1, 2, 4, 5, head.dim) for role in head.inputs},
+        n_way=2,
+        class_text=torch.rand(1, 2, 1, head.dim),
+    )
+    with torch.no_grad():
+        with pytest.raises(InputError, match="text of class 0"):
+            head(batch)
+        text = torch.rand(3, head.dim)
+        official = head.outputs(batch, default_text=text.mean(0))["logits"]
+        torch.testing.assert_close(head(replace(batch, first_class_text=text)), official)
+
+
+@pytest.mark.shared
+def test_an_import_can_leave_the_released_faults_behind(tmp_path):
+    golden = read_golden(GOLDENS / "hcl/w5s1_t8_base.safetensors")
+    bare(golden, tmp_path / "official.pth", "encoder.module.")
+    report = import_checkpoint(tmp_path / "official.pth", compat="fixed")
+    assert report.head.options["compat"] == "fixed"
+    assert {name for name in report.ignored if "linear" in name} == {"tri_linear.weight", "tri_linear.bias"}
+    assert {"nheads", "temp_set", "use_spa_mscale"} <= set(report.assumed)
+    write_import(report, tmp_path / "official.pth", tmp_path / "run")
+    assert load_head(tmp_path / "run").options["compat"] == "fixed"

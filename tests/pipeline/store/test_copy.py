@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.store import TextTable, create_store, list_formats, open_store
+from fsar.pipeline.store import TextTable, VideoRow, create_store, list_formats, open_store
 from fsar.pipeline.store.copy import export_store, merge_stores
 from fsar.pipeline.store.describe import compare_stores, describe_store
 from fsar.pipeline.store.flat_file import export_safetensors
@@ -153,3 +153,13 @@ def test_description_counts_by_part(path: Path) -> None:
     assert data["failures"] == {"empty": 1}
     assert data["taps"]["map"]["bytes"] == expected("map").nbytes
     assert not data["sealed"]
+
+
+def test_merged_rows_are_one_run_per_class(path: Path, tmp_path: Path) -> None:
+    classes = {"a": ["up", "down"], "b": ["down", "left", "up"]}
+    stores = []
+    for prefix, names in classes.items():
+        videos = [VideoRow(f"{prefix}{name}{i}", name, "train", "") for name in names for i in range(2)]
+        stores.append(write_sample(tmp_path / f"{prefix}{path.suffix}", videos))
+    merged = merge_stores(stores, tmp_path / f"m{path.suffix}")
+    assert [video.class_name for video in merged.videos] == ["up"] * 4 + ["down"] * 4 + ["left"] * 2

@@ -168,3 +168,12 @@ class _Rows(torch.utils.data.Dataset[torch.Tensor]):
 
     def __getitem__(self, row: int) -> torch.Tensor:
         return self.store.read("pooled", [row], as_torch=True)[0]
+
+
+def test_rows_may_be_named_by_video_ids(sealed: Path) -> None:
+    store = open_store(sealed)
+    ids = [store.videos[row].video_id for row in (3, 0)]
+    np.testing.assert_array_equal(store.read("map", ids), store.read("map", [3, 0]))
+    assert torch.equal(store.load("pooled", rows=ids), store.load("pooled", rows=[3, 0]))
+    with pytest.raises(InputError, match="no_such"):
+        store.read("map", ["no_such"])
