@@ -158,8 +158,9 @@ def add(
 
 @store.command()
 @click.argument("path", type=STORE)
+@click.option("--allow-losses", is_flag=True, help="Also where a neighbour's video is no longer on the disk.")
 @json_option
-def retry(path: Path, as_json: bool) -> int:
+def retry(path: Path, allow_losses: bool, as_json: bool) -> int:
     """Make failed videos pending again, so that the next encode tries them once more.
 
     For videos that were missing, cut or unreadable and have been mended since. Whole chunks become pending: the
@@ -172,7 +173,7 @@ def retry(path: Path, as_json: bool) -> int:
     """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.store.retry import reset_failed
 
-    reset = reset_failed(path)
+    reset = reset_failed(path, allow_losses=allow_losses)
     text = f"{path}: no video has failed"
     if reset.n_failed:
         text = (

@@ -74,6 +74,7 @@ def run(experiment: Experiment, out: Path | None, *, quiet: bool = False) -> tup
     planned = plan_test(task, experiment.test) if experiment.test else None
     if planned:
         refuse_seen(planned, list(pool.class_names), allow_seen=False)
+    task.class_text(pool)  # a table that does not fit is found before anything is written
     config = _config(experiment, options, pool, planned)
     name = f"{task.name}-{Path(task.parts.name).stem}"
     folder = open_run(out, name, config)

@@ -112,8 +112,7 @@ def test_a_batch_of_episodes_equals_single_episodes(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_and_unequal_shots_agree(name):
-    """A class is not changed by how many supports another class has, as far as its distances go."""
+def test_equal_and_unequal_shots_are_taken(name):
     batch = make_batch(name, shots=(1, 1, 1))
     assert logits(name, batch).isfinite().all()
     assert logits(name, make_batch(name, shots=(1, 4, 2))).isfinite().all()

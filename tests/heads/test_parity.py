@@ -15,5 +15,11 @@ def test_head_reproduces_the_official_numbers(method, path):
     check(method, path)
 
 
+def test_no_vectors_are_passed_over_in_silence():
+    folders = {folder.name for folder in GOLDENS.glob("*") if any(folder.glob("*.safetensors"))}
+    if unknown := sorted(folders - set(METHODS)):
+        pytest.skip(f"no importer for {', '.join(unknown)}: these vectors are not compared")
+
+
 def test_every_importer_has_parity_vectors_to_answer_to():
     assert set(list_official()) == set(METHODS)

@@ -1,12 +1,15 @@
 """Give failed videos another chance, once what was wrong with them is mended."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fsar.errors import InputError
 from fsar.pipeline.store.claims import metadata_claim
 from fsar.pipeline.store.create import finish_interrupted, refuse_busy
 from fsar.pipeline.store.files import CLAIMS, JOURNAL, MANIFEST_FILE, StoreFiles, read_store
 from fsar.pipeline.store.journal import chunk_key, chunk_records, intents, redo, stored_rows
+from fsar.pipeline.store.layout import VideoRow
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Reset:
     """Videos to encode: those and their neighbours in the same chunks."""
 
 
-def reset_failed(path: str | Path) -> Reset:
+def reset_failed(path: str | Path, *, allow_losses: bool = False) -> Reset:
     """Make every chunk that has a failed video pending again; the next encode computes those chunks anew.
 
     The other chunks stay as they are. The store counts as unsealed until it is encoded and sealed again; without
@@ -27,11 +30,12 @@ def reset_failed(path: str | Path) -> Reset:
 
     Raises:
         FileNotFoundError: there is no store.
-        InputError: another process is writing to it, or it is damaged.
+        InputError: another process is writing to it, it is damaged, or a neighbour that was encoded well is no longer
+            on the disk and would be lost, unless `allow_losses`.
     """
     files = StoreFiles.at(path)
     finish_interrupted(files)
-    read_store(files)
+    layout, videos = read_store(files)
     with metadata_claim(files.folder(CLAIMS)):
         refuse_busy(files, "try failed videos again")
         for key in intents(files):
@@ -40,8 +44,22 @@ def reset_failed(path: str | Path) -> Reset:
         failed = {
             index: len(record["failures"]) for index, record in chunk_records(files).items() if record["failures"]
         }
+        for index in failed if not allow_losses else ():
+            lost = {row for row, *_ in chunk_records(files)[index]["failures"]}
+            _refuse_losses(files, videos, [row for row in layout.chunk_range(index, len(videos)) if row not in lost])
         if failed:
             files.locate(MANIFEST_FILE).unlink(missing_ok=True)
         for index in failed:
             (files.folder(JOURNAL) / f"{chunk_key(index, stored[index])}.json").unlink()
     return Reset(sum(failed.values()), sum(stored[index] for index in failed))
+
+
+def _refuse_losses(files: StoreFiles, videos: Sequence[VideoRow], rows: Sequence[int]) -> None:
+    gone = [row for row in rows if not Path(videos[row].path).exists()]
+    if gone:
+        video = videos[gone[0]]
+        raise InputError(
+            f"{files.path} keeps features of {len(gone)} videos that are no longer on the disk (first: "
+            f"{video.video_id!r}, {video.path}) beside failed ones: to try these again would lose them "
+            "(--allow-losses does it)"
+        )
