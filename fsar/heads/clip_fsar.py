@@ -1,6 +1,5 @@
 """CLIP-FSAR: class text as an extra token of the support videos, soft alignment of frames."""
 
-from dataclasses import replace
 from typing import Literal, cast
 
 import torch
@@ -18,7 +17,7 @@ from fsar.heads.functional import (
 )
 from fsar.heads.head import Losses, Outputs, TableHead, register_head
 from fsar.heads.layers import CrossBlock
-from fsar.heads.presets import Preset, register_preset
+from fsar.heads.presets import Preset, register_for_five_shots, register_preset
 from fsar.heads.schedules import DoubleClock
 from fsar.heads.text_input import check_choice, mean_text
 from fsar.heads.together import run_together
@@ -205,11 +204,4 @@ for _split, _weight, _lr, _start, _period, _steps, _episodes in RELEASED:
             options={"text_loss_weight": _weight},
         )
     )
-    register_preset(
-        replace(
-            _one_shot,
-            name=f"{_one_shot.name}-5shot",
-            note="train with --shot 1, test with --shot 5; otherwise as the recipe of one shot, which says more",
-            options={**_one_shot.options, "merge_before": True},
-        )
-    )
+    register_for_five_shots(_one_shot, "train with --shot 1, test with --shot 5")

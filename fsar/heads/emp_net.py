@@ -1,7 +1,6 @@
 """EMP-Net: class tokens, frames and patches of three depths of a frozen CLIP, matched by text and by alignment."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,7 +12,7 @@ from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.emp_net_encoder import DEPTHS, LEVELS, Encoder, Levels, score
 from fsar.heads.functional import MAX_COSINE_DISTANCE, class_means, frame_distances, membership, two_way_alignment
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
-from fsar.heads.presets import Preset, register_preset
+from fsar.heads.presets import Preset, register_for_five_shots, register_preset
 from fsar.heads.schedules import DoubleClock
 from fsar.heads.text_input import check_choice, mean_text
 
@@ -272,11 +271,4 @@ for _split, _lr, _period in RELEASED:
             n_episodes=5 * _period,
         )
     )
-    register_preset(
-        replace(
-            _one_shot,
-            name=f"{_one_shot.name}-5shot",
-            note="train and test with --shot 5; otherwise as the recipe of one shot, which says more",
-            options={**_one_shot.options, "merge_before": True},
-        )
-    )
+    register_for_five_shots(_one_shot, "train and test with --shot 5")

@@ -1,7 +1,7 @@
 """Training recipes by name: the published ones, as far as frozen features allow them, and one of our own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fsar.errors import InputError, unknown_name
@@ -64,6 +64,13 @@ def register_preset(preset: Preset) -> Preset:
         raise ValueError(f"preset {preset.name!r} is already registered")
     _PRESETS[preset.name] = preset
     return preset
+
+
+def register_for_five_shots(one_shot: Preset, shots: str) -> Preset:
+    """Register the released 5-shot form of a recipe: supports merged before the text comes in, otherwise the same."""
+    note = f"{shots}; otherwise as {one_shot.name}, which says more"
+    options = {**one_shot.options, "merge_before": True}
+    return register_preset(replace(one_shot, name=f"{one_shot.name}-5shot", note=note, options=options))
 
 
 def list_presets(head: str | None = None) -> list[str]:

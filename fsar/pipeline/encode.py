@@ -21,7 +21,6 @@ __all__ = [
     "add_videos",
     "backbone_of",
     "encode",
-    "encode_pending",
     "plan",
 ]
 
@@ -111,16 +110,6 @@ def add_videos(
         taps = _tap_specs(backbone, recipe)
     with extend_store(path, videos) as writer:
         return _fill(writer, list(writer.videos), recipe, backbone, taps, options, quiet=quiet)
-
-
-def encode_pending(
-    writer: StoreWriter, *, weights: Path | None = None, engine: EngineOptions | None = None, quiet: bool = False
-) -> EncodeReport:
-    """Encode the rows that a store still lacks, with the recipe it has, and seal it; `weights` as in `add_videos`."""
-    recipe = Recipe.from_dict(writer.layout.recipe)
-    backbone = backbone_of(recipe, weights)
-    taps = _tap_specs(backbone, recipe)
-    return _fill(writer, list(writer.videos), recipe, backbone, taps, engine or EngineOptions(), quiet=quiet)
 
 
 def _tap_specs(backbone: Backbone, recipe: Recipe) -> dict[str, TapSpec]:

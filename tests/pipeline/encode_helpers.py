@@ -68,3 +68,14 @@ def made_up_rows(folder: Path, names: list[str], *, part: str = "train") -> list
             path.touch()
         rows.append(CatalogRow(name, path, f"class {name[-1]}", 1, part))
     return rows
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    """Return everything a store consists of but when, how fast and with how many processes it was made."""
+    files = [file for file in sorted(store.parent.rglob("*")) if file.is_file()]
+    varying = ("runs", "run", "claims", "manifest.json")
+    return {
+        str(file.relative_to(store.parent)): file.read_bytes()
+        for file in files
+        if not any(part.startswith(varying) for part in file.parts[len(store.parent.parts) :])
+    }

@@ -17,13 +17,13 @@ from fsar.pipeline import engine_lanes
 from fsar.pipeline.backbones import load_backbone, save_weights
 from fsar.pipeline.catalog import CatalogRow
 from fsar.pipeline.clips import view_generator
-from fsar.pipeline.encode import EncodeOptions, encode, encode_pending, plan
+from fsar.pipeline.encode import EncodeOptions, add_videos, encode, plan
 from fsar.pipeline.engine import EngineOptions
 from fsar.pipeline.engine_chunk import ChunkWork
 from fsar.pipeline.images import ImageSpec, draw_view, prepare
 from fsar.pipeline.store import STATUS_FAILED, STATUS_OK, Chunk, VideoRow, extend_store, open_store
 from fsar.pipeline.taps import TapExtractor
-from tests.pipeline.encode_helpers import fake_decode, made_up_rows, pixels, slow_decode
+from tests.pipeline.encode_helpers import fake_decode, files_of, made_up_rows, pixels, slow_decode
 from tests.videos import write_clip
 
 INLINE = EngineOptions(device="cpu", batch_size=8, jobs=0, decode=fake_decode)
@@ -48,17 +48,6 @@ def engine(**changes):
 
 def fill(folder, rows, chosen=TINY, name="s.zarr"):
     return encode(rows, folder / name, chosen, quiet=True)
-
-
-def files_of(store: Path) -> dict[str, bytes]:
-    """Return everything a store consists of but when, how fast and with how many processes it was made."""
-    files = [file for file in sorted(store.parent.rglob("*")) if file.is_file()]
-    varying = ("runs", "run", "claims", "manifest.json")
-    return {
-        str(file.relative_to(store.parent)): file.read_bytes()
-        for file in files
-        if not any(part.startswith(varying) for part in file.parts[len(store.parent.parts) :])
-    }
 
 
 def test_cached_features_are_those_of_a_live_forward_pass(tmp_path):
@@ -196,14 +185,15 @@ def test_pending_rows_are_encoded_with_the_recipe_of_the_store(tmp_path):
     chosen = options(backbone=f"timm:test_resnet/{weights}")
     path = fill(tmp_path, rows, chosen).path
     more = [VideoRow("c", "class c", "train", str(made_up_rows(tmp_path, ["c"])[0].path))]
-    with extend_store(path, more) as writer, pytest.raises(InputError, match="pass it with --weights"):
-        encode_pending(writer, engine=INLINE, quiet=True)
+    with pytest.raises(InputError, match="pass it with --weights"):
+        add_videos(path, more, engine=INLINE, quiet=True)
     other = tmp_path / "other.safetensors"
     save_weights(other, load_backbone("random:timm/test_resnet@9", size=32).module.state_dict())
-    with extend_store(path, more) as writer, pytest.raises(InputError, match="are not the store's"):
-        encode_pending(writer, weights=other, engine=INLINE, quiet=True)
-    with extend_store(path, more) as writer:
-        report = encode_pending(writer, weights=weights, engine=INLINE, quiet=True)
+    with pytest.raises(InputError, match="are not the store's"):
+        add_videos(path, more, weights=other, engine=INLINE, quiet=True)
+    with extend_store(path, more):
+        pass  # cut short after the rows were made
+    report = add_videos(path, more, weights=weights, engine=INLINE, quiet=True)
     assert report.run.n_ok == 1
     assert open_store(path).ok_rows.tolist() == [0, 1, 2]
 

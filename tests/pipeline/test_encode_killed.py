@@ -15,6 +15,7 @@ import pytest
 
 from fsar.pipeline.store import open_store
 from fsar.pipeline.store.verify import verify
+from tests.pipeline.encode_helpers import files_of
 from tests.videos import write_clip
 
 N_VIDEOS = 16
@@ -97,17 +98,6 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoder]:
         process.kill()
 
 
-def contents(store: Path) -> dict[str, bytes]:
-    """Everything a store consists of but when, how fast and by whom it was made."""
-    files = [file for file in sorted(store.parent.rglob("*")) if file.is_file()]
-    varying = ("runs", "run", "claims", "manifest.json")
-    return {
-        str(file.relative_to(store.parent)): file.read_bytes()
-        for file in files
-        if not any(part.startswith(varying) for part in file.relative_to(store.parent).parts)
-    }
-
-
 def finished(store: Path) -> dict[Path, tuple[int, int]]:
     """The chunk files that no later run may touch, and which files they are on the disk."""
     try:
@@ -130,7 +120,7 @@ def kill_and_run_again(encoder: Encoder, folder: Path, form: str, n_kills: int) 
     encoder.begin(whole, 1)
     assert encoder.end() == 0
     duration = time.monotonic() - start
-    expected, draw = contents(whole), random.Random(form)
+    expected, draw = files_of(whole), random.Random(form)
     n_killed = n_halfway = 0
     for turn in range(n_kills):
         out = folder / str(turn) / f"s.{form}"
@@ -145,7 +135,7 @@ def kill_and_run_again(encoder: Encoder, folder: Path, form: str, n_kills: int) 
         n_resumed = encoder.end()
         assert n_resumed is not None
         assert bool(n_resumed) == bool(before), "what was finished counts as done, what was in hand does not"
-        assert contents(out) == expected, f"kill {turn}"
+        assert files_of(out) == expected, f"kill {turn}"
         assert {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in before} == before
         assert verify(out).problems == []
     assert n_killed > n_kills // 4, "the kills came too late to show anything"
