@@ -78,11 +78,9 @@ def test_heads_that_read_text_on_real_videos(run, shared, tmp_path):
     data = shared / "data" / "ssv2-mini"
     paths = [f"index.videos={data / 'videos'}", f"index.annotations={data / 'annotations'}"]
     stages = read_config(SAMPLE_CONFIG, prep_run.stage_keys, paths)
-    lines = [prep_run.command_line(stage) for stage in stages]
-    table = [run(*shlex.split(line)).out for line in lines][
-        -1
-    ]  # in this process: starting six takes longer than all work
-    rows = [line.split() for line in table.splitlines()]
+    # In this process: starting one for each stage takes longer than all the work.
+    outputs = [run(*shlex.split(prep_run.command_line(stage))).out for stage in stages]
+    rows = [line.split() for line in outputs[-1].splitlines()]
     for head in ("clip-fsar", "clip-mei", "emp-net"):
         for shot in ("1", "5"):
             (row,) = [row for row in rows if row[:3] == [head, "5", shot]]
