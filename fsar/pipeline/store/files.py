@@ -153,5 +153,5 @@ def record_run(files: StoreFiles, run: dict[str, Any]) -> None:
 def read_runs(files: StoreFiles) -> list[dict[str, Any]]:
     """Return what `record_run` kept."""
     folder = files.folder(RUNS)
-    names = [name for name in list_names(folder) if not name.startswith(".")]
+    names = [name for name in list_names(folder) if not name.startswith(".") and name.endswith(".json")]
     return [read_document(folder / name, {}) for name in names]

@@ -34,6 +34,12 @@ from fsar.pipeline.store.seal import is_sealed, read_manifest
 
 N_THREADS = 4
 _RECORD_NAME = re.compile(rf"{JOURNAL}/(\d+)\.(\d+)\.json")
+_KEY, _RANDOM = rf"({METADATA_KEY}|\d+\.\d+)", "[0-9a-f]{8}"
+_TRACE = re.compile(
+    rf"{RUNS}/[0-9a-f]{{16}}\.json|{JOURNAL}/{_KEY}\.intent|{STAGING}/{_KEY}-\d+-{_RANDOM}/.+"
+    rf"|{CLAIMS}/(\d+|\.\d+-(stale-)?{_RANDOM})"
+)
+"""What runs leave, and what work in hand or a killed run may have left, apart from files under temporary names."""
 
 
 @dataclass(frozen=True)
@@ -178,16 +184,9 @@ def _chunk_rows(files: StoreFiles, layout: Layout, n_videos: int) -> dict[str, r
 
 def _is_own_business(name: str, sealed: bool) -> bool:
     """Return whether a file that no record names is still ours: runs, and the traces of work in hand."""
-    folder, _, rest = name.partition("/")
-    if folder == RUNS:
+    if TEMPORARY_MARK in name.rpartition("/")[2] or _TRACE.fullmatch(name):
         return True
-    if folder in (CLAIMS, STAGING):
-        return True
-    if TEMPORARY_MARK in name.rpartition("/")[2]:
-        return True
-    if folder == JOURNAL:
-        return rest.endswith(".intent") or (not sealed and _RECORD_NAME.fullmatch(name) is not None)
-    return False
+    return not sealed and _RECORD_NAME.fullmatch(name) is not None
 
 
 def _runs_problems(files: StoreFiles) -> list[Problem]:

@@ -126,9 +126,10 @@ def test_a_cut_file_is_found_and_says_how_much_is_gone(full: Path) -> None:
 
 def test_a_foreign_file_is_found(full: Path) -> None:
     home = open_store(full).files.home
-    for name in ("notes.txt", "journal/000009.000003.json", "text/zarr.json.bak"):
+    ours = ("journal/000009.000003.json", "journal/notes.intent", "claims/notes", "staging/notes", "runs/notes")
+    for name in ("notes.txt", "text/zarr.json.bak", "runs/.notes", "staging/000001.000003/x", *ours):
         stranger = home / name
-        stranger.parent.mkdir(exist_ok=True)
+        stranger.parent.mkdir(exist_ok=True, parents=True)
         stranger.write_text("hello")
         assert [problem.what.split(":")[0] for problem in verify(full).problems] == ["foreign"], name
         stranger.unlink()
@@ -137,7 +138,7 @@ def test_a_foreign_file_is_found(full: Path) -> None:
 def test_leftovers_of_a_killed_run_are_notes_not_damage(path: Path) -> None:
     with samples.open_sample(path) as writer:
         fill(writer, n_chunks=1)
-        staged = writer.files.home / "staging" / "000001.000003-1-ab" / "x"
+        staged = writer.files.home / "staging" / "000001.000003-1-0123abcd" / "x"
         staged.parent.mkdir(parents=True)
         staged.write_text("half")
     result = verify(path)
