@@ -174,8 +174,7 @@ def _fill(
         raise InputError(
             f"none of the {len(videos)} videos could be read ({reason}); mend that and remove {writer.path}"
         )
-    if not store.sealed:
-        writer.seal()
+    writer.seal()
     return EncodeReport(writer.path, recipe.recipe_id, len(videos), n_resumed, failures, run)
 
 

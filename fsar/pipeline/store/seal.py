@@ -8,7 +8,7 @@ from typing import Any
 from fsar.errors import InputError
 from fsar.files import remove_leftovers
 from fsar.pipeline.store.claims import drop_chunk_claims, metadata_claim
-from fsar.pipeline.store.disk import Buffer, FileEntry
+from fsar.pipeline.store.disk import Buffer, FileEntry, list_names
 from fsar.pipeline.store.files import (
     CLAIMS,
     FAILURE_COLUMNS,
@@ -58,11 +58,13 @@ def read_manifest(files: StoreFiles) -> Entries:
 
 
 def seal_files(files: StoreFiles) -> None:
-    """Write videos.csv with its results, failures.csv and the manifest.
+    """Write videos.csv with its results, failures.csv and the manifest, and clear the traces of work; or nothing.
 
     Raises:
         InputError: chunks are missing; the message counts videos by split part.
     """
+    if is_sealed(files) and not _has_traces(files):
+        return
     with metadata_claim(files.folder(CLAIMS)):  # two encoders may end at the same moment
         for key in intents(files):
             redo(files, key)
@@ -80,9 +82,14 @@ def seal_files(files: StoreFiles) -> None:
                 FAILURES_FILE: [csv_bytes(FAILURE_COLUMNS, failures)],
             }
             publish_metadata(files, contents, sealed=True)
+        remove_leftovers(files.home)
         shutil.rmtree(files.folder(STAGING), ignore_errors=True)
         drop_chunk_claims(files.folder(CLAIMS))
-        remove_leftovers(files.home)
+
+
+def _has_traces(files: StoreFiles) -> bool:
+    """Return whether something was cut short, be it the removal of its own traces, or is in hand."""
+    return bool(intents(files) or list_names(files.folder(STAGING)) or list_names(files.folder(CLAIMS)))
 
 
 def _refuse_missing(files: StoreFiles, layout: Layout, videos: Sequence[VideoRow]) -> None:

@@ -22,6 +22,7 @@ from tests.pipeline.store import samples
 from tests.pipeline.store.samples import bytes_of, fill, write_sample
 
 STEPS = ("os.replace", "os.fsync", "os.link", "fsar.pipeline.store.disk._write")
+REMOVALS = ("os.unlink", "os.rmdir")
 
 
 @pytest.fixture
@@ -39,10 +40,10 @@ def write(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def at_step(number: int, action: Callable[..., Any]) -> Iterator[list[str]]:
+def at_step(number: int, action: Callable[..., Any], steps: tuple[str, ...] = STEPS) -> Iterator[list[str]]:
     """Do `action` instead of the disk operation of that number; yields the list of operations seen."""
     seen: list[str] = []
-    originals = {name: _resolve(name) for name in STEPS}
+    originals = {name: _resolve(name) for name in steps}
 
     def wrap(name: str) -> Callable[..., Any]:
         def step(*arguments: Any, **options: Any) -> Any:
@@ -54,7 +55,7 @@ def at_step(number: int, action: Callable[..., Any]) -> Iterator[list[str]]:
         return step
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in STEPS:
+        for name in steps:
             patch.setattr(name, wrap(name))
         patch.setattr(disk, "WRITERS", 1)  # a fixed order of steps
         yield seen
@@ -66,8 +67,8 @@ def _resolve(name: str) -> Any:
     return disk._write
 
 
-def count_steps(path: Path) -> int:
-    with at_step(-1, lambda original: None) as seen:
+def count_steps(path: Path, steps: tuple[str, ...] = STEPS) -> int:
+    with at_step(-1, lambda original: None, steps) as seen:
         write(path)
     return len(seen)
 
@@ -154,13 +155,13 @@ class TestFaults:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 class TestKillAtAStep:
-    """The process ends, without any clean-up, exactly before or after one disk operation."""
+    """The process ends, without any clean-up, exactly before or after one disk operation, removals among them."""
 
     @pytest.mark.parametrize("kill", [killed, killed_after])
     def test_some_step(
         self, tmp_path: Path, suffix: str, reference: dict[str, bytes], kill: Callable[..., Any]
     ) -> None:
-        n_steps = count_steps(tmp_path / "count" / f"sample{suffix}")
+        n_steps = count_steps(tmp_path / "count" / f"sample{suffix}", STEPS + REMOVALS)
         for number in faults(n_steps, 17, 5):
             self.check(tmp_path / str(number) / f"sample{suffix}", number, kill, reference)
 
@@ -169,13 +170,13 @@ class TestKillAtAStep:
     def test_every_step(
         self, tmp_path: Path, suffix: str, reference: dict[str, bytes], kill: Callable[..., Any]
     ) -> None:
-        for number in range(count_steps(tmp_path / "count" / f"sample{suffix}")):
+        for number in range(count_steps(tmp_path / "count" / f"sample{suffix}", STEPS + REMOVALS)):
             self.check(tmp_path / str(number) / f"sample{suffix}", number, kill, reference)
 
     def check(self, path: Path, number: int, kill: Callable[..., Any], reference: dict[str, bytes]) -> None:
         child = os.fork()
         if child == 0:
-            with at_step(number, kill):
+            with at_step(number, kill, STEPS + REMOVALS):
                 write(path)
             os._exit(0)
         _, status = os.waitpid(child, 0)
