@@ -22,6 +22,8 @@ from fsar.pipeline.engine import EngineOptions
 from fsar.pipeline.engine_chunk import ChunkWork
 from fsar.pipeline.images import ImageSpec, draw_view, prepare
 from fsar.pipeline.store import STATUS_FAILED, STATUS_OK, Chunk, VideoRow, extend_store, open_store
+from fsar.pipeline.store.files import StoreFiles
+from fsar.pipeline.store.seal import is_sealed
 from fsar.pipeline.taps import TapExtractor
 from tests.pipeline.encode_helpers import fake_decode, files_of, made_up_rows, pixels, slow_decode
 from tests.videos import write_clip
@@ -175,6 +177,27 @@ def test_two_encoders_on_one_store_share_the_work(tmp_path):
     alone = fill(tmp_path / "alone", rows, options(chunk_rows=2))
     assert files_of(alone.path) == files_of(tmp_path / "both" / "s.zarr")
     assert open_store(tmp_path / "both" / "s.zarr").sealed
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_run_that_ended_between_sealing_and_tidying_up_is_tidied_by_the_next(tmp_path, monkeypatch, form):
+    rows = made_up_rows(tmp_path, ["a", "b"])
+    expected = files_of(fill(tmp_path / "whole", rows, name=f"s.{form}").path)
+    unlink = os.unlink
+
+    def end(path, **options):
+        if str(path).endswith("metadata.intent") and is_sealed(StoreFiles.at(store)):
+            raise KeyboardInterrupt
+        unlink(path, **options)
+
+    store = tmp_path / "cut" / f"s.{form}"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", end)
+        with pytest.raises(KeyboardInterrupt):
+            fill(tmp_path / "cut", rows, name=f"s.{form}")
+    assert files_of(store) != expected
+    fill(tmp_path / "cut", rows, name=f"s.{form}")
+    assert files_of(store) == expected
 
 
 def test_pending_rows_are_encoded_with_the_recipe_of_the_store(tmp_path):
