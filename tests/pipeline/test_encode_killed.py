@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from fsar.pipeline.store import open_store
+from fsar.pipeline.store.files import StoreFiles
+from fsar.pipeline.store.journal import stored_rows
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.encode_helpers import files_of
 from tests.videos import write_clip
@@ -114,6 +116,13 @@ def finished(store: Path) -> dict[Path, tuple[int, int]]:
     return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
+def wait_for_chunks(store: Path, n_chunks: int, encoder: int) -> None:
+    """Wait until a store has so many finished chunks. Raises ProcessLookupError when its encoder has ended."""
+    while len(stored_rows(StoreFiles.at(store))) < n_chunks:
+        os.kill(encoder, 0)
+        time.sleep(0.001)
+
+
 def kill_and_run_again(encoder: Encoder, folder: Path, form: str, n_kills: int) -> None:
     whole = folder / "whole" / f"s.{form}"
     start = time.monotonic()
@@ -125,8 +134,12 @@ def kill_and_run_again(encoder: Encoder, folder: Path, form: str, n_kills: int) 
     for turn in range(n_kills):
         out = folder / str(turn) / f"s.{form}"
         child = encoder.begin(out, jobs=1)
-        time.sleep(draw.uniform(0, duration))
         with contextlib.suppress(ProcessLookupError):  # it was quick this time
+            if turn % 2:
+                wait_for_chunks(out, draw.randint(1, N_VIDEOS - 1), child)
+                time.sleep(draw.uniform(0, 2 * duration / N_VIDEOS))
+            else:
+                time.sleep(draw.uniform(0, duration))
             os.kill(child, signal.SIGKILL)
         n_killed += encoder.end() is None
         before = finished(out)
