@@ -29,7 +29,15 @@ def import_lists(paths: Sequence[str | Path], *, name: str, part: str | None = N
 
 
 def rename_classes(split: Split, names: Mapping[str, str]) -> Split:
-    """Return `split` with real names for numbered classes (`{"train8": "Closing something"}`)."""
+    """Return `split` with real names for numbered classes (`{"train8": "Closing something"}`).
+
+    Raises InputError when two classes would get one name, or when `names` has a name for none of the classes.
+    """
+    old_names = [name for _, name, _ in split.classes()]
+    if not any(name in names for name in old_names):
+        known = ", ".join(map(repr, list(names)[:3])) or "nothing"
+        raise InputError(f"there are names for {known}, but the lists hold {old_names[0]!r}: no class would be named")
+    _check_distinct({name: names.get(name, name) for name in old_names})
     parts = {part: {names.get(key, key): ids for key, ids in classes.items()} for part, classes in split.parts.items()}
     return Split(name=split.name, parts=parts)
 
@@ -67,6 +75,15 @@ def names_like(split: Split, known: Split) -> dict[str, str]:
                 raise InputError(f"the videos of class {name!r} are {holders} in split {known.name!r}: give --names")
             names[name] = found.pop()
     return names
+
+
+def _check_distinct(new_names: Mapping[str, str]) -> None:
+    """Raise InputError for two classes with one new name: the videos of one of them would be lost."""
+    owner: dict[str, str] = {}
+    for old, new in new_names.items():
+        other = owner.setdefault(class_key(new), old)
+        if other != old:
+            raise InputError(f"classes {other!r} and {old!r} would both be named {new!r}: give each its own name")
 
 
 def _names_from_json(text: str, path: Path) -> dict[str, str]:

@@ -39,6 +39,18 @@ def test_numbered_lists_are_ordered_by_class_number_and_named(lists):
     assert split.parts["train"] == {"Closing something": ["5"], "train10": ["78687"]}
 
 
+def test_names_that_join_classes_or_fit_none_are_refused():
+    split = Split("s", {"train": {"train0": ["1", "2"], "train1": ["3"]}, "test": {"test0": ["9"]}})
+    for second in ("foo", "FOO_"):
+        with pytest.raises(InputError, match="'train0' and 'train1' would both be named"):
+            rename_classes(split, {"train0": "foo", "train1": second})
+    with pytest.raises(InputError, match="names for 'bogus', but the lists hold 'train0'"):
+        rename_classes(split, {"bogus": "foo"})
+    known = Split("known", {"train": {"walk": ["1", "2", "3"]}, "test": {"run": ["9"]}})
+    with pytest.raises(InputError, match="would both be named 'walk'"):
+        rename_classes(split, names_like(split, known))
+
+
 def test_path_lists_take_class_and_id_from_the_path(lists):
     text = "train1//val_256/arm_wrestling/x.mp4\ntrain0//train_256/air_drumming/-VtLx-mcPds_000012_000022.mp4\n"
     split = import_lists(lists(train_few_shot__txt=text), name="kinetics")
