@@ -32,12 +32,29 @@ class EpisodeBatch:
     """(M, D) text vectors of the first class of the part, which the released EMP-Net reads; see its `compat`."""
 
     def __post_init__(self) -> None:
-        present = torch.nn.functional.one_hot(self.support_labels, self.n_way).sum(1)  # (B, N)
-        if not bool((present > 0).all()):
-            episode, label = (int(i) for i in (present == 0).nonzero()[0])
-            raise InputError(
-                f"support labels must use every value in 0..{self.n_way - 1}: episode {episode} misses {label}"
-            )
+        self._check_shapes()
+        shows = self.support_labels.unsqueeze(-1) == torch.arange(self.n_way, device=self.support_labels.device)
+        used, known = shows.any(1), shows.any(2)  # (B, N), (B, S)
+        if bool(used.all() & known.all()):
+            return
+        all_labels = f"support labels must use every value in 0..{self.n_way - 1} and no other"
+        if not bool(known.all()):
+            episode, video = (int(i) for i in (~known).nonzero()[0])
+            raise InputError(f"{all_labels}: episode {episode} has {int(self.support_labels[episode, video])}")
+        episode, label = (int(i) for i in (~used).nonzero()[0])
+        raise InputError(f"{all_labels}: episode {episode} misses {label}")
+
+    def _check_shapes(self) -> None:
+        """Raise InputError unless all tensors agree on B, and the supports on S."""
+        labels = self.support_labels
+        if labels.dim() != 2 or labels.dtype != torch.int64:
+            raise InputError(f"support_labels must be int64 (B, S), got {labels.dtype} {tuple(labels.shape)}")
+        parts = (("support", self.support, 2), ("query", self.query, 1), ("unlabelled", self.unlabelled or {}, 1))
+        for name, features, n_shared in parts:
+            leading = sorted({tuple(tensor.shape[:2]) for tensor in features.values()})
+            if len(leading) > 1 or any(shape[:n_shared] != labels.shape[:n_shared] for shape in leading):
+                begin = " and ".join(map(str, leading))
+                raise InputError(f"{name} features begin with {begin}, support_labels are {tuple(labels.shape)}")
 
     @property
     def n_episodes(self) -> int:
@@ -53,7 +70,10 @@ class EpisodeBatch:
             unlabelled=None if self.unlabelled is None else move(self.unlabelled, *args, **kwargs),
             class_text=None if self.class_text is None else self.class_text.to(*args, **kwargs),
             first_class_text=None if self.first_class_text is None else self.first_class_text.to(*args, **kwargs),
-            support_labels=self.support_labels.to(*(a for a in args if not isinstance(a, torch.dtype))),
+            support_labels=self.support_labels.to(
+                *(a for a in args if not isinstance(a, torch.dtype)),
+                **{key: value for key, value in kwargs.items() if key != "dtype"},
+            ),
         )
 
 

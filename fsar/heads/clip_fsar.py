@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.checks import check_choice, check_positive, check_share
 from fsar.heads.functional import (
     MAX_COSINE_DISTANCE,
     class_means,
@@ -19,7 +20,7 @@ from fsar.heads.head import Losses, Outputs, TableHead, register_head
 from fsar.heads.layers import CrossBlock
 from fsar.heads.presets import Preset, register_for_five_shots, register_preset
 from fsar.heads.schedules import DoubleClock
-from fsar.heads.text_input import check_choice, mean_text
+from fsar.heads.text_input import mean_text
 from fsar.heads.together import run_together
 
 SMOOTHING = 0.5
@@ -83,11 +84,11 @@ class ClipFsarHead(TableHead):
         self.dim, self.merge_before, self.single_direction = dim, merge_before, single_direction
         self.scoring = check_choice("scoring", scoring, ("visual", "text", "combined"))
         self.compat = check_choice("compat", compat, ("fixed", "official"))
-        self.text_exponent, self.text_loss_weight = text_exponent, text_loss_weight
+        self.text_exponent, self.text_loss_weight = check_share("text_exponent", text_exponent), text_loss_weight
         self.scale = nn.Parameter(torch.ones(1))
         self.context = nn.ModuleList(
             CrossBlock(dim, heads=n_heads, hidden=hidden, attention_dropout=attention_dropout, dropout=dropout)
-            for _ in range(depth)
+            for _ in range(check_positive("depth", depth))
         )
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:

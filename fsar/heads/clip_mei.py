@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.checks import check_choice
 from fsar.heads.functional import (
     MAX_COSINE_DISTANCE,
     class_means,
@@ -19,7 +20,7 @@ from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_
 from fsar.heads.layers import CrossBlock, FeedForward
 from fsar.heads.motion import MotionSummary
 from fsar.heads.presets import Preset, register_preset
-from fsar.heads.text_input import check_choice, mean_text
+from fsar.heads.text_input import mean_text
 from fsar.heads.together import run_together
 
 SMOOTHING = 0.5

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import Features
+from fsar.heads.checks import check_choice, check_positive
 from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Outputs, TableHead, register_head
 
@@ -38,6 +39,8 @@ class CrossTransformer(TableHead):
             compat: "official" divides the sum over frames by 8 whatever their number.
         """
         super().__init__()
+        check_choice("compat", compat, ("fixed", "official"))
+        check_positive("hidden", hidden)
         self.key_head = nn.Linear(dim, hidden, bias=False)
         self.value_head = nn.Linear(dim, hidden, bias=False)
         self.divisor = OFFICIAL_FRAMES if compat == "official" else None

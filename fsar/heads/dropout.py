@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from fsar.heads.checks import check_share
+
 LEVELS = 1 << 16
 
 
@@ -12,6 +14,9 @@ class Dropout(nn.Dropout):
     Each 16 bits of a draw decide one element, so the rate is a multiple of 1/65536; survivors are scaled by exactly the
     inverse of that rate's complement, so the mean is kept. Draws come from torch's generator, as in `nn.Dropout`.
     """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(check_share("dropout", p))
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch
         """Return `input` with elements zeroed at random in training, unchanged otherwise."""

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads import hcl_matching as matching
+from fsar.heads.checks import check_choice, check_positive
 from fsar.heads.hcl_encoder import SpaceTimeEncoder
 from fsar.heads.head import TableHead
-from fsar.heads.text_input import check_choice
 from fsar.heads.tuples import slot_vectors, tuple_slots
 
 TERMS = ("classification", "global", "temporal", "temporal_cycle", "spatial", "spatial_cycle")
@@ -103,6 +103,7 @@ class HCLParts(TableHead):
         super().__init__()
         check_choice("metric", metric, ("auto", "dot", "euclidean"))
         check_choice("compat", compat, ("fixed", "official"))
+        check_positive("n_heads", n_heads)
         if width % n_heads:
             raise InputError(f"width must be a multiple of n_heads, got {width} and {n_heads}")
         if temperature <= 0:

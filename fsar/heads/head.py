@@ -50,6 +50,8 @@ class Head(nn.Module):
     inductive: ClassVar[bool] = True
     """False for a head whose answer for one query depends on the other queries."""
     training_unit: ClassVar[Literal["episodes", "pairs"]] = "episodes"
+    reads_unlabelled: ClassVar[bool] = False
+    """True for a head that learns from the videos without labels of an episode."""
     paper: ClassVar[str] = ""
     """Authors, title, venue, link."""
     options: Mapping[str, Any] = MappingProxyType({})
@@ -174,15 +176,19 @@ def create_head(name: str, **options: Any) -> Head:
     The weights are drawn from torch's current generator: call it inside `seeded(seed)` to fix them.
 
     Raises:
-        InputError: unknown name, or an option that the head does not take.
+        InputError: unknown name, an option that the head does not take, or one that it needs and did not get.
     """
     import inspect
 
     kind = head_type(name)
-    known = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    taken = [p for p in inspect.signature(kind).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    known = [parameter.name for parameter in taken]
     for option in options:
         if option not in known:
             raise unknown_name(f"option of head {name!r}", option, known)
+    for parameter in taken:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise InputError(f"head {name!r} needs the option {parameter.name}")
     head = kind(**options)
     head.options = dict(options)  # a plain dict: heads are deep-copied and pickled
     return head

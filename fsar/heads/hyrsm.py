@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Targets
 from fsar.heads.blocks import block_linear
+from fsar.heads.checks import check_choice, check_position
 from fsar.heads.dropout import Dropout
 from fsar.heads.functional import class_means, class_scores, hausdorff
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
@@ -147,8 +148,8 @@ class HyRSM(Head):
         self.temporal_atte = EpisodeRelation(dim, heads=heads)
         self.layer2 = nn.Linear(2 * dim, dim)
         self.classification_layer = None if n_classes is None else nn.Linear(dim, n_classes)
-        self.relate_videos = relate == "videos"
-        self.position = position
+        self.relate_videos = check_choice("relate", relate, ("prototypes", "videos")) == "videos"
+        self.position = None if position is None else check_position(position)
         self.position_dropout = Dropout(dropout)
         self.class_weight = class_weight
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads.batch import EpisodeBatch, Targets
+from fsar.heads.checks import check_choice
 from fsar.heads.functional import class_scores, hausdorff, membership
 from fsar.heads.head import Losses, Outputs, register_head
 from fsar.heads.hyrsm import HyRSM, Relation, inverse_norm
@@ -29,6 +30,8 @@ class HyRSMPlusPlus(HyRSM):
         "Wang et al., HyRSM++: Hybrid Relation Guided Temporal Set Matching for Few-shot Action Recognition, 2023, "
         "https://arxiv.org/abs/2301.03330"
     )
+
+    reads_unlabelled = True
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class HyRSMPlusPlus(HyRSM):
         self.temporal_weight = temporal_weight
         self.window, self.balance, self.far_weight = window, balance, far_weight
         self.confidence, self.temperature = confidence, temperature
-        self.overlook_first = compat == "official"
+        self.overlook_first = check_choice("compat", compat, ("fixed", "official")) == "official"
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N), the scalar "temporal" regulariser and, with a class loss, "class_logits"."""

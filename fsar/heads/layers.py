@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.errors import InputError
+from fsar.heads.checks import check_positive
 from fsar.heads.dropout import Dropout
 
 FEED_FORWARD_WIDTH = 2048
@@ -121,6 +122,7 @@ def project_normed(norm: nn.LayerNorm, x: Tensor, *layers: nn.Linear) -> list[Te
 
 def inner_width(dim: int, heads: int, head_dim: int | None) -> int:
     """Return the width of all heads together: `dim` if no width per head is given."""
+    check_positive("heads", heads)
     if head_dim is None and dim % heads:
         raise InputError(f"dim must be a multiple of the number of heads, got dim={dim} and heads={heads}")
     return dim if head_dim is None else heads * head_dim

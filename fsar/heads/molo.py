@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.checks import check_position
 from fsar.heads.dropout import Dropout
 from fsar.heads.functional import class_means, frame_distances
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
@@ -131,7 +132,7 @@ class MoLo(TableHead):
         self.motion_reduce = nn.Conv3d(dim, narrow, 3, padding=1)
         self.motion_conv = nn.Conv2d(narrow, narrow, 3, padding=1)
         self.motion_up = nn.Conv2d(narrow, dim, 1)
-        self.position, self.position_dropout = position, Dropout(dropout)
+        self.position, self.position_dropout = check_position(position), Dropout(dropout)
         learned = contrast_weight > 0 and temperature is None
         self.scale = nn.Parameter(torch.ones(1)) if learned else None
         self.scale_motion = nn.Parameter(torch.ones(1)) if learned else None

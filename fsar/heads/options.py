@@ -52,7 +52,9 @@ def _parse(text: str, kind: Any) -> Any:
         parts = [
             _parse(part.strip(), arguments[0] if arguments else str) for part in text.strip("()[]").split(",") if part
         ]
-        return _MISSING if _MISSING in parts else tuple(parts)
+        is_fixed = origin is tuple and arguments and arguments[-1] is not Ellipsis
+        wrong_length = is_fixed and len(parts) != len(arguments)
+        return _MISSING if _MISSING in parts or wrong_length else tuple(parts)
     return _parse_plain(text, kind)
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Targets
+from fsar.heads.checks import check_choice
 from fsar.heads.functional import class_means, offset_cosine
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
 
@@ -44,7 +45,7 @@ class PAL(Head):
         super().__init__()
         self.mha = nn.MultiheadAttention(dim, 1, batch_first=True)
         self.contrast_weight = contrast_weight
-        self.skip_empty = compat == "fixed"
+        self.skip_empty = check_choice("compat", compat, ("fixed", "official")) == "fixed"
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) in [-1, 1], "prototypes" (B, N, D) and the attended "queries" (B, Q, D)."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fsar.heads.adapters import AdapterName, make_adapter
 from fsar.heads.batch import Features
+from fsar.heads.checks import check_choice
 from fsar.heads.functional import class_means
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.tsn import squared_distances
@@ -43,7 +44,7 @@ class Proto(TableHead):
         """
         super().__init__()
         self.adapter = make_adapter(adapter, dim, dropout)
-        self.metric = metric
+        self.metric = check_choice("metric", metric, ("cosine", "euclidean"))
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:

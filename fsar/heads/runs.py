@@ -66,8 +66,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise ValueError(f"write several metadata entries as one of JSON, got {sorted(metadata)}")
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask gives; the library makes files for their owner alone
         # An empty mapping, together with no tensors, would make a file that cannot be read.
         save_file(apart, temporary, metadata=dict(metadata) if metadata else None)
+        temporary.chmod(mode)
 
 
 def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -179,19 +182,26 @@ def _runs(root: Path) -> list[RunFolder]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return "field: old != new" for each field of `new` that a written config has otherwise."""
+    """Return "field: old != new" for each field of `new` that a written config has otherwise.
+
+    Inside a field that is a mapping, such as the options of a head, what only one side has differs, too.
+    """
     return _differences(old, json.loads(json.dumps(new, default=_plain)), "")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str) -> list[str]:
     lines = []
-    for key, value in new.items():
-        before = old.get(key)
+    for key in new if not above else {**old, **new}:
+        before, value = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             lines += _differences(before, value, f"{above}{key}.")
         elif before != value:
-            lines.append(f"{above}{key}: {before!r} != {value!r}")
+            lines.append(f"{above}{key}: {_shown(old, key)} != {_shown(new, key)}")
     return lines
+
+
+def _shown(mapping: Mapping[str, Any], key: str) -> str:
+    return repr(mapping[key]) if key in mapping else "(not given)"
 
 
 def versions() -> dict[str, Any]:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.checks import check_choice
 from fsar.heads.dropout import Dropout
 from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.presets import Preset, register_preset
 from fsar.heads.strm_enrich import FrameEnrichment, PatchEnrichment
-from fsar.heads.text_input import check_choice
 from fsar.heads.trx import TupleAttention, key_width, sub_tables
 from fsar.heads.tuples import slot_vectors, tuple_slots
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from fsar.errors import InputError
 from fsar.heads.class_text import choose_table, class_vectors
 from fsar.heads.data import EpisodeData
 from fsar.heads.episodes import EpisodePool, Ints
@@ -50,7 +51,11 @@ class Task:
         return EpisodeData(source, class_text=self.class_text(pool), visits_seed=visits_seed)
 
     def head_options(self, given: Mapping[str, Any], pool: EpisodePool | None) -> dict[str, Any]:
-        """Return the options of the head: `given`, and what its constructor wants to know about the store."""
+        """Return the options of the head: `given`, and what its constructor wants to know about the store.
+
+        Raises:
+            InputError: fewer classes given than there are to train on.
+        """
         first = self.kind.inputs[0]
         facts = {
             "dim": feature_width(first, self.store.taps[self.taps[first.role]].shape),
@@ -58,6 +63,10 @@ class Task:
             "n_classes": pool.n_classes if pool else None,
             "text_dim": self.store.text(self.table).vectors.shape[-1] if self.table else None,
         }
+        if pool and given.get("n_classes") is not None and given["n_classes"] < pool.n_classes:
+            raise InputError(
+                f"option n_classes is {given['n_classes']}, but there are {pool.n_classes} training classes"
+            )
         return default_options(self.kind, given, facts)
 
 

@@ -22,10 +22,3 @@ def mean_text(class_text: Tensor | None, head: str, dim: int) -> Tensor:
             "use the text tower of the model that encoded the videos (`fsar-prep text STORE --encoder ...`)"
         )
     return class_text.mean(-2)
-
-
-def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
-    """Return `value` if it is one of `choices`; raises InputError naming the option otherwise."""
-    if value not in choices:
-        raise InputError(f"{option} must be {' or '.join(map(repr, choices))}, got {value!r}")
-    return value

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fsar.errors import InputError
 from fsar.heads.head import Head
 from fsar.heads.runs import read_tensors, write_tensors
 
@@ -42,9 +43,16 @@ def save_state(path: Path, head: Head, optimizer: torch.optim.Optimizer, best: W
 
 
 def load_state(path: Path, head: Head, optimizer: torch.optim.Optimizer, device: str) -> tuple[Weights, Progress]:
-    """Put a saved state into `head` and `optimizer`; return the best weights and the progress."""
+    """Put a saved state into `head` and `optimizer`; return the best weights and the progress.
+
+    Raises:
+        InputError: a damaged file, or the weights of another head.
+    """
     tensors, metadata = read_tensors(path)
-    head.load_state_dict(_within(tensors, "head."))
+    try:
+        head.load_state_dict(_within(tensors, "head."))
+    except RuntimeError as error:
+        raise InputError(f"{path} is the state of a head with other options: {error}") from error
     written = json.loads(metadata["state"])
     state: dict[int, dict[str, object]] = {}
     for name, tensor in _within(tensors, "optimizer.").items():

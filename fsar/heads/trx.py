@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.checks import check_choice, check_positive
 from fsar.heads.dropout import Dropout
 from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
@@ -146,10 +147,9 @@ class TRX(TableHead):
             raise InputError(f"temp_set must be different tuple sizes of 1 or more, got {list(temp_set)}")
         if dim % 2:
             raise InputError(f"dim must be even for the position code, got {dim}")
-        if reduction not in ("sum", "mean"):
-            raise InputError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
+        check_choice("reduction", reduction, ("sum", "mean"))
         self.reduction: Literal["sum", "mean"] = reduction
-        out_dim = key_width(dim) if out_dim is None else out_dim
+        out_dim = key_width(dim) if out_dim is None else check_positive("out_dim", out_dim)
         self.transformers = nn.ModuleList(
             TupleAttention(dim, size=size, out_dim=out_dim, dropout=dropout) for size in temp_set
         )

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fsar.heads.adapters import AdapterName, make_adapter
 from fsar.heads.batch import Features
+from fsar.heads.checks import check_choice
 from fsar.heads.functional import class_means, class_scores, offset_cosine
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.presets import Preset, register_preset
@@ -47,7 +48,7 @@ class TSN(TableHead):
         """
         super().__init__()
         self.adapter = make_adapter(adapter, dim, dropout)
-        self.metric = metric
+        self.metric = check_choice("metric", metric, ("cosine", "euclidean"))
         self.scale = scale if scale is not None else (1.0 if adapter == "none" or metric == "euclidean" else 16.0)
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads.batch import Features
+from fsar.heads.checks import check_share
 from fsar.heads.functional import class_means
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.text_input import mean_text
@@ -64,7 +65,7 @@ class ClipProtoTextHead(ClipZeroShotHead):
 
     def __init__(self, *, text_weight: float = 0.5, scale: float = CLIP_SCALE) -> None:
         super().__init__(scale=scale)
-        self.text_weight = text_weight
+        self.text_weight = check_share("text_weight", text_weight)
 
     def match(
         self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None

@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fsar.errors import InputError
+
 DIVISOR = 4
 """BATCH_SIZE of every released config: the official losses are divided by it."""
 
 
 def train_flags(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the TRAIN section: of a published config, or as a parity vector records it."""
-    flags = metadata.get("train_flags", metadata.get("TRAIN", {}))
-    if not isinstance(flags, Mapping):
-        raise TypeError(f"the TRAIN section must be a mapping, got {type(flags).__name__}")
-    return flags
+    return section(metadata, "train_flags") or section(metadata, "TRAIN")
 
 
 def flag(metadata: Mapping[str, Any], key: str, default: Any) -> Any:
@@ -28,5 +27,16 @@ def present_pair(metadata: Mapping[str, Any], first: str, second: str) -> tuple[
 
 def head_name(metadata: Mapping[str, Any]) -> str:
     """Return the official class name: VIDEO.HEAD.NAME of a config, `head` of a parity vector; "" if it says neither."""
-    video = metadata.get("VIDEO", {}).get("HEAD", {})
-    return str(metadata.get("head", video.get("NAME", "")))
+    return str(metadata.get("head", section(section(metadata, "VIDEO"), "HEAD").get("NAME", "")))
+
+
+def section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of a settings document, empty if it is absent or says nothing.
+
+    Raises:
+        InputError: it holds something else than named values.
+    """
+    found = settings.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise InputError(f"the section {name} of the settings must hold named values, got {type(found).__name__}")
+    return found
