@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ def encode(
     """Fill the store at `out` (NAME.zarr or NAME.h5) with the features of `rows`; resume it if it is there.
 
     Every video ends with status ok or failed; failed rows are NaN and listed in the report. The store is sealed at the
-    end. The bytes do not depend on interruptions, on the number of decode processes or on other encoders at work.
+    end, unless another writer has added videos that are still pending: that one seals it. The bytes do not depend on
+    interruptions, on the number of decode processes or on other encoders at work.
 
     Raises:
         InputError: nothing to encode, a store of another recipe (the message names the fields), no video could be read.
@@ -87,6 +89,7 @@ def add_videos(
 ) -> EncodeReport:
     """Encode the `videos` that a store lacks, and rows that it has pending, with the recipe it has, and seal it.
 
+    Pending rows are read from the paths in `videos` where these have them: a video may have been mended elsewhere.
     `weights` is needed when the store was made from a checkpoint file: its hash must be the recorded one. Whatever can
     be found wrong beforehand is found before the store is touched: it stays sealed then.
 
@@ -108,8 +111,10 @@ def add_videos(
         resolve_device(options.device)
         backbone = backbone_of(recipe, weights)
         taps = _tap_specs(backbone, recipe)
+    path_of = {video.video_id: video.path for video in videos}
     with extend_store(path, videos) as writer:
-        return _fill(writer, list(writer.videos), recipe, backbone, taps, options, quiet=quiet)
+        rows = [replace(video, path=path_of.get(video.video_id, video.path)) for video in writer.videos]
+        return _fill(writer, rows, recipe, backbone, taps, options, quiet=quiet)
 
 
 def _tap_specs(backbone: Backbone, recipe: Recipe) -> dict[str, TapSpec]:
@@ -174,8 +179,25 @@ def _fill(
         raise InputError(
             f"none of the {len(videos)} videos could be read ({reason}); mend that and remove {writer.path}"
         )
-    writer.seal()
+    _seal(writer)
     return EncodeReport(writer.path, recipe.recipe_id, len(videos), n_resumed, failures, run)
+
+
+def _seal(writer: StoreWriter) -> None:
+    """Seal the store; only say so where another writer has added videos since `writer` was opened."""
+    from fsar.pipeline.store import open_writer
+
+    try:
+        writer.seal()
+    except InputError:
+        with open_writer(writer.path) as now:
+            n_pending = now.missing_parts().total()
+        if not n_pending:
+            raise
+        sys.stderr.write(
+            f"note: {writer.path} is not sealed yet: {n_pending} videos that another writer added are pending, "
+            "it seals the store when they are done\n"
+        )
 
 
 def _failures(store: FeatureStore) -> list[tuple[str, str, str, str]]:

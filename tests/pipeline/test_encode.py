@@ -21,8 +21,9 @@ from fsar.pipeline.encode import EncodeOptions, add_videos, encode, plan
 from fsar.pipeline.engine import EngineOptions
 from fsar.pipeline.engine_chunk import ChunkWork
 from fsar.pipeline.images import ImageSpec, draw_view, prepare
-from fsar.pipeline.store import STATUS_FAILED, STATUS_OK, Chunk, VideoRow, extend_store, open_store
+from fsar.pipeline.store import STATUS_FAILED, STATUS_OK, Chunk, StoreWriter, VideoRow, extend_store, open_store
 from fsar.pipeline.store.files import StoreFiles
+from fsar.pipeline.store.retry import reset_failed
 from fsar.pipeline.store.seal import is_sealed
 from fsar.pipeline.taps import TapExtractor
 from tests.pipeline.encode_helpers import fake_decode, files_of, made_up_rows, pixels, slow_decode
@@ -221,6 +222,33 @@ def test_pending_rows_are_encoded_with_the_recipe_of_the_store(tmp_path):
     assert open_store(path).ok_rows.tolist() == [0, 1, 2]
 
 
+def test_pending_rows_are_read_from_the_paths_of_the_new_catalog(tmp_path):
+    rows = made_up_rows(tmp_path, ["a", "b"])
+    path = fill(tmp_path, [rows[0], dataclasses.replace(rows[1], path=tmp_path / "bad")]).path
+    reset_failed(path)
+    videos = [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
+    assert add_videos(path, videos, engine=INLINE, quiet=True).failures == []
+    assert open_store(path).ok_rows.tolist() == [0, 1]
+
+
+def test_a_store_that_another_writer_extends_meanwhile_is_left_to_it(tmp_path, monkeypatch, capsys):
+    more = [VideoRow("c", "class c", "train", str(made_up_rows(tmp_path, ["c"])[0].path))]
+    record_run = StoreWriter.record_run
+
+    def extended_by_another(self, run):
+        extend_store(self.path, more).close()
+        record_run(self, run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "record_run", extended_by_another)
+        report = fill(tmp_path, made_up_rows(tmp_path, ["a", "b"]))
+    assert report.run.n_ok == 2
+    assert "not sealed yet: 1 videos that another writer added are pending" in capsys.readouterr().err
+    assert not open_store(report.path, allow_unsealed=True).sealed
+    assert add_videos(report.path, more, engine=INLINE, quiet=True).run.n_ok == 1
+    assert open_store(report.path).sealed
+
+
 def test_nothing_to_read_is_said_before_and_after(tmp_path):
     rows = made_up_rows(tmp_path, ["a"])
     rows[0].path.unlink()
@@ -281,8 +309,6 @@ def test_bf16_stays_close_to_fp32_and_is_another_recipe(tmp_path):
 def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(tmp_path, monkeypatch):
     rows = made_up_rows(tmp_path / "v", [f"v{index}" for index in range(6)])
     chosen = options(chunk_rows=2)
-    from fsar.pipeline.store import StoreWriter
-
     commit, calls = StoreWriter.commit, []
 
     def full(self, chunk, data):
