@@ -51,14 +51,15 @@ def convert(
     """Convert every video of a catalog to `out`/videos/ID.mp4 and write catalog.csv and failures.csv there.
 
     Outputs that an earlier run finished are recognised by its journal without decoding; an output whose source has
-    changed is made again. A folder with other settings or foreign files is refused.
+    changed is made again. A folder with other settings or foreign files, or that another run is writing to, is
+    refused.
     """
     folder = OutputFolder(out, STAGE, asdict(settings))
-    folder.claim()
-    todo = _unfinished(catalog, folder, settings)
-    failures, catalog_path = run_stage(
-        folder, catalog, todo, convert_one, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds
-    )
+    with folder.claim():
+        todo = _unfinished(catalog, folder, settings)
+        failures, catalog_path = run_stage(
+            folder, catalog, todo, convert_one, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds
+        )
     return ConvertReport(len(todo) - len(failures), len(catalog.rows) - len(todo), failures, catalog_path)
 
 

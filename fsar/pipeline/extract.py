@@ -95,13 +95,14 @@ def extract(
     """Extract the frames of every video of a catalog; `out` gets catalog.csv and failures.csv beside them.
 
     Folders that an earlier run finished are recognised by its journal; those whose source changed are made again.
+    A folder that another run is writing to is refused.
     """
     folder = OutputFolder(out, STAGE, asdict(settings))
     todo = _unfinished(catalog, folder, settings)
-    folder.claim()
-    failures, catalog_path = run_stage(
-        folder, catalog, todo, extract_one, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds
-    )
+    with folder.claim():
+        failures, catalog_path = run_stage(
+            folder, catalog, todo, extract_one, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds
+        )
     return ExtractReport(len(todo) - len(failures), len(catalog.rows) - len(todo), failures, catalog_path)
 
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -79,13 +82,20 @@ class OutputFolder:
         elif self.folder.is_dir() and any(TEMPORARY_MARK not in path.name for path in self.folder.iterdir()):
             raise InputError(f"{self.folder} is not empty and was not written by `{self.stage}`: choose another folder")
 
-    def claim(self) -> None:
-        """Make the folder ours, after `check`, and remove what a killed run left unfinished."""
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the folder, after `check`, and remove what a killed run left unfinished.
+
+        Raises InputError as `check` does, and while another run holds the folder.
+        """
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.folder)
-        if not self._settings_file.is_file():
-            write_atomic(self._settings_file, json.dumps(self._settings, indent=1, sort_keys=True) + "\n")
+        with sole_writer(self.folder):
+            self.check()  # again: a run that began at the same moment may have other settings
+            remove_leftovers(self.folder)
+            if not self._settings_file.is_file():
+                write_atomic(self._settings_file, json.dumps(self._settings, indent=1, sort_keys=True) + "\n")
+            yield
 
     def is_done(self, video_id: str, source: Path) -> bool:
         """Tell whether a finished output of this very source is there; nothing is decoded."""
@@ -125,6 +135,37 @@ class OutputFolder:
                 continue  # torn by a kill: the output is made again
             records[record.video_id] = record
         return records
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold an existing folder; the lock ends with this process, however that ends, and leaves no file behind.
+
+    Raises InputError while another run holds the folder. Windows and some network disks cannot lock: nothing is held.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not _lock(descriptor):
+            raise InputError(f"another run is writing to {folder}: wait until it ends, or choose another folder")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Return False where another process has the lock."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a disk that cannot lock
+        pass
+    return True
 
 
 def output_bytes(path: Path) -> int:

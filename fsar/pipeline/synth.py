@@ -12,6 +12,7 @@ import numpy as np
 from fsar.errors import InputError
 from fsar.files import atomic_path, remove_leftovers, write_atomic
 from fsar.pipeline.jobs import Failure, run_jobs, write_failures
+from fsar.pipeline.jobs_folder import sole_writer
 from fsar.pipeline.synth_draw import FPS, Picture, draw_clip, draw_scene
 from fsar.pipeline.synth_motions import MOTIONS
 
@@ -96,10 +97,20 @@ def class_numbers(settings: SynthSettings) -> dict[str, range]:
 
 
 def synthesize(out: Path, settings: SynthSettings, *, n_jobs: int = 1, quiet: bool = False) -> SynthReport:
-    """Write the set to `out`; videos that an earlier run finished are kept. The bytes depend on `settings` alone."""
+    """Write the set to `out`; videos that an earlier run finished are kept. The bytes depend on `settings` alone.
+
+    Raises InputError for a folder with another set or foreign files, or while another run writes to it.
+    """
     clips = list(_all_clips(out, settings))
     _claim_folder(out, settings)
-    remove_leftovers(out)
+    with sole_writer(out):
+        remove_leftovers(out)
+        return _write_missing(out, settings, clips, n_jobs=n_jobs, quiet=quiet)
+
+
+def _write_missing(
+    out: Path, settings: SynthSettings, clips: list[SynthClip], *, n_jobs: int, quiet: bool
+) -> SynthReport:
     todo = [clip for clip in clips if not clip.path.is_file()]
     outcomes = run_jobs(
         "synth", todo, write_clip, n_jobs=n_jobs, key=lambda clip: clip.video_id, quiet=quiet, workspace=out
