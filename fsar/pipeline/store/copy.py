@@ -14,6 +14,7 @@ from fsar.errors import InputError, unknown_name
 from fsar.pipeline.store.chunk_data import ChunkData
 from fsar.pipeline.store.create import create_store
 from fsar.pipeline.store.identity import differing_fields
+from fsar.pipeline.store.intact import IntactRows
 from fsar.pipeline.store.layout import Chunk, VideoRow
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.seal import PARTS
@@ -158,7 +159,8 @@ def _copy(
     advance: Advance | None,
 ) -> FeatureStore:
     first = sources[0].store
-    if any(source.path.resolve() == Path(target).resolve() for source in {s.store for s in sources}):
+    intact = {store: IntactRows(store) for store in {source.store for source in sources}}
+    if any(store.path.resolve() == Path(target).resolve() for store in intact):
         raise InputError(f"{target} is one of the stores to copy from: choose another name")
     writer = create_store(
         target,
@@ -170,7 +172,7 @@ def _copy(
     )
     with writer:
         while (chunk := writer.claim()) is not None:
-            writer.commit(chunk, _chunk_data(chunk, [sources[row] for row in chunk.rows], taps))
+            writer.commit(chunk, _chunk_data(chunk, [sources[row] for row in chunk.rows], taps, intact))
             if advance:
                 advance(len(chunk.rows))
         writer.seal()
@@ -180,27 +182,24 @@ def _copy(
     return store
 
 
-def _chunk_data(chunk: Chunk, sources: Sequence[_Source], taps: Sequence[str]) -> ChunkData:
+def _chunk_data(
+    chunk: Chunk, sources: Sequence[_Source], taps: Sequence[str], intact: Mapping[FeatureStore, IntactRows]
+) -> ChunkData:
     found = [(row, source.store.failure_of(source.row)) for row, source in zip(chunk.rows, sources, strict=True)]
     failures = [(row, *failure) for row, failure in found if failure is not None]
-    return ChunkData(
-        {tap: _gather(sources, lambda store, rows, tap=tap: store.read(tap, rows, views=None)) for tap in taps},
-        _gather(sources, FeatureStore.frame_index),
-        _gather(sources, FeatureStore.frame_time),
-        _gather(sources, lambda store, rows: store.status[rows]),
-        _gather(sources, lambda store, rows: store.n_frames[rows]),
-        _gather(sources, lambda store, rows: store.source_sha256[rows]),
-        failures,
-    )
+    names = ("frame_index", "frame_time", "status", "n_frames", "source_sha256")
+    features = {tap: _gather(sources, f"features/{tap}", intact) for tap in taps}
+    return ChunkData(features, **{name: _gather(sources, name, intact) for name in names}, failures=failures)
 
 
-def _gather(sources: Sequence[_Source], read: Callable[..., np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """Return what `read` gives for each run of rows of one store, one after the other."""
+def _gather(sources: Sequence[_Source], name: str, intact: Mapping[FeatureStore, IntactRows]) -> np.ndarray[Any, Any]:
+    """Return the rows of an array, read in one go for each run of rows of one store."""
     pieces, start = [], 0
     while start < len(sources):
         store, stop = sources[start].store, start
         while stop < len(sources) and sources[stop].store is store:
             stop += 1
-        pieces.append(read(store, np.array([source.row for source in sources[start:stop]])))
+        rows = np.array([source.row for source in sources[start:stop]], np.int64)
+        pieces.append(intact[store].read(name, rows))
         start = stop
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -21,7 +21,8 @@ from fsar.pipeline.store.files import (
     videos_csv,
 )
 from fsar.pipeline.store.identity import differing_fields
-from fsar.pipeline.store.journal import intents, metadata_entries, publish, redo
+from fsar.pipeline.store.intact import refuse_damaged_chunk
+from fsar.pipeline.store.journal import intents, metadata_entries, publish, redo, stored_rows
 from fsar.pipeline.store.layout import Layout, TapSpec, VideoRow, check_videos, plan_layout
 from fsar.pipeline.store.writer import StoreWriter
 
@@ -92,6 +93,9 @@ def _append(files: StoreFiles, videos: Sequence[VideoRow]) -> None:
     known = {video.video_id for video in old}
     new = [video for video in videos if video.video_id not in known]
     refuse_busy(files, "add videos")
+    grown, n_rows = divmod(len(old), layout.chunk_rows)
+    if stored_rows(files).get(grown, 0) == n_rows:
+        refuse_damaged_chunk(files, grown, n_rows)
     files.locate(MANIFEST_FILE).unlink(missing_ok=True)
     contents = _metadata_contents(files, layout, [*old, *new])
     publish(files, METADATA_KEY, contents, keep=metadata_entries(files))

@@ -12,6 +12,7 @@ from fsar.files import atomic_path
 from fsar.pipeline.store.copy import Advance, known_taps, select_videos
 from fsar.pipeline.store.formats import raw_bytes
 from fsar.pipeline.store.identity import canonical_json
+from fsar.pipeline.store.intact import IntactRows
 from fsar.pipeline.store.layout import ArraySpec
 from fsar.pipeline.store.reader import open_store
 
@@ -34,7 +35,8 @@ def export_safetensors(
     file is whole or absent; an interrupted export starts again.
 
     Raises:
-        InputError: `target` exists or has another suffix, the store is not sealed, or has no such tap, part or class.
+        InputError: `target` exists or has another suffix, the store is not sealed, is damaged, or has no such tap, part
+            or class.
     """
     path = Path(target)
     if path.suffix != ".safetensors":
@@ -42,7 +44,7 @@ def export_safetensors(
     if path.exists():
         raise InputError(f"{path} exists: remove it or choose another name")
     store = open_store(source)
-    rows = select_videos(store, parts=parts, classes=classes)
+    rows, intact = select_videos(store, parts=parts, classes=classes), IntactRows(store)
     wanted = {f"features/{tap}" for tap in known_taps(store, taps)}
     specs = [spec for spec in store.layout.arrays().values() if spec.name in wanted or "/" not in spec.name]
     videos = [[v.video_id, v.class_name, v.part] for v in (store.videos[int(row)] for row in rows)]
@@ -51,7 +53,7 @@ def export_safetensors(
         file.write(_header(specs, len(rows), about))
         for spec in _ordered(specs):
             for start in range(0, len(rows), BLOCK_ROWS):
-                block = store.read_array(spec.name, rows[start : start + BLOCK_ROWS])
+                block = intact.read(spec.name, rows[start : start + BLOCK_ROWS])
                 file.write(raw_bytes(np.ascontiguousarray(block)))
                 if advance and spec.name in wanted:
                     advance(len(block))

@@ -11,6 +11,7 @@ import numpy as np
 from fsar.pipeline.store.chunk_data import ChunkData, checked_arrays, padded
 from fsar.pipeline.store.claims import Claims, metadata_claim
 from fsar.pipeline.store.files import CLAIMS, JOURNAL, StoreFiles, read_store, record_run
+from fsar.pipeline.store.intact import refuse_damaged_chunk
 from fsar.pipeline.store.journal import chunk_key, publish, read_record, redo, stored_rows
 from fsar.pipeline.store.layout import Chunk, pending_chunks
 from fsar.pipeline.store.rows import stored_chunk
@@ -46,7 +47,11 @@ class StoreWriter:
         return len(self._pending())
 
     def claim(self) -> Chunk | None:
-        """Return a chunk to compute, or None when every chunk is committed or in another living writer's hand."""
+        """Return a chunk to compute, or None when every chunk is committed or in another living writer's hand.
+
+        Raises:
+            InputError: the chunk is to grow and the files of its stored rows are not as they were written.
+        """
         return self._claim_from_queue() or self._claim_from_queue(refill=True)
 
     def commit(self, chunk: Chunk, data: ChunkData) -> None:
@@ -113,6 +118,7 @@ class StoreWriter:
                 continue
             redo(self.files, self._key(chunk.index))  # what a crashed writer has announced
             if not self._is_stored(chunk.index):
+                refuse_damaged_chunk(self.files, chunk.index, chunk.rows.start % self.layout.chunk_rows)
                 return chunk
             self._claims.release(chunk.index)
         return None
