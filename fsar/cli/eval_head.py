@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsar.cli.common import run_command
-from fsar.cli.head_options import choose_device, parse_counts, parse_list, parse_taps, store_options
+from fsar.cli.head_options import choose_device, parse_counts, parse_list, parse_taps, refuse_given, store_options
 from fsar.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,8 +100,10 @@ def command(**arguments: Any) -> None:
 
 def _refuse_combinations(arguments: dict[str, Any]) -> None:
     """Raise InputError for options of which one would be ignored."""
-    if arguments["shots"] and arguments["episodes_file"]:
-        raise InputError("--episodes-file says how many shots its episodes have: leave --shots out")
+    if arguments["episodes_file"]:
+        refuse_given(("way", "shot", "shots", "query", "episodes", "seed"), "--episodes-file lists the episodes")
+    if arguments["compare"] and set(arguments["heads"]) == {arguments["compare"]}:
+        raise InputError(f"--compare {arguments['compare']} is the head under test: name another")
     if arguments["shots"] and "," in arguments["shots"] and arguments["save_episodes"]:
         raise InputError("--save-episodes writes one list: give one number of shots")
 

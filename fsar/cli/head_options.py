@@ -64,6 +64,14 @@ def parse_list(name: str, text: str) -> list[int]:
     return numbers
 
 
+def refuse_given(names: Sequence[str], reason: str) -> None:
+    """Raise InputError if the user gave one of these options of the running command, which would be ignored."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise InputError(f"{reason}: leave --{name.replace('_', '-')} out")
+
+
 def choose_device(device: str | None) -> str:
     """Return a device that exists: the one asked for, else the GPU where there is one."""
     import torch
@@ -74,6 +82,8 @@ def choose_device(device: str | None) -> str:
         kind = torch.device(device)
     except RuntimeError:
         raise InputError(f"--device must be cpu, cuda or cuda:N, got {device!r}") from None
+    if kind.type not in ("cpu", "cuda"):
+        raise InputError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
     if kind.type == "cuda" and not (torch.cuda.is_available() and (kind.index or 0) < torch.cuda.device_count()):
         raise InputError(
             f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsar.cli.common import json_option, run_command, summary
-from fsar.cli.head_options import choose_device, parse_counts, parse_list, parse_taps, store_options
+from fsar.cli.head_options import choose_device, parse_counts, parse_list, parse_taps, refuse_given, store_options
 from fsar.errors import InputError
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ def _experiment(arguments: dict[str, Any]) -> Any:
     from fsar.heads.task import make_task, open_store
     from fsar.heads.testing import Plan
 
+    if arguments["episodes_file"]:
+        refuse_given(("test_episodes", "test_query", "test_seed"), "--episodes-file lists the test episodes")
     name = arguments["head"]
     options = parse_options(name, arguments["options"])
     task = make_task(
@@ -166,6 +168,7 @@ def _experiment(arguments: dict[str, Any]) -> Any:
 
 def _preset(arguments: dict[str, Any], split: str) -> "Preset":
     """Return the recipe with what the user changed; a changed length stretches the schedule of `cached`."""
+    from fsar.heads.head import head_type
     from fsar.heads.presets import get_preset
 
     if arguments["steps"] and arguments["episodes"]:
@@ -173,6 +176,9 @@ def _preset(arguments: dict[str, Any], split: str) -> "Preset":
     if arguments["lr"] is not None and not math.isfinite(arguments["lr"]):
         raise InputError(f"--lr must be a number, got {arguments['lr']}")
     preset = get_preset(arguments["preset"], arguments["head"], split)
+    if head_type(arguments["head"]).training_unit == "pairs":
+        preset = preset.of_pairs()
+        refuse_given(("query", "episodes_per_step"), f"head {arguments['head']!r} trains on pairs of videos")
     changes = {"lr": arguments["lr"], "episodes_per_step": arguments["episodes_per_step"]}
     preset = dataclasses.replace(preset, **{key: value for key, value in changes.items() if value is not None})
     n_episodes = arguments["episodes"] or (arguments["steps"] or 0) * preset.episodes_per_step

@@ -52,7 +52,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path} is of unknown form (top-level keys: {keys or 'none'}); a checkpoint is {FORMS}")
     unused = tuple(sorted(set(content) - {container, "cfg"})) if container else ()
     settings = _parse(content["cfg"], f"the cfg in {path}") if container and "cfg" in content else None
-    return Checkpoint({_unwrapped(name): value for name, value in state.items()}, settings, container, unused)
+    return Checkpoint(_unwrapped_state(path, state), settings, container, unused)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -113,6 +113,16 @@ def _parse(text: Any, where: str) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise InputError(f"{where} must hold named settings, got {type(settings).__name__}")
     return settings
+
+
+def _unwrapped_state(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights under names without wrappers; raises InputError where that makes two names one."""
+    bare: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if _unwrapped(name) in bare:
+            raise InputError(f"{path} holds {_unwrapped(name)} twice, with and without the prefix of a wrapper")
+        bare[_unwrapped(name)] = tensor
+    return bare
 
 
 def _unwrapped(name: str) -> str:

@@ -16,7 +16,7 @@ from fsar.heads.episodes import EpisodePool, Episodes, EpisodeSampler, EpisodeSh
 from fsar.heads.episodes import describe as describe_shape
 from fsar.heads.evaluate import Evaluation, evaluate
 from fsar.heads.features import FeatureSource
-from fsar.heads.head import Head, create_head, seeded
+from fsar.heads.head import Head, create_head, head_type, list_heads, seeded
 from fsar.heads.parts import usable_pool
 from fsar.heads.presets import CACHED, Preset
 from fsar.heads.report import model_card
@@ -57,7 +57,8 @@ class Experiment:
 
     def train_options(self) -> TrainOptions:
         """Return the options of the loop."""
-        options = TrainOptions(self.preset, seed=self.seed, patience=self.patience, amp=self.amp)
+        preset = self.preset.of_pairs() if self.task.kind.training_unit == "pairs" else self.preset
+        options = TrainOptions(preset, seed=self.seed, patience=self.patience, amp=self.amp)
         return replace(options, validate_every=self.validate_every or max(options.n_steps // 20, MIN_STEPS))
 
 
@@ -69,6 +70,7 @@ def run(experiment: Experiment, out: Path | None, *, quiet: bool = False) -> tup
         KeyboardInterrupt: asked to stop; the state is saved.
     """
     task = experiment.task
+    _refuse_unread(experiment)
     pool = _train_pool(experiment)
     options = task.head_options({**experiment.preset.options, **experiment.options}, pool)
     planned = plan_test(task, experiment.test) if experiment.test else None
@@ -88,6 +90,13 @@ def run(experiment: Experiment, out: Path | None, *, quiet: bool = False) -> tup
     result = _test(experiment, head, folder, planned, facts, quiet=quiet)
     write_atomic(folder.path / "README.md", model_card(folder.config, result))
     return folder, result
+
+
+def _refuse_unread(experiment: Experiment) -> None:
+    """Raise InputError for unlabelled videos that the head would pass over."""
+    if experiment.shape.n_unlabelled and not experiment.task.kind.reads_unlabelled:
+        readers = ", ".join(name for name in list_heads() if head_type(name).reads_unlabelled)
+        raise InputError(f"head {experiment.task.name!r} does not read unlabelled videos; heads that do: {readers}")
 
 
 def _train_pool(experiment: Experiment) -> EpisodePool:
@@ -125,7 +134,7 @@ def _config(
         "train_videos_sha256": _videos_sha256(task, pool),
         "val_videos_sha256": _videos_sha256(task, task.parts.pools.get("val")),
         "episodes": describe_shape(experiment.shape),
-        "preset": experiment.preset.describe(),
+        "preset": loop.preset.describe(),
         "seed": experiment.seed,
         "n_steps": loop.n_steps,
         "validate_every": loop.validate_every,

@@ -15,7 +15,7 @@ from fsar.heads.checkpoint_reader import Checkpoint, read_checkpoint, read_setti
 from fsar.heads.head import Head, seeded
 from fsar.heads.official import import_official, list_official, official_format
 from fsar.heads.official.formats import head_state, our_name
-from fsar.heads.official.settings import head_name
+from fsar.heads.official.settings import head_name, train_flags
 from fsar.heads.runs import save_head, write_json, write_tensors
 
 BACKBONE_FILE, REPORT_FILE = "backbone.safetensors", "import.json"
@@ -95,8 +95,16 @@ def import_checkpoint(
     ignored += [] if backbone else [f"backbone.{name}" for name in backbone_tensors]
     present = {our_name(official_format(method), name) for name in bare}
     missing = tuple(name for name in own if name not in present)
-    assumed = tuple(name for name in official_format(method).guessed if name not in (checkpoint.settings or {}))
+    assumed = _assumed(method, checkpoint.settings or {})
     return ImportReport(method, head, backbone, (*sorted(ignored), *checkpoint.unused), missing, assumed)
+
+
+def _assumed(method: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the settings that the weights do not show and the file does not hold.
+
+    In a config of the CLIP-FSAR code base an absent key means the official default: nothing is assumed then.
+    """
+    return () if train_flags(settings) else tuple(n for n in official_format(method).guessed if n not in settings)
 
 
 def recognise_method(path: Path, checkpoint: Checkpoint, bare: Mapping[str, Tensor]) -> str:

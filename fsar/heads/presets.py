@@ -31,7 +31,7 @@ class Preset:
     """Parameters whose name contains one of these get no weight decay."""
     schedule: Schedule = field(default_factory=Constant)
     episodes_per_step: int = 1
-    """Episodes (or batches of pairs) whose gradients one optimiser step uses."""
+    """Episodes whose gradients one optimiser step uses; of pairs it is one batch."""
     reduction: Literal["mean", "sum"] = "mean"
     """Over the episodes of a step. The reduction over queries belongs to the head."""
     n_episodes: int = 10_000
@@ -48,6 +48,11 @@ class Preset:
     def fits(self, head: str) -> bool:
         """Tell whether the recipe is for this head."""
         return not self.heads or head in self.heads
+
+    def of_pairs(self) -> "Preset":
+        """Return the recipe for a head that trains on pairs of videos: as many steps, each on one batch."""
+        n_steps = max(self.n_episodes // self.episodes_per_step, 1)
+        return replace(self, episodes_per_step=1, n_episodes=n_steps)
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe for a config file."""

@@ -82,14 +82,21 @@ def test_a_head_with_random_weights_is_marked(call):
         (["otam", "--part", "tset"], "unknown part 'tset': did you mean test?"),
         (["otam", "--shot", "one"], "--shot must be a number"),
         (["otam", "--shots", "1,20"], "takes 21 videos of a class"),
-        (["otam", "--episodes-file", "nowhere.npz"], "no episode list at nowhere.npz"),
         (["otam", "--text", "words"], "takes no text"),
         (["tests"], "is neither a run folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_1(call, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, _, err = call(*arguments, "--episodes", 5)
+    refused_line(call(*arguments, "--episodes", 5), message)
+
+
+def test_a_list_that_is_absent_is_one_line(call, tmp_path):
+    refused_line(call("otam", "--episodes-file", tmp_path / "nowhere.npz"), "no episode list at")
+
+
+def refused_line(outcome, message):
+    code, _, err = outcome
     assert code == 1
     assert message in err
     assert err.startswith("error: ")
@@ -114,6 +121,10 @@ def test_runs_of_one_folder_name_are_told_apart(call, tmp_path, monkeypatch, sto
     [
         (["--shots", "1,2", "--save-episodes", "l.npz"], "--save-episodes writes one list"),
         (["--shots", "1,2", "--episodes-file", "l.npz"], "leave --shots out"),
+        (["--episodes", "7", "--episodes-file", "l.npz"], "--episodes-file lists the episodes: leave --episodes out"),
+        (["--seed", "4", "--episodes-file", "l.npz"], "leave --seed out"),
+        (["--compare", "tsn"], "--compare tsn is the head under test"),
+        (["--device", "mps"], "--device must be cpu, cuda or cuda:N"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(call, arguments, message):

@@ -85,6 +85,10 @@ def test_several_seeds_give_mean_and_spread(call, tmp_path):
         (["otam", "--seeds", "1,1"], "names a number twice"),
         (["otam", "--steps", "3", "--episodes", "9"], "not both"),
         (["molo"], "--tap map"),
+        (["pal", "--unlabelled", "2"], "head 'pal' does not read unlabelled videos; heads that do: hyrsm++"),
+        (["hyrsm", "-o", "n_classes=1"], "option n_classes is 1, but there are"),
+        (["otam", "--episodes-file", "l.npz", "--test-seed", "3"], "leave --test-seed out"),
+        (["hcl", "--query", "1"], "--tap map"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_1(call, tmp_path, arguments, message):

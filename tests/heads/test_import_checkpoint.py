@@ -18,6 +18,7 @@ from fsar.heads.import_checkpoint import import_checkpoint, write_import
 from fsar.heads.runs import load_head
 from tests.conftest import GOLDENS
 from tests.heads.goldens import METHODS, assert_close, read_golden, without_dropout
+from tests.heads.test_official import trx_state
 
 CLIP_TOWER = {
     "class_embedding": (768,),
@@ -169,6 +170,47 @@ def test_hyrsm_without_its_config_asks_which_one_it_is(tmp_path):
     config = {"TRAIN": golden.metadata["train_flags"], "VIDEO": {"HEAD": {"NAME": golden.metadata["head"]}}}
     (tmp_path / "cfg.json").write_text(json.dumps(config))
     assert import_checkpoint(tmp_path / "bare.pt", settings=tmp_path / "cfg.json").method == "hyrsm_pp"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("method", "setting"), [("hyrsm", "VIDEO.HEAD.NAME"), ("molo", "LOGIT_BALANCE_COFF")])
+def test_what_a_bare_file_does_not_tell_is_listed_as_assumed(method, setting, tmp_path):
+    golden = read_golden(
+        next(path for path in sorted(GOLDENS.glob(f"{method}/*.safetensors")) if "train" not in path.stem)
+    )
+    state = {name: tensor for name, tensor in golden.state.items() if not name.startswith("scale")}
+    torch.save(state, tmp_path / "bare.pt")
+    assert setting in import_checkpoint(tmp_path / "bare.pt", method=method).assumed
+    (tmp_path / "cfg.json").write_text(json.dumps({"TRAIN": {"WAY": 5}}))
+    assert import_checkpoint(tmp_path / "bare.pt", method=method, settings=tmp_path / "cfg.json").assumed == ()
+
+
+def test_the_loss_of_a_trx_is_that_of_its_code_base(tmp_path):
+    state = trx_state()
+    torch.save(state, tmp_path / "first.pt")
+    torch.save({**state, "transformers.0.tuples.0": torch.tensor([0, 1])}, tmp_path / "later.pt")
+    assert import_checkpoint(tmp_path / "first.pt").head.options["reduction"] == "sum"
+    assert import_checkpoint(tmp_path / "later.pt").head.options["reduction"] == "mean"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"module.transformers.0.norm_k.bias": torch.ones(8)}, "transformers.0.norm_k.bias twice"),
+        ({"transformers.0.norm_k.bias": torch.full((8,), torch.nan)}, "norm_k.bias holds numbers that are not finite"),
+    ],
+)
+def test_weights_that_contradict_or_diverged_are_refused(changes, message, tmp_path):
+    torch.save(trx_state() | changes, tmp_path / "odd.pt")
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize("settings", [{"TRAIN": [1]}, {"VIDEO": 3}])
+def test_settings_of_another_shape_are_one_line(settings, tmp_path):
+    torch.save({"model_state": trx_state(), "cfg": json.dumps(settings)}, tmp_path / "odd.pyth")
+    with pytest.raises(InputError, match="must hold named values"):
+        import_checkpoint(tmp_path / "odd.pyth", method="hyrsm" if "TRAIN" in settings else None)
 
 
 class Payload:

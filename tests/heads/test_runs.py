@@ -56,6 +56,16 @@ def test_differences_name_the_field():
     assert differences({"seed": 0, "shape": [1, 2]}, {"seed": 1, "shape": (1, 2)}) == ["seed: 0 != 1"]
 
 
+def test_options_that_only_one_side_has_differ():
+    old, new = {"options": {"dim": 8, "dropout": 0.5}, "created": "now"}, {"options": {"dim": 8}}
+    assert differences(old, new) == ["options.dropout: 0.5 != (not given)"]
+    assert differences(new, {**old, "created": None}) == [
+        "options.dropout: (not given) != 0.5",
+        "created: (not given) != None",
+    ]
+    assert differences({"options": {"a": None}}, {"options": {}}) == ["options.a: None != (not given)"]
+
+
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path):
     folders = {open_run(None, "otam", {"seed": seed}, root=tmp_path).path for seed in range(3)}
     assert len(folders) == 3

@@ -27,5 +27,10 @@ def options(metadata: Metadata, state: State) -> dict[str, Any]:
 
 register_official(
     "clip_fsar",
-    OfficialFormat(head="clip-fsar", options=options, renames=(*TRANSFORMER_RENAMES, (r"^context2\.", "context."))),
+    OfficialFormat(
+        head="clip-fsar",
+        options=options,
+        renames=(*TRANSFORMER_RENAMES, (r"^context2\.", "context.")),
+        guessed=("MERGE_BEFORE", "SINGLE_DIRECT", "EVAL_TEXT", "COMBINE", "TEXT_COFF"),
+    ),
 )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fsar.heads.official.formats import TRANSFORMER_RENAMES, Metadata, OfficialFormat, State, register_official
+from fsar.heads.official.settings import section
 
 RENAMES = (
     *TRANSFORMER_RENAMES,
@@ -16,7 +17,7 @@ RENAMES = (
 
 def options(metadata: Metadata, state: State) -> dict[str, Any]:
     """Return the options of `clip-mei` from the flags of the MODEL section and the shapes of the weights."""
-    flags = metadata.get("flags", metadata.get("MODEL", {}))
+    flags = section(metadata, "flags") or section(metadata, "MODEL")
     return {
         "dim": state["context2.layers.0.0.norm.weight"].shape[0],
         "hidden": state["context2.layers.0.1.net.0.weight"].shape[0],
@@ -27,4 +28,7 @@ def options(metadata: Metadata, state: State) -> dict[str, Any]:
 
 
 # The official `scale` is saved but never used.
-register_official("clip_mei", OfficialFormat(head="clip-mei", options=options, renames=RENAMES, leftovers=("scale",)))
+register_official(
+    "clip_mei",
+    OfficialFormat(head="clip-mei", options=options, renames=RENAMES, leftovers=("scale",), guessed=("SINGLE_DIRECT",)),
+)

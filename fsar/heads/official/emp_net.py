@@ -27,4 +27,6 @@ def options(metadata: Metadata, state: State) -> dict[str, Any]:
     }
 
 
-register_official("emp_net", OfficialFormat(head="emp-net", options=options, renames=RENAMES))
+register_official(
+    "emp_net", OfficialFormat(head="emp-net", options=options, renames=RENAMES, guessed=("MERGE_BEFORE",))
+)

@@ -126,6 +126,8 @@ def load_official(official: OfficialFormat, head: Head, state: State) -> None:
             # Convolutions of size 1 are linear layers here: (D, 2D, 1) and (D, 2D) hold the same numbers.
             if squeezed(tensor) != squeezed(own[name]):
                 raise InputError(f"{name} must be {tuple(own[name].shape)}, the weights hold {tuple(tensor.shape)}")
+            if not tensor.isfinite().all():
+                raise InputError(f"{name} holds numbers that are not finite: the training had diverged")
             own[name].copy_(tensor.view_as(own[name]))
 
 

@@ -67,8 +67,30 @@ _MOLO_RENAMES = (
 )
 _TABLES = (r"pe\.pe",)
 
-register_official("hyrsm", OfficialFormat("hyrsm", _hyrsm, renames=_HYRSM_RENAMES, leftovers=_TABLES))
-register_official("hyrsm_pp", OfficialFormat("hyrsm++", _hyrsm_pp, renames=_HYRSM_RENAMES, leftovers=_TABLES))
+_HYRSM_GUESSED = ("VIDEO.HEAD.NAME", "HEAD", "POSITION_A", "POSITION_B")
+
 register_official(
-    "molo", OfficialFormat("molo", _molo, renames=_MOLO_RENAMES, leftovers=_TABLES, optional=(r"decoder\..*",))
+    "hyrsm",
+    OfficialFormat("hyrsm", _hyrsm, renames=_HYRSM_RENAMES, leftovers=_TABLES, guessed=_HYRSM_GUESSED),
+)
+register_official(
+    "hyrsm_pp",
+    OfficialFormat(
+        "hyrsm++",
+        _hyrsm_pp,
+        renames=_HYRSM_RENAMES,
+        leftovers=_TABLES,
+        guessed=(*_HYRSM_GUESSED, "NO_POSITION", "SEMI_THRESHOLD", "SEMI_TEMPORAL"),
+    ),
+)
+register_official(
+    "molo",
+    OfficialFormat(
+        "molo",
+        _molo,
+        renames=_MOLO_RENAMES,
+        leftovers=_TABLES,
+        optional=(r"decoder\..*",),
+        guessed=("HEAD", "POSITION_A", "POSITION_B", "SINGLE_DIRECT", "LOGIT_BALANCE_COFF"),
+    ),
 )

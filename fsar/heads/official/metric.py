@@ -14,19 +14,18 @@ def _tsn(metadata: Metadata, state: State) -> dict[str, Any]:
 
 
 def _trx(metadata: Metadata, state: State) -> dict[str, Any]:
-    """Read widths and tuple sizes off the tensors; only the original repository sums the loss over queries."""
+    """Read widths and tuple sizes off the tensors; only the original repository sums the loss over queries.
+
+    The later code bases, which average it, also save the indices of the tuples.
+    """
     weights = [tensor for name, tensor in sorted(state.items()) if name.endswith(".k_linear.weight")]
     dim = state["transformers.0.pe.pe"].shape[-1]
     return {
         "dim": dim,
         "temp_set": [weight.shape[1] // dim for weight in weights],
         "out_dim": weights[0].shape[0],
-        "reduction": "mean" if metadata.get("lib") else "sum",
+        "reduction": "mean" if any(".tuples." in name for name in state) else "sum",
     }
-
-
-def _trx_mean(metadata: Metadata, state: State) -> dict[str, Any]:
-    return _trx({**metadata, "lib": True}, state)
 
 
 def _pal(metadata: Metadata, state: State) -> dict[str, Any]:
@@ -50,7 +49,7 @@ register_official("otam_perrett", OfficialFormat("otam", _nothing))
 register_official("tsn", OfficialFormat("tsn", _nothing))
 register_official("tsn_perrett", OfficialFormat("tsn", _tsn))
 register_official("trx", OfficialFormat("trx", _trx, leftovers=_TRX_LEFTOVERS))
-register_official("trx_clipfsar", OfficialFormat("trx", _trx_mean, leftovers=_TRX_LEFTOVERS))
+register_official("trx_clipfsar", OfficialFormat("trx", _trx, leftovers=_TRX_LEFTOVERS))
 register_official("pal_perrett", OfficialFormat("pal", _pal))
 register_official(
     "crosstransformer",
