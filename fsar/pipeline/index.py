@@ -111,7 +111,11 @@ def index_dataset(
         splits: splits to report on.
         only_splits: leave out videos that none of the splits uses.
         episode: what counts as a class with enough videos.
+
+    Raises:
+        InputError: what `scan_dataset` refuses, splits of one name, no video of the dataset is in the splits.
     """
+    _check_split_names(splits)
     scan = scan_dataset(dataset, videos, annotations)
     if dataset == "ssv2" and not splits and not any(row.part for row in scan.rows):
         raise InputError(
@@ -159,6 +163,13 @@ def report_split(
             )
         )
     return reports
+
+
+def _check_split_names(splits: Sequence[Split]) -> None:
+    """Raise InputError for two splits of one name: the report tells them apart by it."""
+    for name, count in Counter(split.name for split in splits).items():
+        if count > 1:
+            raise InputError(f"{count} splits are named {name!r}: give each once, and CSV files different names")
 
 
 def _with_parts(rows: list[CatalogRow], matchings: list[Matching]) -> list[CatalogRow]:

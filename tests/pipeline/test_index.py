@@ -238,6 +238,12 @@ def test_the_report_counts_what_splits_lack(tmp_path):
     assert "too few classes are left for 2-way episodes" in text
 
 
+def test_splits_of_one_name_are_refused(tmp_path):
+    folds = [Split("split", {"test": {name: None}}) for name in ("walk", "run")]
+    with pytest.raises(InputError, match="2 splits are named 'split': give each once, and CSV files different names"):
+        index_dataset("folder", videos=touch(tmp_path, "walk/1.webm", "run/2.webm"), splits=folds)
+
+
 def test_several_splits_leave_the_part_open(tmp_path):
     root = touch(tmp_path / "v", "walk/1.webm", "run/2.webm", "sit/3.webm")
     splits = [Split("one", {"train": {"walk": None}}), Split("two", {"test": {"walk": None, "run": None}})]
