@@ -70,6 +70,8 @@ def command(
             return code
     if not dry_run:
         _print_results(folder, as_json=as_json)
+    elif as_json:
+        summary({"dry_run": True, "commands": [command_line(stage) for stage in stages]}, "", as_json=True)
     return worst
 
 
@@ -155,6 +157,7 @@ def _key(parameter: click.Parameter) -> "Key":
         is_path=isinstance(parameter.type, click.Path),
         required=parameter.required,
         takes_many=parameter.multiple or parameter.nargs == -1,
+        n_values=max(parameter.nargs, 1),
         off=parameter.secondary_opts[0] if parameter.secondary_opts else None,
         check=lambda text: _check(parameter, text),
     )

@@ -38,6 +38,8 @@ class Key:
     required: bool = False
     takes_many: bool = False
     """An array repeats the option, or fills an argument with several values."""
+    n_values: int = 1
+    """An array of so many values follows the option, once."""
     off: str | None = None
     """The option that says no to a flag, such as `--no-compat`."""
     check: Callable[[str], None] = field(default=lambda text: None, compare=False)
@@ -107,11 +109,22 @@ def _override(tables: dict[str, list[dict[str, Any]]], text: str, keys_of: Calla
     if name not in tables:
         raise InputError(f"override {text!r}: {unknown_name('stage', name, tables)}")
     known = _known_key(key, keys_of(name), f"override {text!r}")
-    is_place = known.is_path or Path(value).is_file()
-    parsed = str(Path(value).absolute()) if is_place else _toml_value(value)
+    parsed = _override_value(known, value)
     for table in tables[name]:
         table.pop(key.replace("-", "_"), None)
         table[known.name] = parsed
+
+
+def _override_value(key: Key, text: str) -> Any:
+    """Return what an override sets, with paths and names of files that exist made absolute, also in an array."""
+
+    def is_place(value: Any) -> bool:
+        return isinstance(value, str) and (key.is_path or Path(value).is_file())
+
+    parsed = _toml_value(text)
+    if isinstance(parsed, list):
+        return [str(Path(value).absolute()) if is_place(value) else value for value in parsed]
+    return str(Path(text).absolute()) if is_place(text) else parsed
 
 
 def _toml_value(text: str) -> Any:
@@ -152,11 +165,15 @@ def _written(key: Key, value: Any, where: str) -> list[str]:
         if not isinstance(value, bool):
             raise InputError(f"{where}: {key.name} must be true or false, got {value!r}")
         return [f"--{key.name}"] if value else [key.off] if key.off else []
-    if isinstance(value, list) and not key.takes_many:
-        raise InputError(f"{where}: {key.name} takes one value, got {len(value)}")
-    texts = [_text(key, one, where) for one in (value if isinstance(value, list) else [value])]
+    values = value if isinstance(value, list) else [value]
+    if len(values) != key.n_values and not key.takes_many:
+        wanted = f"{key.n_values} values" if key.n_values > 1 else "one value"
+        raise InputError(f"{where}: {key.name} takes {wanted}, got {len(values)}")
+    texts = [_text(key, one, where) for one in values]
     if key.is_argument:
         return texts
+    if key.n_values > 1:
+        return [f"--{key.name}", *texts]
     return [piece for text in texts for piece in (f"--{key.name}", text)]
 
 

@@ -95,6 +95,21 @@ def test_a_dry_run_only_prints(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_as_json_lists_the_commands(tmp_path):
+    result = invoke(index_config(tmp_path), "--out", tmp_path / "run", "--dry-run", "--json")
+    document = json.loads(result.stdout)
+    assert document["dry_run"] is True
+    assert [line.split()[:2] for line in document["commands"]] == [["fsar-prep", "index"]]
+
+
+def test_an_option_of_two_values_fits_its_command(tmp_path):
+    path = tmp_path / "text.toml"
+    path.write_text('[text]\nstore = "s.zarr"\nimport-hcl = ["a.pkl", "b.json"]\n')
+    (stage,) = read_config(path, prep_run.stage_keys)
+    assert stage.arguments == ("s.zarr", "--import-hcl", "a.pkl", "b.json")
+    prep_run.stage_command("text").make_context("text", list(stage.arguments)).close()
+
+
 def test_a_dry_run_of_everything_imports_nothing_heavy(tmp_path):
     code = (
         "import sys; from fsar.cli.prep_run import command\n"

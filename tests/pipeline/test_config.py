@@ -18,6 +18,7 @@ KEYS = {
         Key("frames", check=whole_number),
         Key("tap", takes_many=True),
         Key("short-side"),
+        Key("pair", n_values=2, is_path=True),
         Key("quiet", is_flag=True),
         Key("flip", is_flag=True, off="--no-flip"),
     )
@@ -48,6 +49,14 @@ def test_a_table_becomes_a_command_line(read):
     """
     line = "catalog.csv|1|2|--out|a b.zarr|--frames|8|--tap|pooled|--tap|map|--short-side|240|--quiet|--no-flip"
     assert read(text) == [Stage("encode", tuple(line.split("|")))]
+
+
+def test_an_option_of_two_values_is_written_once(read, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = '[encode]\ncatalog = "c"\nout = "o"\npair = ["a", "b"]'
+    assert read(text)[0].arguments[-3:] == ("--pair", "a", "b")
+    here = ("--pair", str(tmp_path / "x"), str(tmp_path / "y"))
+    assert read(text, 'encode.pair=["x", "y"]')[0].arguments[-3:] == here
 
 
 def test_flags_that_are_off_leave_no_trace(read):
@@ -82,6 +91,7 @@ def test_stages_run_in_pipeline_order_and_repeat_in_file_order(read):
         ('[encode]\ncatalog = "c"', "key 'out' is missing"),
         ('[encode]\ncatalog = "c"\nout = "o"\nframes = "eight"', r"\[encode\]: frames: 'eight' is not a whole number"),
         ('[encode]\ncatalog = "c"\nout = ["o", "p"]', "out takes one value, got 2"),
+        ('[encode]\ncatalog = "c"\nout = "o"\npair = "a"', "pair takes 2 values, got 1"),
         ('[encode]\ncatalog = "c"\nout = "o"\nquiet = "yes"', "quiet must be true or false, got 'yes'"),
         ('[encode]\ncatalog = "c"\nout = true', "out must be text or a number, got True"),
         ('[encode]\ncatalog = "c"\nout = {a = 1}', "out must be text or a number"),
