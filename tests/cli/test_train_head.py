@@ -87,7 +87,7 @@ def test_several_seeds_give_mean_and_spread(call, tmp_path):
         (["molo"], "--tap map"),
         (["pal", "--unlabelled", "2"], "head 'pal' does not read unlabelled videos; heads that do: hyrsm++"),
         (["hyrsm", "-o", "n_classes=1"], "option n_classes is 1, but there are"),
-        (["otam", "--episodes-file", "l.npz", "--test-seed", "3"], "leave --test-seed out"),
+        (["otam", "--episodes-file", "l.npz", "--test-seed", "3"], "leave --test-episodes out"),
         (["hcl", "--query", "1"], "--tap map"),
     ],
 )
@@ -99,6 +99,16 @@ def test_bad_input_is_one_line_and_exit_1(call, tmp_path, arguments, message):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_go_on_with_other_options_of_the_head(call, tmp_path):
+    line = [train_head, "otam", "-o", "adapter=linear", "--out", tmp_path / "run", *SHORT]
+    assert call(*line, "-o", "dropout=0.5")[0] == 0
+    before = (tmp_path / "run" / "head.safetensors").read_bytes()
+    code, _, err = call(*line)
+    assert code == 1
+    assert "holds another run (options.dropout: 0.5 != (not given))" in err
+    assert (tmp_path / "run" / "head.safetensors").read_bytes() == before
 
 
 def test_a_store_that_is_none_is_one_line(call, tmp_path):
