@@ -1,6 +1,7 @@
 """What every command shares: one line per user error, exit codes, --debug, JSON summaries on stdout."""
 
 import json
+import math
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,6 +23,21 @@ USER_ERRORS = (
     PermissionError,
     OSError,
 )
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without `nan`, which no comparison keeps out, and `inf`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+SECONDS = FiniteRange(0, 1e6, min_open=True)
+"""Time that one video may take; the clocks of processes bear no more than some weeks."""
 
 
 def run_command(command: click.Command, prog_name: str) -> None:
@@ -95,6 +111,6 @@ def timeout_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--timeout-seconds",
         default=600.0,
         show_default=True,
-        type=click.FloatRange(min=0, min_open=True),
+        type=SECONDS,
         help="Longest time for one video, with --jobs 2 or more.",
     )(function)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, json_option, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, json_option, summary
 
 option = partial(click.option, show_default=True)
 
@@ -52,7 +52,7 @@ def _default_jobs() -> int:
 @option("--precision", default="fp32", type=click.Choice(PRECISIONS), help="Arithmetic; bf16 has bf16 weights too.")
 @option("--batch-size", default=64, type=click.IntRange(min=1), help="Frames in a forward pass.")
 @option("--jobs", type=click.IntRange(min=0), help="Decode processes [one per core]; 0 decodes in this process.")
-@option("--timeout-seconds", default=120.0, type=float, help="Longest time that one video may take to decode.")
+@option("--timeout-seconds", default=120.0, type=SECONDS, help="Longest time that one video may take to decode.")
 @option("--decoder", default="pyav", help="pyav, torchcodec or decord.")
 @option("--dry-run", is_flag=True, help="Say what would be stored, and stop.")
 @json_option

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import EXIT_FAILED, MAX_FRAMES, jobs_option, json_option, summary
+from fsar.cli.common import EXIT_FAILED, MAX_FRAMES, FiniteRange, jobs_option, json_option, summary
 
 
 @click.command("tune")
@@ -29,11 +29,18 @@ from fsar.cli.common import EXIT_FAILED, MAX_FRAMES, jobs_option, json_option, s
 @click.option("--antialias/--no-antialias", default=True, show_default=True, help="Low-pass before shrinking.")
 @click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Videos a step.")
-@click.option("--lr", "learning_rate", default=3e-3, show_default=True, type=float, help="Peak learning rate.")
-@click.option("--weight-decay", default=0.05, show_default=True, type=float)
-@click.option("--held-out", default=0.1, show_default=True, type=click.FloatRange(0, 0.5), help="Share to test on.")
-@click.option("--seed", default=0, show_default=True, type=int)
-@click.option("--device", default="cpu", show_default=True)
+@click.option(
+    "--lr",
+    "learning_rate",
+    default=3e-3,
+    show_default=True,
+    type=FiniteRange(min=0, min_open=True),
+    help="Peak learning rate.",
+)
+@click.option("--weight-decay", default=0.05, show_default=True, type=FiniteRange(min=0))
+@click.option("--held-out", default=0.1, show_default=True, type=FiniteRange(0, 0.5), help="Share to test on.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "amp-bf16"]))
 @click.option("--decoder", default="pyav", show_default=True, help="pyav, torchcodec or decord.")
 @jobs_option

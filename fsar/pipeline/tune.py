@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,11 +78,13 @@ def tune(
     decode are left out and reported.
 
     Raises:
-        InputError: fewer than two classes or too few videos, unknown backbone.
+        InputError: fewer than two classes or too few videos, unknown backbone, no such device.
     """
     from fsar.files import sha256_file
     from fsar.pipeline.backbones import load_backbone, save_weights
+    from fsar.pipeline.engine_forward import resolve_device
 
+    options = replace(options, device=str(resolve_device(options.device)))
     classes = sorted({row.class_name for row in rows})
     if len(classes) < 2:
         raise InputError(f"tuning needs at least 2 classes, the chosen part of the catalog has {len(classes)}")

@@ -136,6 +136,14 @@ def test_a_number_of_frames_out_of_all_bounds_is_refused_at_once(folder, tmp_pat
     assert "<=4096" in result.output
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "1e9"])
+def test_a_timeout_that_no_clock_can_keep_is_refused_at_once(folder, seconds):
+    words = [str(folder / "catalog.csv"), *BASE, "--out", "s.zarr", "--timeout-seconds", seconds]
+    result = CliRunner().invoke(prep_encode.command, words)
+    assert result.exit_code == 2
+    assert "--timeout-seconds" in result.output
+
+
 def test_the_choices_are_those_of_the_package():
     assert prep_encode.NORMALISATIONS == encode_plan.NORMALISATIONS
     assert prep_encode.PRECISIONS == recipe.PRECISIONS
