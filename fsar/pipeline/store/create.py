@@ -24,6 +24,7 @@ from fsar.pipeline.store.identity import differing_fields
 from fsar.pipeline.store.intact import refuse_damaged_chunk
 from fsar.pipeline.store.journal import intents, metadata_entries, publish, redo, stored_rows
 from fsar.pipeline.store.layout import Layout, TapSpec, VideoRow, check_videos, plan_layout
+from fsar.pipeline.store.mend import mend_master
 from fsar.pipeline.store.writer import StoreWriter
 
 DEFAULT_CHUNK_BYTES = 32 << 20
@@ -66,6 +67,7 @@ def create_store(
             redo(files, METADATA_KEY)
             if not files.exists():
                 publish(files, METADATA_KEY, _metadata_contents(files, layout, videos))
+    mend_master(files)
     writer = StoreWriter(files)
     _refuse_differences(writer, layout, videos)
     return writer
@@ -78,8 +80,7 @@ def extend_store(path: str | Path, videos: Sequence[VideoRow]) -> StoreWriter:
     rows are committed and it is sealed again. Nothing changes when there is nothing new.
     """
     check_videos(videos)
-    files = StoreFiles.at(path)
-    finish_interrupted(files)
+    files = _mended(path)
     known = {video.video_id for video in read_store(files)[1]}
     if any(video.video_id not in known for video in videos):
         with metadata_claim(files.folder(CLAIMS)):
@@ -110,9 +111,14 @@ def refuse_busy(files: StoreFiles, action: str) -> None:
 
 def open_writer(path: str | Path) -> StoreWriter:
     """Return a writer on an existing store, to compute what it lacks by the recipe that it holds."""
+    return StoreWriter(_mended(path))
+
+
+def _mended(path: str | Path) -> StoreFiles:
     files = StoreFiles.at(path)
     finish_interrupted(files)
-    return StoreWriter(files)
+    mend_master(files)
+    return files
 
 
 def finish_interrupted(files: StoreFiles) -> None:

@@ -37,6 +37,9 @@ class StoreFormat(Protocol):
     def extra_names(self) -> tuple[str, ...]:
         """Return the names of files outside the home folder."""
 
+    def leads_home(self, path: Path) -> bool:
+        """Return whether other programs find this store's numbers, and not those of the name it had before."""
+
     def metadata_files(
         self, path: Path, layout: Layout, n_videos: int, tables: Mapping[str, TextTable]
     ) -> dict[str, list[Buffer]]:

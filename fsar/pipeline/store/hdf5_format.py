@@ -2,7 +2,8 @@
 
 A part's metadata is the same for every chunk of a store, so it is laid out once in memory by h5py; a commit then writes
 those few bytes and the raw rows between them, and no half-written HDF5 file ever carries a part's name. Links are
-relative: the two can move together. A part that is missing reads as the fill value (NaN).
+relative: the two can move together, but links hold the folder's name, so a store under a new name needs a new master
+(`mend`). A part that is missing reads as the fill value (NaN).
 """
 
 import json
@@ -53,6 +54,17 @@ class Hdf5Format:
     def extra_names(self) -> tuple[str, ...]:
         """Return the mark of the virtual file."""
         return (MASTER,)
+
+    def leads_home(self, path: Path) -> bool:
+        """Return whether the virtual file links to the parts beside it; True for one that is damaged or missing."""
+        import h5py
+
+        try:
+            with h5py.File(path, "r", locking=False) as file:
+                link = file["status"].id.get_create_plist().get_virtual_filename(0)
+        except (OSError, RuntimeError, KeyError, ValueError):  # its bytes have changed, which verify tells
+            return True
+        return str(link).startswith(_link(f"{self.home(path).name}/"))
 
     def metadata_files(
         self, path: Path, layout: Layout, n_videos: int, tables: Mapping[str, TextTable]
@@ -172,10 +184,15 @@ def _create_virtual(
         target.select_hyperslab((rows.start, *(0 for _ in spec.tail)), (len(rows), *spec.tail))
         source = h5py.h5s.create_simple((layout.chunk_rows, *spec.tail))
         source.select_hyperslab((0, *(0 for _ in spec.tail)), (len(rows), *spec.tail))
-        link = f"{parts}/{store_format.chunk_file(spec, index)}".replace("%", "%%")
+        link = _link(f"{parts}/{store_format.chunk_file(spec, index)}")
         creation.set_virtual(target, link.encode(), spec.name.encode(), source)
     space = h5py.h5s.create_simple((n_videos, *spec.tail))
     h5py.h5d.create(file, spec.name.encode(), _type(spec), space, creation)
+
+
+def _link(name: str) -> str:
+    """Return a file's name as HDF5 wants it in links, where % stands for block numbers."""
+    return name.replace("%", "%%")
 
 
 def _create_groups(file: "h5py.h5f.FileID", specs: list[ArraySpec]) -> None:

@@ -13,6 +13,7 @@ from fsar.pipeline.store.identity import recipe_id
 from fsar.pipeline.store.indices import index_of, slot_index, view_index
 from fsar.pipeline.store.journal import metadata_entries, stored_rows
 from fsar.pipeline.store.layout import STATUS_OK, TapSpec
+from fsar.pipeline.store.mend import refuse_lost_master
 from fsar.pipeline.store.recycled import RecycledMemory
 from fsar.pipeline.store.row_states import RowStates
 from fsar.pipeline.store.seal import describe_missing, is_sealed, read_manifest
@@ -36,6 +37,7 @@ def open_store(path: str | Path, *, allow_unsealed: bool = False) -> "FeatureSto
             is missing.
     """
     files = StoreFiles.at(path)
+    refuse_lost_master(files)
     store = FeatureStore(files)
     if not store.sealed and not allow_unsealed:
         raise InputError(f"{path} is not sealed: {_what_is_missing(store)} (or open it with allow_unsealed=True)")

@@ -96,7 +96,7 @@ def verify(path: str | Path, *, advance: Callable[[int], None] | None = None) ->
     for name in sorted(on_disk - known):
         if not _is_own_business(name, sealed):
             problems.append(Problem(name, "foreign: no file of this store"))
-    problems += _runs_problems(files)
+    problems += _renaming_problems(files) + _runs_problems(files)
     n_bytes = sum(entry.n_bytes for entry in expected.values())
     return Verification(sealed, len(expected), n_bytes, _unique(problems), notes)
 
@@ -187,6 +187,13 @@ def _is_own_business(name: str, sealed: bool) -> bool:
     if TEMPORARY_MARK in name.rpartition("/")[2] or _TRACE.fullmatch(name):
         return True
     return not sealed and _RECORD_NAME.fullmatch(name) is not None
+
+
+def _renaming_problems(files: StoreFiles) -> list[Problem]:
+    if files.format.leads_home(files.path):
+        return []
+    what = f"links to the folder of another name, the store was renamed: `fsar-store seal {files.path}` mends it"
+    return [Problem(name, what) for name in files.format.extra_names()]
 
 
 def _runs_problems(files: StoreFiles) -> list[Problem]:

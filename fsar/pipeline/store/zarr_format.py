@@ -41,6 +41,10 @@ class ZarrFormat:
         """Return nothing: all files lie in the folder."""
         return ()
 
+    def leads_home(self, path: Path) -> bool:
+        """Return True: nothing in the folder holds its name."""
+        return True
+
     def metadata_files(
         self, path: Path, layout: Layout, n_videos: int, tables: Mapping[str, TextTable]
     ) -> dict[str, list[Buffer]]:

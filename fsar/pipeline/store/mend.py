@@ -1,0 +1,53 @@
+"""Make the master file of a store anew: where it is lost, or leads to other parts since the store was renamed."""
+
+import sys
+
+from fsar.errors import InputError
+from fsar.pipeline.store.claims import metadata_claim
+from fsar.pipeline.store.disk import FileEntry
+from fsar.pipeline.store.files import CLAIMS, METADATA_KEY, StoreFiles, read_store
+from fsar.pipeline.store.journal import metadata_entries, redo
+from fsar.pipeline.store.seal import is_sealed, publish_metadata
+
+
+def mend_master(files: StoreFiles) -> None:
+    """Write the master file anew if it is lost or leads elsewhere; nothing where there is no store or nothing wrong.
+
+    A lost master takes its text tables with it; a warning says so.
+    """
+    if not _needs_mending(files):
+        return
+    with metadata_claim(files.folder(CLAIMS)):
+        redo(files, METADATA_KEY)
+        if _needs_mending(files):
+            _write_anew(files)
+
+
+def refuse_lost_master(files: StoreFiles) -> None:
+    """Raise InputError when there is a store without its master file."""
+    if files.exists() and _is_lost(files):
+        raise InputError(
+            f"{files.path} is missing, only its folder {files.home.name} is there: `fsar-store seal {files.path}` "
+            "makes it anew (or restore it from a copy, with its text tables)"
+        )
+
+
+def _needs_mending(files: StoreFiles) -> bool:
+    return files.exists() and (_is_lost(files) or not files.format.leads_home(files.path))
+
+
+def _is_lost(files: StoreFiles) -> bool:
+    return not all(files.locate(name).exists() for name in files.format.extra_names())
+
+
+def _write_anew(files: StoreFiles) -> None:
+    layout, videos = read_store(files)
+    lost, recorded = _is_lost(files), metadata_entries(files)
+    tables = {} if lost else files.format.read_tables(files.path)
+    contents = files.format.metadata_files(files.path, layout, len(videos), tables)
+    if lost and any(recorded.get(name) != FileEntry.of(data) for name, data in contents.items()):
+        sys.stderr.write(
+            f"warning: {files.path} was missing and is made anew; the text tables that were in it are lost, "
+            "fsar-prep text makes them again\n"
+        )
+    publish_metadata(files, contents, sealed=is_sealed(files))
