@@ -18,8 +18,7 @@ from fsar.heads.functional import (
 )
 from fsar.heads.head import Losses, Outputs, TableHead, register_head
 from fsar.heads.layers import CrossBlock
-from fsar.heads.presets import Preset, register_for_five_shots, register_preset
-from fsar.heads.schedules import DoubleClock
+from fsar.heads.presets import register_for_five_shots, register_released
 from fsar.heads.text_input import mean_text
 from fsar.heads.together import run_together
 
@@ -188,21 +187,15 @@ RELEASED = (
     ("ucf101-arn", 1.5, 2e-6, 1e-7, 600, (0, 4, 6), 3_000),
 )
 for _split, _weight, _lr, _start, _period, _steps, _episodes in RELEASED:
-    _one_shot = register_preset(
-        Preset(
-            name=f"clip-fsar-{_split}",
-            heads=("clip-fsar",),
-            split=_split,
-            source="released CLIP-FSAR configs",
-            note="as one of four processes, which average their gradients; the release tunes the backbone as well",
-            optimizer="adam",
-            lr=_lr,
-            weight_decay=1e-3,
-            undecayed=("norm", "bn"),
-            schedule=DoubleClock(_period, _steps, (1.0, 0.1, 0.01), _start / _lr),
-            episodes_per_step=4,
-            n_episodes=_episodes,
-            options={"text_loss_weight": _weight},
-        )
+    _one_shot = register_released(
+        "clip-fsar",
+        _split,
+        source="released CLIP-FSAR configs",
+        note="as one of four processes, which average their gradients; the release tunes the backbone as well",
+        lr=_lr,
+        clock=(_period, _steps, (1.0, 0.1, 0.01)),
+        first_lr=_start,
+        n_episodes=_episodes,
+        options={"text_loss_weight": _weight},
     )
     register_for_five_shots(_one_shot, "train with --shot 1, test with --shot 5")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from fsar.errors import InputError, unknown_name
 from fsar.heads import schedules
-from fsar.heads.schedules import Constant, Cosine, Schedule
+from fsar.heads.schedules import Constant, Cosine, DoubleClock, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,43 @@ def register_preset(preset: Preset) -> Preset:
         raise ValueError(f"preset {preset.name!r} is already registered")
     _PRESETS[preset.name] = preset
     return preset
+
+
+def register_released(
+    head: str,
+    split: str,
+    *,
+    source: str,
+    note: str,
+    lr: float,
+    clock: tuple[int, tuple[float, ...], tuple[float, ...]],
+    first_lr: float,
+    n_episodes: int,
+    n_query: int = 5,
+    options: Mapping[str, Any],
+) -> Preset:
+    """Register a recipe of the CLIP-FSAR code base, whose heads share optimiser, decay and episodes per step.
+
+    `clock` holds the episodes per pseudo-epoch, the steps and their factors; `first_lr` is the rate of episode 0.
+    """
+    return register_preset(
+        Preset(
+            name=f"{head}-{split}",
+            heads=(head,),
+            split=split,
+            source=source,
+            note=note,
+            optimizer="adam",
+            lr=lr,
+            weight_decay=1e-3,
+            undecayed=("norm", "bn"),
+            schedule=DoubleClock(*clock, start=first_lr / lr),
+            episodes_per_step=4,
+            n_episodes=n_episodes,
+            n_query=n_query,
+            options=options,
+        )
+    )
 
 
 def register_for_five_shots(one_shot: Preset, shots: str) -> Preset:

@@ -13,6 +13,7 @@ from fsar.heads.dropout import Dropout
 from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers import position_code, sinusoid_table
+from fsar.heads.presets import Preset, register_preset
 from fsar.heads.tuples import slot_vectors, tuple_slots
 
 POSITION_SCALE = 0.1
@@ -214,3 +215,24 @@ def sub_tables(tables: Features, number: int) -> Features:
     """Return the tables of one tuple size under their plain names."""
     prefix = f"{number}."
     return {name.removeprefix(prefix): table for name, table in tables.items() if name.startswith(prefix)}
+
+
+for _name, _split, _source, _reduction, _episodes in (
+    ("trx-ssv2-otam", "ssv2-otam", "README of github.com/tobyperrett/trx, up to the task it tests at", "sum", 75_000),
+    ("trx-perrett", "", "tobyperrett/few-shot-action-recognition, example commands", "mean", 150_000),
+):
+    register_preset(
+        Preset(
+            name=_name,
+            heads=("trx",),
+            split=_split,
+            source=_source,
+            note="train and test with --shot 5; published with the backbone trained along; officially the first step "
+            "has the gradients of 15 episodes, not 16",
+            optimizer="sgd",
+            lr=1e-3,
+            episodes_per_step=16,
+            n_episodes=_episodes,
+            options={"reduction": _reduction, "temp_set": (2, 3)},
+        )
+    )

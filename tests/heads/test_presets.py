@@ -1,10 +1,13 @@
-"""The released recipes of CLIP-FSAR and EMP-Net against learning rates that the official code computed."""
+"""The released recipes, those of the CLIP-FSAR code base against learning rates that the official code computed."""
 
+import inspect
 import json
 
 import pytest
 
-from fsar.heads.presets import get_preset, list_presets
+from fsar.heads import list_heads
+from fsar.heads.head import head_type
+from fsar.heads.presets import CACHED, get_preset, list_presets
 from tests.conftest import GOLDENS
 
 CONFIGS = {
@@ -39,8 +42,37 @@ def test_emp_net_falls_at_two_and_three_fifths(episode, factor):
     assert preset.reduction == "sum"
 
 
-@pytest.mark.parametrize("head", ["clip-fsar", "clip-mei", "emp-net"])
+@pytest.mark.parametrize("head", ["clip-fsar", "clip-mei", "emp-net", "hyrsm", "hyrsm++", "molo"])
 def test_every_benchmark_has_a_recipe(head):
     names = [name for name in list_presets(head) if name.startswith(head)]
     assert len([name for name in names if not name.endswith("-5shot")]) == 5
     assert get_preset("published", head, "ssv2-cmn").name == f"{head}-ssv2-cmn"
+
+
+FAMILIES = {"HyRSMplusplus": "hyrsm++", "MoLo": "molo"}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("config", sorted(CONFIGS))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_hyrsm_pp_and_molo_follow_the_released_rates(family, config):
+    rates = json.loads((GOLDENS / "schedule" / "lr_schedule.json").read_text())
+    official = rates[config.replace("CLIPFSAR", family)]
+    preset = get_preset("published", FAMILIES[family], CONFIGS[config])
+    assert preset.n_episodes == official["NUM_TRAIN_TASKS"]
+    for iteration, rate in zip(official["iteration"], official["lr"], strict=True):
+        assert preset.lr * preset.schedule.factor(iteration, preset.n_episodes) == pytest.approx(rate, rel=1e-6)
+
+
+def test_every_head_that_trains_has_a_published_recipe_where_one_was_released():
+    untold = {"proto", "crosstransformer", "clip-zero-shot", "clip-proto-text"}
+    for head in set(list_heads()) - untold:
+        preset = get_preset("published", head, "ssv2-otam")
+        taken = inspect.signature(head_type(head)).parameters
+        assert set(preset.options) <= set(taken), head
+        assert preset.source
+
+
+def test_a_recipe_for_pairs_takes_as_many_steps():
+    assert CACHED.of_pairs().n_episodes == CACHED.n_episodes // CACHED.episodes_per_step == 400
+    assert CACHED.of_pairs().of_pairs() == CACHED.of_pairs()
