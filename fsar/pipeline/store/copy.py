@@ -3,7 +3,8 @@
 The result is an ordinary unfinished store until its last chunk is copied: interrupt it and run it again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from fsar.pipeline.store.chunk_data import ChunkData
 from fsar.pipeline.store.create import create_store
 from fsar.pipeline.store.identity import differing_fields
 from fsar.pipeline.store.intact import IntactRows
-from fsar.pipeline.store.layout import Chunk, VideoRow
+from fsar.pipeline.store.layout import STATUS_PENDING, Chunk, VideoRow, refuse_other_parts
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.seal import PARTS
 from fsar.pipeline.store.text_table import TextTable
+from fsar.pipeline.store.writer import StoreWriter
 
 Advance = Callable[[int], None]
+POLL_SECONDS = 0.2
+"""How often to look again at a copy that another process is making, too."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def merge_stores(sources: Sequence[str | Path], target: str | Path, *, advance: 
 
     Raises:
         InputError: fewer than two stores, another recipe or other taps (the fields are named), a video that two stores
-            have, or two different text tables of one name.
+            have, a class that is in another split part in each, or two different text tables of one name.
     """
     if len(sources) < 2:
         raise InputError("merging needs at least two stores")
@@ -95,6 +99,9 @@ def merge_stores(sources: Sequence[str | Path], target: str | Path, *, advance: 
     for store in stores[1:]:
         _refuse_unequal(stores[0], store)
     _refuse_shared_videos(stores)
+    for position, store in enumerate(stores):
+        for earlier in stores[:position]:
+            refuse_other_parts(earlier.videos, str(earlier.path), store.videos, str(store.path))
     rows = [_Source(store, row) for store in stores for row in range(store.n_videos)]
     place: dict[tuple[str, str], int] = {}
     for source in rows:
@@ -105,11 +112,11 @@ def merge_stores(sources: Sequence[str | Path], target: str | Path, *, advance: 
 
 
 def known_taps(store: FeatureStore, taps: Sequence[str]) -> list[str]:
-    """Return the named taps, all where none is named."""
+    """Return the named taps, all where none is named, in the order in which the recipe has them."""
     for tap in taps:
         if tap not in store.taps:
             raise unknown_name("tap", tap, store.taps)
-    return list(taps) or list(store.taps)
+    return [tap for tap in store.recipe.get("taps", store.taps) if tap in (taps or store.taps)]
 
 
 def _row_rank(video: VideoRow, place: Mapping[tuple[str, str], int]) -> tuple[int, int]:
@@ -171,7 +178,8 @@ def _copy(
         recipe=first.recipe | ({"taps": list(taps)} if set(taps) != set(first.taps) else {}),
     )
     with writer:
-        while (chunk := writer.claim()) is not None:
+        _refuse_older_copy(writer, sources)
+        for chunk in _chunks_to_copy(writer):
             writer.commit(chunk, _chunk_data(chunk, [sources[row] for row in chunk.rows], taps, intact))
             if advance:
                 advance(len(chunk.rows))
@@ -180,6 +188,28 @@ def _copy(
     for table in tables:
         store.write_text(table)
     return store
+
+
+def _refuse_older_copy(writer: StoreWriter, sources: Sequence[_Source]) -> None:
+    """Raise InputError when rows that are there already came from another video file or ended otherwise."""
+    there = open_store(writer.path, allow_unsealed=True)
+    for row in np.flatnonzero(there.status != STATUS_PENDING).tolist():
+        store, origin = sources[row].store, sources[row].row
+        if there.status[row] != store.status[origin] or (there.source_sha256[row] != store.source_sha256[origin]).any():
+            raise InputError(
+                f"{writer.path} holds an older copy, in which video {there.videos[row].video_id!r} is another: "
+                "remove it or choose another name"
+            )
+
+
+def _chunks_to_copy(writer: StoreWriter) -> Iterator[Chunk]:
+    """Yield claimed chunks until none is pending, also not in the hands of another copy to the same target."""
+    while True:
+        while (chunk := writer.claim()) is not None:
+            yield chunk
+        if not writer.pending_chunks():
+            return
+        time.sleep(POLL_SECONDS)  # should the other one die, its chunks can be claimed
 
 
 def _chunk_data(

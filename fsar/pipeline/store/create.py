@@ -23,7 +23,7 @@ from fsar.pipeline.store.files import (
 from fsar.pipeline.store.identity import differing_fields
 from fsar.pipeline.store.intact import refuse_damaged_chunk
 from fsar.pipeline.store.journal import intents, metadata_entries, publish, redo, stored_rows
-from fsar.pipeline.store.layout import Layout, TapSpec, VideoRow, check_videos, plan_layout
+from fsar.pipeline.store.layout import Layout, TapSpec, VideoRow, check_videos, plan_layout, refuse_other_parts
 from fsar.pipeline.store.mend import mend_master
 from fsar.pipeline.store.writer import StoreWriter
 
@@ -78,6 +78,11 @@ def extend_store(path: str | Path, videos: Sequence[VideoRow]) -> StoreWriter:
 
     Stored rows keep their numbers and their place; a short last chunk grows. The store counts as unsealed until the new
     rows are committed and it is sealed again. Nothing changes when there is nothing new.
+
+    Raises:
+        FileNotFoundError: there is no store.
+        InputError: another process is writing to it, the chunk that would grow is damaged, or one of its classes comes
+            in another split part.
     """
     check_videos(videos)
     files = _mended(path)
@@ -93,6 +98,7 @@ def _append(files: StoreFiles, videos: Sequence[VideoRow]) -> None:
     layout, old = read_store(files)
     known = {video.video_id for video in old}
     new = [video for video in videos if video.video_id not in known]
+    refuse_other_parts(old, str(files.path), new, "the videos to add")
     refuse_busy(files, "add videos")
     grown, n_rows = divmod(len(old), layout.chunk_rows)
     if stored_rows(files).get(grown, 0) == n_rows:

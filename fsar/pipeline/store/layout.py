@@ -185,3 +185,22 @@ def check_videos(videos: Sequence[VideoRow]) -> None:
         if video.video_id in first:
             raise InputError(f"video {video.video_id!r} is listed twice (rows {first[video.video_id]} and {row})")
         first[video.video_id] = row
+
+
+def refuse_other_parts(videos: Sequence[VideoRow], source: str, others: Sequence[VideoRow], other: str) -> None:
+    """Raise InputError when two lists of videos (from `source` and `other`) have a class in different split parts."""
+    parts = _parts_of_classes(videos)
+    for name, other_parts in _parts_of_classes(others).items():
+        if name in parts and not parts[name] & other_parts:
+            raise InputError(
+                f"class {name!r} is {'/'.join(sorted(parts[name]))} in {source} and {'/'.join(sorted(other_parts))} in "
+                f"{other}: use one split for both"
+            )
+
+
+def _parts_of_classes(videos: Sequence[VideoRow]) -> dict[str, set[str]]:
+    parts: dict[str, set[str]] = {}
+    for video in videos:
+        if video.part:
+            parts.setdefault(video.class_name, set()).add(video.part)
+    return parts

@@ -1,5 +1,6 @@
 """Export, merge, compare: new stores from old ones with the same numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from fsar.pipeline.store import TextTable, VideoRow, create_store, list_formats,
 from fsar.pipeline.store.copy import export_store, merge_stores
 from fsar.pipeline.store.describe import compare_stores, describe_store
 from fsar.pipeline.store.flat_file import export_safetensors
+from fsar.pipeline.store.retry import reset_failed
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import TAPS, bytes_of, expected, write_sample
@@ -69,6 +71,49 @@ def test_an_export_that_was_interrupted_goes_on(sealed: Path, tmp_path: Path) ->
     assert bytes_of(target.parent) == bytes_of(whole.parent)
 
 
+def test_an_export_waits_for_another_one_to_the_same_target(
+    sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / f"target{sealed.suffix}"
+    with samples.open_sample(target) as other:
+        chunk = other.claim()
+        assert chunk is not None
+        monkeypatch.setattr("time.sleep", lambda seconds: other.release(chunk))
+        assert export_store(sealed, target).sealed
+    assert compare_stores(sealed, target)["equal"]
+
+
+def test_an_older_copy_is_not_taken_for_the_store_of_today(sealed: Path, tmp_path: Path) -> None:
+    target = tmp_path / f"target{sealed.suffix}"
+    export_store(sealed, target)
+    reset_failed(sealed, allow_losses=True)
+    with samples.open_sample(sealed) as writer:
+        chunk = writer.claim()
+        assert chunk is not None
+        writer.commit(chunk, samples.chunk_data(chunk, writer.videos, failed=()))
+        writer.seal()
+    with pytest.raises(InputError, match=r"target.* holds an older copy, .*'v004' is another: remove it or choose"):
+        export_store(sealed, target)
+
+
+def test_taps_named_in_any_order_or_twice_make_one_recipe(sealed: Path, tmp_path: Path) -> None:
+    recipe = samples.RECIPE | {"taps": ["pooled", "map", "other"]}
+    taps = TAPS | {"other": TAPS["pooled"]}
+    rows = samples.videos(2)
+    source = tmp_path / f"three{sealed.suffix}"
+    with create_store(
+        source, videos=rows, taps=taps, recipe=recipe, n_views=samples.N_VIEWS, n_slots=samples.N_SLOTS
+    ) as writer:
+        chunk = writer.claim()
+        assert chunk is not None
+        data = samples.chunk_data(chunk, rows)
+        writer.commit(chunk, replace(data, features={**data.features, "other": data.features["pooled"]}))
+        writer.seal()
+    orders = (["pooled", "map"], ["map", "pooled"], ["map", "pooled", "map"])
+    copies = [export_store(source, tmp_path / f"{i}.zarr", taps=order) for i, order in enumerate(orders)]
+    assert [copy.recipe["taps"] for copy in copies] == [["pooled", "map"]] * 3
+
+
 def test_a_store_is_not_exported_onto_itself(sealed: Path) -> None:
     with pytest.raises(InputError, match="is one of the stores to copy from"):
         export_store(sealed, sealed)
@@ -102,6 +147,16 @@ def test_stores_that_do_not_fit_are_not_merged(sealed: Path, tmp_path: Path) -> 
     with pytest.raises(InputError, match="at least two"):
         merge_stores([sealed], tmp_path / "m.zarr")
     assert not (tmp_path / "m.zarr").exists()
+
+
+def test_a_class_of_two_split_parts_is_not_merged(sealed: Path, tmp_path: Path) -> None:
+    parts = {}
+    for part in ("train", "test", ""):
+        rows = [VideoRow(f"{part}{row}", "falling", part, "") for row in range(2)]
+        parts[part] = write_sample(tmp_path / f"{part or 'none'}{sealed.suffix}", rows)
+    with pytest.raises(InputError, match=r"class 'falling' is train in .*train.* and test in .*test.*: use one split"):
+        merge_stores([parts[""], parts["train"], parts["test"]], tmp_path / "m.zarr")
+    assert merge_stores([parts[""], parts["train"]], tmp_path / "m.zarr").sealed
 
 
 def test_one_safetensors_file_holds_it_all(sealed: Path, tmp_path: Path) -> None:

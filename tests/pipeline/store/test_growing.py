@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.store import TextTable, extend_store, open_store
+from fsar.pipeline.store import TextTable, VideoRow, extend_store, open_store
 from fsar.pipeline.store.retry import Reset, reset_failed
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.store import samples
@@ -50,6 +50,13 @@ class TestGrowing:
             writer.claim()
             with pytest.raises(InputError, match="is being written"):
                 extend_store(path, samples.videos(1, prefix="w"))
+
+    def test_a_class_does_not_come_back_in_another_split_part(self, path: Path) -> None:
+        samples.write_sample(path, [VideoRow("a", "falling", "train", "")])
+        before = bytes_of(path.parent)
+        with pytest.raises(InputError, match=r"class 'falling' is train in .* and test in the videos to add"):
+            extend_store(path, [VideoRow("b", "falling", "test", "")])
+        assert bytes_of(path.parent) == before
 
 
 class TestRetry:
