@@ -64,15 +64,29 @@ def read_catalog(path: str | Path) -> Catalog:
 
 
 def write_catalog(catalog: Catalog, path: str | Path) -> None:
-    """Write a catalog whole or not at all. Videos below the catalog's folder get relative paths, so both can move."""
+    """Write a catalog whole or not at all. Videos below the catalog's folder get relative paths, so both can move.
+
+    Raises InputError for a name that is not UTF-8.
+    """
     path = Path(path)
     base = path.parent.absolute()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    text = io.StringIO(newline="")
+    plain, quoted = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    plain.writerow(COLUMNS)
     for row in catalog.rows:
-        writer.writerow((row.video_id, _relative(row.path, base), row.class_name, row.bytes, row.part))
+        cells = _cells(row, base)
+        # The csv module puts no quotes around \r alone, but takes it for the end of a line when it reads.
+        (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
     write_atomic(path, text.getvalue())
+
+
+def _cells(row: CatalogRow, base: Path) -> tuple[str, ...]:
+    cells = (row.video_id, str(_relative(row.path, base)), row.class_name, str(row.bytes), row.part)
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{str(row.path)!r}: the name is not UTF-8, so no catalog can hold it: rename it") from None
+    return cells
 
 
 def select_rows(catalog: Catalog, split: Split | None = None) -> list[CatalogRow]:
@@ -106,7 +120,8 @@ def select_rows(catalog: Catalog, split: Split | None = None) -> list[CatalogRow
 def read_rows(path: Path, *, base: Path, required: Sequence[str]) -> list[tuple[int, CatalogRow]]:
     """Return (line number, row) for each line of a CSV of videos. An id that is not given is the file's stem."""
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), restkey="")
+        text = path.read_bytes().decode("utf-8-sig")  # names may hold \r and \n: nothing is translated
+        reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} must be UTF-8 text: byte {error.start} is not") from None
     try:

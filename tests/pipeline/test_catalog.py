@@ -23,6 +23,20 @@ def test_a_catalog_survives_writing_and_reading(tmp_path):
     assert read_catalog(tmp_path / "catalog.csv").rows == rows
 
 
+def test_names_with_line_ends_survive_and_those_that_are_not_utf_8_are_refused(tmp_path):
+    rows = tuple(row(name, path=tmp_path / f"{name}.mp4") for name in ("a\nb", "a\rb", "a\r\nb", "c"))
+    write_catalog(Catalog(rows, "mine"), tmp_path / "catalog.csv")
+    assert read_catalog(tmp_path / "catalog.csv").rows == rows
+    with pytest.raises(InputError, match=r"'/videos/\\udcff1\.webm': the name is not UTF-8"):
+        write_catalog(Catalog((row("\udcff1"),), "mine"), tmp_path / "catalog.csv")
+
+
+def test_a_catalog_may_have_the_line_ends_of_windows(tmp_path):
+    path = tmp_path / "catalog.csv"
+    path.write_bytes(b"video_id,path,class\r\n1,a/1.webm,walk\r\n")
+    assert read_catalog(path).rows == (CatalogRow("1", tmp_path / "a" / "1.webm", "walk", 0, ""),)
+
+
 def test_videos_beside_the_catalog_move_with_it(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
