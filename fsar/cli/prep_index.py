@@ -1,6 +1,7 @@
 """`fsar-prep index`: a dataset on disk becomes catalog.csv."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -70,7 +71,27 @@ def command(
         only_splits=only_split,
         episode=EpisodeSize(way, shot, query),
     )
+    _refuse_overwriting(out, report, [*_files_read(dataset, annotations, splits), *(row.path for row in catalog.rows)])
     write_catalog(catalog, out)
     if report is not None:
         write_atomic(report, json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n")
     summary({"catalog": str(out), **found.to_dict()}, f"{found.to_text()}\nwrote {out}", as_json=as_json)
+
+
+def _files_read(dataset: str, annotations: Path | None, splits: tuple[str, ...]) -> list[Path]:
+    from fsar.pipeline.ssv2 import annotation_files
+
+    given = [] if annotations is None else annotation_files(annotations) if dataset == "ssv2" else [annotations]
+    return [path.resolve() for path in (*given, *map(Path, splits))]
+
+
+def _refuse_overwriting(out: Path, report: Path | None, read: Iterable[Path]) -> None:
+    """Raise InputError where a file to write is one that is read, or the other file to write."""
+    from fsar.errors import InputError
+
+    options = {out.resolve(): f"--out {out}"}
+    if report is not None and options.setdefault(report.resolve(), f"--report {report}").startswith("--out"):
+        raise InputError(f"--report {report} is the file of --out, too: give it another name")
+    for path in read:
+        if path in options:
+            raise InputError(f"{options[path]} is a file that is read here: give another name, it would be overwritten")

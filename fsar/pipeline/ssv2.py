@@ -63,6 +63,11 @@ def read_annotations(folder: Path) -> list[Entry]:
     return entries
 
 
+def annotation_files(folder: Path) -> list[Path]:
+    """Return the json files of a folder that `read_annotations` reads."""
+    return [path for word in (*PART_OF_FILE, "labels") if (path := _find(folder, word)) is not None]
+
+
 def _at(media: dict[str, tuple[Path, int]], entry: Entry) -> tuple[Path, str, int]:
     path, size = media[entry.video_id]
     return path, entry.class_name, size

@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from fsar.cli.prep_index import DATASETS, command
+from fsar.errors import InputError
 from fsar.pipeline import datasets
 from fsar.pipeline.catalog import read_catalog
 
@@ -56,6 +57,32 @@ def test_an_error_leaves_an_older_catalog_alone(tmp_path):
     result = run("--dataset", "folder", "--videos", tmp_path / "none", "--out", tmp_path / "catalog.csv")
     assert isinstance(result.exception, FileNotFoundError)
     assert (tmp_path / "catalog.csv").read_text() == "older"
+
+
+@pytest.mark.parametrize(
+    ("out", "report"),
+    [("mine.csv", "r.json"), ("c.csv", "mine.csv"), ("split.csv", "r.json"), ("c.csv", "c.csv"), ("1.webm", "r.json")],
+)
+def test_what_is_read_is_never_overwritten(tmp_path, monkeypatch, out, report):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1.webm").write_bytes(b"video")
+    (tmp_path / "mine.csv").write_text("path,class,mood\n1.webm,walk,good\n")
+    (tmp_path / "split.csv").write_text("part,class,video_id\ntest,walk,*\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    words = ["--dataset", "csv", "--annotations", "mine.csv", "--split", "split.csv"]
+    result = run(*words, "--out", tmp_path / out, "--report", report)
+    assert isinstance(result.exception, InputError)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_annotations_of_ssv2_are_never_overwritten(tmp_path):
+    (tmp_path / "1.webm").write_bytes(b"video")
+    train = tmp_path / "train.json"
+    train.write_text('[{"id": "1", "template": "Closing something"}]')
+    (tmp_path / "split.csv").write_text("part,class,video_id\ntest,Closing something,*\n")
+    words = ["--dataset", "ssv2", "--videos", tmp_path, "--annotations", tmp_path, "--split", tmp_path / "split.csv"]
+    assert "train.json is a file that is read here" in str(run(*words, "--out", train).exception)
+    assert run(*words, "--out", tmp_path / "c.csv").exception is None
 
 
 @pytest.mark.shared
