@@ -67,7 +67,8 @@ class Engine:
         return self.report
 
     def _begin(self) -> None:
-        self._decoder = _decoder(self.options)
+        n_jobs = min(self.options.jobs, self.writer.missing_parts().total())  # no process without a video
+        self._decoder = _decoder(self.options, n_jobs)
         self._claimed: deque[ChunkWork] = deque()
         self._rows: deque[int] = deque()
         self._clips: dict[int, DecodedClip | DecodeFailure] = {}
@@ -76,7 +77,7 @@ class Engine:
         self._output = WriterThread(self.writer)
         self._clips_per_batch = max(self.options.batch_size // self.recipe.n_slots, 1)
         # Ahead of the network: enough for every batch that may end at once, and two videos for every process.
-        self._window = self.forward.depth * self._clips_per_batch + 2 * self.options.jobs
+        self._window = self.forward.depth * self._clips_per_batch + 2 * n_jobs
 
     def _encode_all(self) -> None:
         while True:
@@ -186,7 +187,7 @@ class Engine:
                 self.writer.release(work.chunk)
 
 
-def _decoder(options: EngineOptions) -> DecodePool | InlineDecoder:
-    if options.jobs:
-        return DecodePool(options.jobs, decode=options.decode, timeout_seconds=options.timeout_seconds)
+def _decoder(options: EngineOptions, n_jobs: int) -> DecodePool | InlineDecoder:
+    if n_jobs:
+        return DecodePool(n_jobs, decode=options.decode, timeout_seconds=options.timeout_seconds)
     return InlineDecoder(options.decode)

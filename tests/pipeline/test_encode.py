@@ -16,7 +16,7 @@ from fsar.errors import InputError
 from fsar.pipeline import engine_lanes
 from fsar.pipeline.backbones import load_backbone, save_weights
 from fsar.pipeline.catalog import CatalogRow
-from fsar.pipeline.clips import view_generator
+from fsar.pipeline.clips import InlineDecoder, view_generator
 from fsar.pipeline.encode import EncodeOptions, add_videos, encode, plan
 from fsar.pipeline.engine import EngineOptions
 from fsar.pipeline.engine_chunk import ChunkWork
@@ -154,6 +154,20 @@ def test_more_slots_than_a_batch_and_random_frames(tmp_path):
     assert index.shape == (2, 2, 6)
     assert not np.array_equal(index[0, 0], index[0, 1])
     assert np.isfinite(store.read("pooled", [0, 1], views=None)).all()
+
+
+def test_there_are_never_more_decode_processes_than_videos(tmp_path, monkeypatch):
+    started = []
+
+    def pool(n_workers, *, decode, timeout_seconds):
+        started.append(n_workers)
+        return InlineDecoder(decode)
+
+    monkeypatch.setattr("fsar.pipeline.engine.DecodePool", pool)
+    rows = made_up_rows(tmp_path, ["a", "b", "c"])
+    assert fill(tmp_path, rows, options(engine=engine(jobs=24))).run.n_ok == 3
+    fill(tmp_path, rows, options(engine=engine(jobs=2)), "t.zarr")
+    assert started == [3, 2]
 
 
 def test_two_encoders_on_one_store_share_the_work(tmp_path):
