@@ -19,7 +19,7 @@ class VideoSize(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         width, _, height = value.partition("x")
-        if not (width.isdigit() and height.isdigit()):
+        if not (width.isdecimal() and height.isdecimal()):
             self.fail(f"{value!r} is not WIDTHxHEIGHT, such as 427x240", param, ctx)
         return int(width), int(height)
 

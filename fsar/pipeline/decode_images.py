@@ -40,7 +40,7 @@ def list_frames(folder: Path) -> list[Path]:
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
     """Return a sort key by which 2.jpg comes before 10.jpg."""
     parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
 
 
 def read_picture(file: Path) -> npt.NDArray[np.uint8]:

@@ -19,7 +19,8 @@ def test_synth_writes_a_set_and_resumes(tmp_path):
 
 
 def test_wrong_calls_print_one_clear_line(tmp_path):
-    assert "is not WIDTHxHEIGHT" in prep("synth", tmp_path / "a", "--size", "big").stderr
+    for size in ("big", "²x²"):
+        assert "is not WIDTHxHEIGHT" in prep("synth", tmp_path / "a", "--size", size).stderr
     done = prep("synth", tmp_path / "a", "--train-classes", 60)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "sum to 1..48" in done.stderr

@@ -7,6 +7,7 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.pipeline.decode import Clip, decode_clip, get_decoder, list_decoders
+from fsar.pipeline.decode_images import natural_key
 from tests.videos import numbered_frame, read_number, write_clip
 
 FORMATS = {
@@ -134,6 +135,11 @@ def test_a_folder_of_pictures_is_read_in_natural_order(tmp_path):
     assert [read_number(frame) for frame in clip.frames] == list(range(12))
     assert clip.n_frames == 12
     assert np.isnan(clip.times_seconds).all()
+
+
+def test_pictures_may_have_any_digits_in_their_names(tmp_path):
+    names = [tmp_path / name for name in ("²2.jpg", "²10.jpg")]
+    assert sorted(names[::-1], key=natural_key) == names
 
 
 def test_unknown_decoder_names_the_nearest():
