@@ -47,6 +47,8 @@ def show_command(split: str, part: str | None, as_csv: bool, as_json: bool) -> N
     """Show the classes of SPLIT with their number of videos."""
     from fsar.splits import load_split
 
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json are two forms of one output: give one")
     table = load_split(split)
     if as_csv:
         click.echo(_csv(table, part), nl=False)

@@ -2,6 +2,7 @@ import hashlib
 import json
 
 import pytest
+from click import UsageError
 from click.testing import CliRunner
 
 from fsar.cli.prep_splits import command
@@ -50,6 +51,11 @@ def test_show_as_json_holds_the_ids():
     first = document["classes"]["train"][0]
     assert (first["class_id"], first["class"], first["n_videos"]) == (0, "air drumming", 100)
     assert "-VtLx-mcPds_000012_000022" in first["video_ids"]
+
+
+def test_show_takes_one_form_of_output():
+    with pytest.raises(UsageError, match="--csv and --json"):
+        run("show", "hmdb51-arn", "--csv", "--json")
 
 
 def test_compare_warns_of_leaks():
