@@ -89,8 +89,17 @@ def _one_line(error: BaseException) -> str:
 
 
 def summary(data: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """Print the result of a command on stdout: JSON for machines or text for people."""
-    click.echo(json.dumps(data, indent=2, sort_keys=True) if as_json else text)
+    """Print the result of a command on stdout: JSON for machines (null for NaN and infinity) or text for people."""
+    click.echo(json.dumps(_finite(data), indent=2, sort_keys=True, allow_nan=False) if as_json else text)
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON data with None for the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,15 @@ if TYPE_CHECKING:
 N_LISTED = 20
 """Longer lists are cut; `--json` has them whole."""
 
+LISTS_OF_VIDEOS = {
+    "only_in_a": "only in A",
+    "only_in_b": "only in B",
+    "other_class_or_part": "other class or split part",
+    "other_status": "other status",
+    "other_source": "other video file",
+    "other_frames": "other frames",
+}
+
 
 def info_text(data: dict[str, Any]) -> str:
     """Return the page that `fsar-store info` prints."""
@@ -50,7 +59,7 @@ def compare_text(data: dict[str, Any]) -> str:
     lines = ["equal" if data["equal"] else "different"]
     lines += [f"  recipe {line}" for line in data["recipe"]]
     lines += [f"  layout {line}" for line in data["layout"]]
-    for key, label in (("only_in_a", "only in A"), ("only_in_b", "only in B"), ("other_status", "other status")):
+    for key, label in LISTS_OF_VIDEOS.items():
         if data[key]:
             lines.append(f"  {label}: {len(data[key])} videos: {_listed(data[key])}")
     for name, tap in data["taps"].items():

@@ -88,6 +88,24 @@ def test_export_compare_and_merge(fsar_store, path: Path, tmp_path: Path) -> Non
     assert (tmp_path / "flat.safetensors").exists()
 
 
+def test_a_difference_without_a_number_is_null_in_json(fsar_store, path: Path, tmp_path: Path) -> None:
+    other, rows = tmp_path / "other.zarr", samples.videos()
+    with samples.open_sample(other, rows) as writer:
+        while (chunk := writer.claim()) is not None:
+            data = samples.chunk_data(chunk, rows)
+            data.features["map"][:] = float("nan")
+            writer.commit(chunk, data)
+        writer.seal()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    code, text, _ = fsar_store("compare", path, other, "--json")
+    assert code == 1
+    assert json.loads(text, parse_constant=refuse)["taps"]["map"]["max_abs_difference"] is None
+    assert "largest difference inf in v000" in fsar_store("compare", path, other)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,7 +12,7 @@ from fsar.pipeline.store.layout import STATUS_FAILED, STATUS_OK
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.seal import PARTS
 
-N_LISTED = 10
+BLOCK_ROWS = 64
 
 
 def describe_store(path: str | Path) -> dict[str, Any]:
@@ -65,31 +65,57 @@ def _parts(store: FeatureStore, status: np.ndarray[Any, Any]) -> dict[str, dict[
 def compare_stores(a: str | Path, b: str | Path) -> dict[str, Any]:
     """Return how two stores differ: recipe fields, videos, statuses, and the largest difference of each common tap.
 
-    `equal` is true when recipe, videos, taps and all numbers of common videos are the same; NaN equals NaN.
+    `equal` is true when recipe, videos, their classes and split parts, taps and all numbers of common videos are the
+    same; NaN equals NaN.
     """
     first, second = open_store(a, allow_unsealed=True), open_store(b, allow_unsealed=True)
     ids_a, ids_b = ({video.video_id: row for row, video in enumerate(store.videos)} for store in (first, second))
     common = [video_id for video_id in ids_a if video_id in ids_b]
     rows = np.array([[ids_a[video_id], ids_b[video_id]] for video_id in common], np.int64).reshape(-1, 2)
-    ok = (first.status[rows[:, 0]] == STATUS_OK) & (second.status[rows[:, 1]] == STATUS_OK)
+    same_status = first.status[rows[:, 0]] == second.status[rows[:, 1]]
+    ok = same_status & (first.status[rows[:, 0]] == STATUS_OK)
     same_shape = first.n_views == second.n_views and first.n_slots == second.n_slots
     taps = {
         name: _difference(first, second, name, rows[ok])
         for name in first.taps
         if same_shape and name in second.taps and first.taps[name].shape == second.taps[name].shape
     }
-    result: dict[str, Any] = {
+    lists: dict[str, Any] = {
         "recipe": differing_fields(first.recipe, second.recipe),
         "layout": differing_fields(_shape(first), _shape(second)),
         "only_in_a": [video_id for video_id in ids_a if video_id not in ids_b],
         "only_in_b": [video_id for video_id in ids_b if video_id not in ids_a],
-        "other_status": [common[i] for i in np.flatnonzero(first.status[rows[:, 0]] != second.status[rows[:, 1]])],
-        "compared_videos": int(ok.sum()),
-        "taps": taps,
+        "other_class_or_part": _other_class_or_part(first, second, rows),
+        "other_status": [common[i] for i in np.flatnonzero(~same_status)],
+        "other_source": _other_source(first, second, rows[same_status]),
+        "other_frames": _other_frames(first, second, rows[ok]) if same_shape else [],
     }
-    lists_empty = not any(result[key] for key in ("recipe", "layout", "only_in_a", "only_in_b", "other_status"))
-    result["equal"] = lists_empty and all(tap["max_abs_difference"] == 0 for tap in taps.values())
-    return result
+    equal = not any(lists.values()) and all(tap["max_abs_difference"] == 0 for tap in taps.values())
+    return lists | {"compared_videos": int(ok.sum()), "taps": taps, "equal": equal}
+
+
+def _other_class_or_part(a: FeatureStore, b: FeatureStore, rows: np.ndarray[Any, Any]) -> list[str]:
+    pairs = ((a.videos[x], b.videos[y]) for x, y in rows.tolist())
+    return [x.video_id for x, y in pairs if (x.class_name, x.part) != (y.class_name, y.part)]
+
+
+def _other_source(a: FeatureStore, b: FeatureStore, rows: np.ndarray[Any, Any]) -> list[str]:
+    """Return the videos whose files had other bytes or another number of frames."""
+    x, y = rows[:, 0], rows[:, 1]
+    other = (a.source_sha256[x] != b.source_sha256[y]).any(axis=1) | (a.n_frames[x] != b.n_frames[y])
+    return [a.videos[row].video_id for row in x[other].tolist()]
+
+
+def _other_frames(a: FeatureStore, b: FeatureStore, rows: np.ndarray[Any, Any]) -> list[str]:
+    """Return the videos of which other frames, or frames at other times, were encoded."""
+    other: list[str] = []
+    for start in range(0, len(rows), BLOCK_ROWS):
+        x, y = rows[start : start + BLOCK_ROWS].T
+        time, other_time = a.frame_time(x), b.frame_time(y)
+        same = (time == other_time) | (np.isnan(time) & np.isnan(other_time))
+        same &= a.frame_index(x) == b.frame_index(y)
+        other += [a.videos[row].video_id for row in x[~same.all(axis=(1, 2))].tolist()]
+    return other
 
 
 def _shape(store: FeatureStore) -> dict[str, Any]:
@@ -99,8 +125,8 @@ def _shape(store: FeatureStore) -> dict[str, Any]:
 def _difference(a: FeatureStore, b: FeatureStore, tap: str, rows: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Return the largest absolute difference and the video that has it; NaN on one side only counts as infinite."""
     largest, where = 0.0, ""
-    for start in range(0, len(rows), 64):
-        block = rows[start : start + 64]
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = rows[start : start + BLOCK_ROWS]
         x, y = (store.read(tap, block[:, side], views=None).astype(np.float64) for side, store in enumerate((a, b)))
         with np.errstate(invalid="ignore"):
             difference = np.abs(x - y)

@@ -10,7 +10,7 @@ from fsar.errors import InputError, unknown_name
 from fsar.pipeline.store.files import STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
 from fsar.pipeline.store.gather import Gather
 from fsar.pipeline.store.identity import recipe_id
-from fsar.pipeline.store.indices import index_of, slot_index, view_index
+from fsar.pipeline.store.indices import row_index, slot_index, view_index
 from fsar.pipeline.store.journal import metadata_entries, stored_rows
 from fsar.pipeline.store.layout import STATUS_OK, TapSpec
 from fsar.pipeline.store.mend import refuse_lost_master
@@ -56,8 +56,10 @@ class FeatureStore:
     """Features of N videos, V views and T slots, read through memory maps. Pickling it reopens it."""
 
     def __init__(self, files: StoreFiles) -> None:
-        self.files = files
+        self._path = files.path
         self.layout, self.videos = read_store(files)
+        files = StoreFiles(files.path.absolute(), files.format)  # chunks are mapped later, perhaps from another folder
+        self.files = files
         self.sealed = is_sealed(files)
         self._stored = stored_rows(files)
         self._rows = RowStates(files, self.layout, self.n_videos, self._stored)
@@ -68,7 +70,7 @@ class FeatureStore:
             self._check_manifest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (str(self.path), not self.sealed)
+        return _reopen, (str(self.files.path), not self.sealed)
 
     def __repr__(self) -> str:
         taps = ", ".join(f"{name} {list(tap.shape)} {tap.dtype}" for name, tap in self.taps.items())
@@ -77,8 +79,8 @@ class FeatureStore:
 
     @property
     def path(self) -> Path:
-        """Where the store is."""
-        return self.files.path
+        """Where the store is, as it was named when it was opened."""
+        return self._path
 
     @property
     def format(self) -> str:
@@ -204,6 +206,7 @@ class FeatureStore:
         Raises:
             InputError: unknown tap or video id, or a row that is not encoded yet.
             IndexError: a row, view or slot that the store does not have.
+            TypeError: rows are no list or array, or mix numbers and ids.
         """
         index = self._index(rows)
         chosen = None if views is None else view_index(views, self.n_views, len(index))
@@ -263,7 +266,7 @@ class FeatureStore:
 
     def text_tables(self) -> list[str]:
         """Return the names of the text tables."""
-        return sorted(self.files.format.read_tables(self.path))
+        return sorted(self.files.format.read_tables(self.files.path))
 
     def text(self, name: str) -> TextTable:
         """Return a text table.
@@ -282,10 +285,7 @@ class FeatureStore:
         write_table(self.files, table, overwrite=overwrite)
 
     def _index(self, rows: Rows) -> Array:
-        """Return row numbers for row numbers or video ids."""
-        if len(rows) and isinstance(rows[0], str):
-            rows = [self.row_of(str(video_id)) for video_id in rows]
-        return index_of("row", rows, self.n_videos)
+        return row_index(rows, self.row_of, self.n_videos)
 
     def _gather(self, tap: str) -> Gather:
         if tap not in self.layout.taps:

@@ -197,6 +197,25 @@ def test_compare_names_what_differs(sealed: Path, tmp_path: Path) -> None:
     assert found["taps"]["pooled"]["max_abs_difference"] == 0
 
 
+@pytest.mark.parametrize("field", ["source_sha256", "n_frames", "frame_index", "frame_time", "class_name", "part"])
+def test_stores_are_equal_in_everything_or_not_equal(sealed: Path, tmp_path: Path, field: str) -> None:
+    rows, other = samples.videos(), tmp_path / f"other{sealed.suffix}"
+    if field in ("class_name", "part"):
+        rows[6] = replace(rows[6], **{field: "another"})
+    with samples.open_sample(other, rows) as writer:
+        while (chunk := writer.claim()) is not None:
+            data = samples.chunk_data(chunk, rows)
+            if 6 in chunk.rows and field not in ("class_name", "part"):
+                getattr(data, field)[6 - chunk.rows.start] += 1
+            writer.commit(chunk, data)
+        writer.seal()
+    found = compare_stores(sealed, other)
+    lists = {"frame_index": "other_frames", "frame_time": "other_frames", "class_name": "other_class_or_part"}
+    lists |= {"part": "other_class_or_part"}
+    assert found[lists.get(field, "other_source")] == ["v006"]
+    assert not found["equal"]
+
+
 def test_description_counts_by_part(path: Path) -> None:
     with samples.open_sample(path) as writer:
         samples.fill(writer, n_chunks=2)

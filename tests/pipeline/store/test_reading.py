@@ -177,3 +177,24 @@ def test_rows_may_be_named_by_video_ids(sealed: Path) -> None:
     assert torch.equal(store.load("pooled", rows=ids), store.load("pooled", rows=[3, 0]))
     with pytest.raises(InputError, match="no_such"):
         store.read("map", ["no_such"])
+
+
+@pytest.mark.parametrize("rows", ["v001", 3, {1, 2}, {0: 1}, None, ["v001", 2], [2, "v001"], np.int64(3), np.array(3)])
+def test_rows_that_are_no_list_of_one_kind_are_one_clear_error(sealed: Path, rows: object) -> None:
+    store = open_store(sealed)
+    with pytest.raises(TypeError, match="rows must be "):
+        store.read("pooled", rows)  # type: ignore[call-overload]
+
+
+def test_a_store_opened_by_a_relative_path_is_read_from_anywhere(
+    sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sealed.parent)
+    store = open_store(sealed.name)
+    packed = pickle.dumps(store)
+    monkeypatch.chdir(tmp_path)
+    assert str(store.path) == sealed.name
+    np.testing.assert_array_equal(store.read("map", [8]), expected("map")[[8], 0])
+    np.testing.assert_array_equal(pickle.loads(packed).read("map", [8]), expected("map")[[8], 0])
+    assert store.status.size == 10
+    assert store.text_tables() == []
