@@ -49,6 +49,7 @@ def heads_page() -> str:
     """Return a table of the heads and what each one needs, and its options with their defaults."""
     from fsar.heads import list_heads
     from fsar.heads.head import head_type
+    from fsar.heads.presets import get_preset, list_presets
 
     lines = ["# Heads", "", "| head | features of a frame | text | trains on | paper |", "|---|---|---|---|---|"]
     for name in list_heads():
@@ -70,6 +71,11 @@ def heads_page() -> str:
         lines += [f"- `{p.name}`{'' if p.default is p.empty else f' = `{p.default!r}`'}" for p in parameters] or [
             "none"
         ]
+        presets = [get_preset(own, name) for own in list_presets(name)]
+        lines += ["", "Published recipes (`--preset name`; `--preset published` picks the one of the split):", ""]
+        lines += [
+            f"- `{preset.name}`: {preset.source}. Note: {preset.note}." for preset in presets if preset.heads
+        ] or ["none"]
     return "\n".join(lines) + "\n"
 
 
