@@ -30,13 +30,25 @@ class CatalogRow:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The videos of one dataset, no id twice."""
+    """The videos of one dataset, no id twice, every name such that CSV files can hold it."""
 
     rows: tuple[CatalogRow, ...]
     dataset: str
 
     def __post_init__(self) -> None:
+        for row in self.rows:
+            _check_names(row)
         check_unique((row.video_id, str(row.path)) for row in self.rows)
+
+
+def _check_names(row: CatalogRow) -> None:
+    names = f"{row.video_id}{row.path}{row.class_name}"
+    try:
+        names.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{str(row.path)!r}: the name is not UTF-8, no catalog can hold it: rename it") from None
+    if "\r" in names:  # the csv module writes it without quotes and reads it as the end of a line
+        raise InputError(f"{str(row.path)!r}: the name holds a carriage return, no catalog can hold it: rename it")
 
 
 def check_unique(entries: Iterable[tuple[str, str]]) -> None:
@@ -64,29 +76,15 @@ def read_catalog(path: str | Path) -> Catalog:
 
 
 def write_catalog(catalog: Catalog, path: str | Path) -> None:
-    """Write a catalog whole or not at all. Videos below the catalog's folder get relative paths, so both can move.
-
-    Raises InputError for a name that is not UTF-8.
-    """
+    """Write a catalog whole or not at all. Videos below the catalog's folder get relative paths, so both can move."""
     path = Path(path)
     base = path.parent.absolute()
     text = io.StringIO(newline="")
-    plain, quoted = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-    plain.writerow(COLUMNS)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
     for row in catalog.rows:
-        cells = _cells(row, base)
-        # The csv module puts no quotes around \r alone, but takes it for the end of a line when it reads.
-        (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
+        writer.writerow((row.video_id, _relative(row.path, base), row.class_name, row.bytes, row.part))
     write_atomic(path, text.getvalue())
-
-
-def _cells(row: CatalogRow, base: Path) -> tuple[str, ...]:
-    cells = (row.video_id, str(_relative(row.path, base)), row.class_name, str(row.bytes), row.part)
-    try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{str(row.path)!r}: the name is not UTF-8, so no catalog can hold it: rename it") from None
-    return cells
 
 
 def select_rows(catalog: Catalog, split: Split | None = None) -> list[CatalogRow]:
