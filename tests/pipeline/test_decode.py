@@ -138,8 +138,8 @@ def test_a_folder_of_pictures_is_read_in_natural_order(tmp_path):
 
 
 def test_pictures_may_have_any_digits_in_their_names(tmp_path):
-    names = [tmp_path / name for name in ("²2.jpg", "²10.jpg")]
-    assert sorted(names[::-1], key=natural_key) == names
+    two, ten = tmp_path / "²2.jpg", tmp_path / "²10.jpg"
+    assert sorted([ten, two], key=natural_key) == [two, ten]
 
 
 def test_unknown_decoder_names_the_nearest():
