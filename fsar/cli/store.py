@@ -128,7 +128,8 @@ def add(
 ) -> int:
     """Encode the videos of a newer catalog that the store lacks, by the store's own recipe.
 
-    Rows that are there keep their place and their numbers. Interrupted, the same command goes on.
+    Rows that are there keep their place and their numbers. Interrupted, the same command goes on. The exit code is 1
+    when a video failed in this run.
 
     \b
     Example:
@@ -142,16 +143,22 @@ def add(
 
     rows = select_rows(read_catalog(catalog), load_split(split) if split else None)
     videos = [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
-    before = {video.video_id for video in open_store(path, allow_unsealed=True).videos}
+    before = open_store(path, allow_unsealed=True)
+    missing = set(before.missing_rows().tolist())
+    done = {video.video_id for row, video in enumerate(before.videos) if row not in missing}
     report = add_videos(
         path, videos, weights=weights, engine=EngineOptions(device=device, batch_size=batch_size, jobs=jobs)
     )
-    n_new, n_encoded = report.n_videos - len(before), report.n_videos - report.n_resumed
-    failures = report.failures if n_encoded else []
+    n_new, n_encoded = report.n_videos - before.n_videos, report.n_videos - report.n_resumed
+    failures = [failure for failure in report.failures if failure[0] not in done]
     for video_id, _, reason, message in failures:
         click.echo(f"failed: {video_id} ({reason}): {message}", err=True)
     data = {"path": str(path), "videos": report.n_videos, "added": n_new, "encoded": n_encoded, "failed": len(failures)}
     text = f"{path}: {report.n_videos} videos, {n_new} of them new, {n_encoded} encoded now, {len(failures)} failed"
+    if len(failures) < len(report.failures):
+        text += (
+            f" ({len(report.failures) - len(failures)} had failed before: fsar-store retry gives them another chance)"
+        )
     summary(data, text, as_json=as_json)
     return EXIT_FAILED if failures else EXIT_DONE
 

@@ -125,3 +125,31 @@ def test_a_failed_video_is_tried_again_once_it_is_mended(
     assert open_store(path).ok_rows.tolist() == [0, 1, 2]
     assert fsar_store("retry", path) == {"path": str(path), "failed": 0, "pending": 0}
     assert open_store(path).sealed
+
+
+def test_only_failures_of_this_run_make_it_fail(
+    tmp_path: Path,
+    clips: list[CatalogRow],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cut_file(write_clip(tmp_path / "cut.mp4", n_frames=12), 0.3)
+    rows = [*clips[:2], CatalogRow("cut", tmp_path / "cut.mp4", "class 1", 9, "test")]
+    path, catalog = tmp_path / "s.zarr", tmp_path / "newer.csv"
+    encode(rows, path, OPTIONS, quiet=True)
+    worse = CatalogRow("worse", tmp_path / "cut.mp4", "class 1", 9, "test")
+
+    def add(*more: CatalogRow) -> tuple[object, str]:
+        write_catalog(Catalog((*rows, *more), "clips"), catalog)
+        monkeypatch.setattr(sys, "argv", ["fsar-store", "add", str(path), str(catalog), "--device", "cpu"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, capsys.readouterr().out
+
+    for _ in range(2):
+        code, text = add(clips[3])
+        assert code == 0
+        assert "0 failed (1 had failed before: fsar-store retry" in text
+    code, text = add(clips[3], worse)
+    assert code == 1
+    assert "1 failed (1 had failed before" in text

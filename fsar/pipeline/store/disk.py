@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fsar.files import sync_folder
 Buffer = bytes | memoryview
 HASH_IN_THREAD_BYTES = 4 << 20
 WRITERS = 4
+FOLDER_TRIES = 100
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk, the user's share of it, or what one file may take is used up."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
@@ -32,6 +34,15 @@ class FileEntry:
         for buffer in buffers:
             digest.update(buffer)
         return cls(digest.hexdigest(), sum(memoryview(buffer).nbytes for buffer in buffers))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, also while others remove parents that are empty at the moment."""
+    for _ in range(FOLDER_TRIES):
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_all(folder: Path, contents: Mapping[str, Sequence[Buffer]]) -> dict[str, FileEntry]:

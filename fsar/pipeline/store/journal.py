@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fsar.pipeline.store.disk import (
     create_exclusive,
     file_entry,
     list_names,
+    make_folder,
     replace,
     write_all,
 )
@@ -140,6 +142,8 @@ def publish(
     finally:
         if not _is_announced(files, key, token):
             shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # others may have files in it
+            folder.parent.rmdir()
 
 
 def _stage(
@@ -151,6 +155,7 @@ def _stage(
     last: LastFile | None,
 ) -> list[Entries]:
     """Write every file below `folder`; return them in the steps in which they must appear."""
+    make_folder(folder)
     entries = write_all(folder, contents)
     record = checked_json({"files": _listed(keep | entries), **details})
     steps = [entries, write_all(folder, {f"{JOURNAL}/{key}.json": [record]})]

@@ -115,6 +115,12 @@ class TestText:
         with pytest.raises(InputError, match="did you mean clip-fsar"):
             store.text("clip")
 
+    def test_no_trace_of_the_work_stays(self, sealed: Path) -> None:
+        store = open_store(sealed)
+        before = {file.name for file in store.files.home.iterdir()}
+        store.write_text(TextTable("t", np.zeros((1, 1, 2), np.float32), ("a",), ("{}",)))
+        assert {file.name for file in store.files.home.iterdir()} == before
+
     def test_another_table_of_the_same_name_needs_overwrite(self, sealed: Path) -> None:
         store = open_store(sealed)
         table = TextTable("t", np.zeros((1, 1, 2), np.float32), ("a",), ("{}",))

@@ -168,3 +168,19 @@ def test_a_commit_after_the_store_was_sealed_by_another_changes_nothing(
         slow.commit(chunk, samples.chunk_data(chunk, slow.videos))
     assert bytes_of(path.parent) == done[1]
     assert verify(path).problems == []
+
+
+def test_a_folder_is_made_while_another_process_removes_its_empty_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, make, seen = tmp_path / "staging" / "token", os.mkdir, []
+
+    def interfere(path: Any, *arguments: Any) -> None:
+        seen.append(path)
+        if len(seen) == 3:
+            folder.parent.rmdir()
+        make(path, *arguments)
+
+    monkeypatch.setattr(os, "mkdir", interfere)
+    disk.make_folder(folder)
+    assert folder.is_dir()
