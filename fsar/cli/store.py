@@ -249,7 +249,7 @@ def export(
     source = open_store(path)
     n_rows = len(select_videos(source, parts=parts, classes=classes))
     if out.suffix == ".safetensors":
-        with progress("export", n_rows * len(taps or source.taps), unit="rows", quiet=quiet) as advance:
+        with progress("export", n_rows * len(set(taps) or source.taps), unit="rows", quiet=quiet) as advance:
             export_safetensors(path, out, taps=taps, parts=parts, classes=classes, advance=advance)
         summary({"path": str(out), "videos": n_rows}, f"{out}: {n_rows} videos", as_json=as_json)
         return EXIT_DONE

@@ -15,7 +15,7 @@ from fsar.errors import InputError, unknown_name
 from fsar.pipeline.store.chunk_data import ChunkData
 from fsar.pipeline.store.create import create_store
 from fsar.pipeline.store.identity import differing_fields
-from fsar.pipeline.store.intact import IntactRows
+from fsar.pipeline.store.intact import IntactRows, intact_tables
 from fsar.pipeline.store.layout import STATUS_PENDING, Chunk, VideoRow, refuse_other_parts
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.seal import PARTS
@@ -81,7 +81,7 @@ def export_store(
     """
     store = open_store(source)
     rows = select_videos(store, parts=parts, classes=classes)
-    tables = [store.text(name) for name in store.text_tables()]
+    tables = list(intact_tables(store.files).values())
     sources = [_Source(store, int(row)) for row in rows]
     return _copy(target, sources, known_taps(store, taps), tables, advance)
 
@@ -150,8 +150,7 @@ def _refuse_shared_videos(stores: Sequence[FeatureStore]) -> None:
 def _merged_tables(stores: Sequence[FeatureStore]) -> list[TextTable]:
     tables: dict[str, TextTable] = {}
     for store in stores:
-        for name in store.text_tables():
-            table = store.text(name)
+        for name, table in intact_tables(store.files).items():
             if name in tables and not tables[name].same_as(table):
                 raise InputError(f"two of the stores have different text tables {name!r}: rename one of them first")
             tables[name] = table

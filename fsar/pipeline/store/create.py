@@ -21,7 +21,7 @@ from fsar.pipeline.store.files import (
     videos_csv,
 )
 from fsar.pipeline.store.identity import differing_fields
-from fsar.pipeline.store.intact import refuse_damaged_chunk
+from fsar.pipeline.store.intact import intact_tables, refuse_damaged_chunk
 from fsar.pipeline.store.journal import intents, metadata_entries, publish, redo, stored_rows
 from fsar.pipeline.store.layout import Layout, TapSpec, VideoRow, check_videos, plan_layout, refuse_other_parts
 from fsar.pipeline.store.mend import mend_master
@@ -103,8 +103,8 @@ def _append(files: StoreFiles, videos: Sequence[VideoRow]) -> None:
     grown, n_rows = divmod(len(old), layout.chunk_rows)
     if stored_rows(files).get(grown, 0) == n_rows:
         refuse_damaged_chunk(files, grown, n_rows)
-    files.locate(MANIFEST_FILE).unlink(missing_ok=True)
     contents = _metadata_contents(files, layout, [*old, *new])
+    files.locate(MANIFEST_FILE).unlink(missing_ok=True)
     publish(files, METADATA_KEY, contents, keep=metadata_entries(files))
 
 
@@ -136,7 +136,7 @@ def finish_interrupted(files: StoreFiles) -> None:
 
 def _metadata_contents(files: StoreFiles, layout: Layout, videos: Sequence[VideoRow]) -> dict[str, list[Buffer]]:
     """Return all files of a store that do not hold its numbers."""
-    tables = files.format.read_tables(files.path) if files.exists() else {}
+    tables = intact_tables(files) if files.exists() else {}
     own: dict[str, list[Buffer]] = {STORE_FILE: [store_json(layout, videos)], VIDEOS_FILE: [videos_csv(videos)]}
     return own | files.format.metadata_files(files.path, layout, len(videos), tables)
 

@@ -1,21 +1,24 @@
 """Stored numbers on their way into other files: checked first, or a copy would make damage look intact."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fsar.errors import InputError
 from fsar.pipeline.store.disk import file_entry
-from fsar.pipeline.store.files import StoreFiles
+from fsar.pipeline.store.files import METADATA_KEY, StoreFiles
 from fsar.pipeline.store.journal import chunk_key, read_chunk_record, read_record, record_entries
-from fsar.pipeline.store.reader import FeatureStore
+from fsar.pipeline.store.text_table import TextTable
+
+if TYPE_CHECKING:
+    from fsar.pipeline.store.reader import FeatureStore
 
 Array = np.ndarray[Any, Any]
 
 
 def refuse_damage(files: StoreFiles, record: Mapping[str, Any], names: Collection[str]) -> None:
-    """Raise InputError unless the files `names` of a chunk are as its record says."""
+    """Raise InputError unless the files `names` are as a record says."""
     entries = record_entries(record)
     for name in names:
         if file_entry(files.locate(name)) != entries.get(name):
@@ -29,10 +32,17 @@ def refuse_damaged_chunk(files: StoreFiles, index: int, n_rows: int) -> None:
         refuse_damage(files, record, record["files"])
 
 
+def intact_tables(files: StoreFiles) -> dict[str, TextTable]:
+    """Return the text tables, to write them into another file. Raises InputError when they are damaged."""
+    tables = files.format.read_tables(files.path)
+    refuse_damage(files, read_record(files, METADATA_KEY), files.format.extra_names())
+    return tables
+
+
 class IntactRows:
     """Reads rows of a sealed store; every file is compared with its record before its numbers are first given away."""
 
-    def __init__(self, store: FeatureStore) -> None:
+    def __init__(self, store: "FeatureStore") -> None:
         self._store = store
         self._checked: set[str] = set()
 

@@ -6,6 +6,7 @@ from fsar.errors import InputError
 from fsar.pipeline.store.claims import metadata_claim
 from fsar.pipeline.store.disk import FileEntry
 from fsar.pipeline.store.files import CLAIMS, METADATA_KEY, StoreFiles, read_store
+from fsar.pipeline.store.intact import intact_tables
 from fsar.pipeline.store.journal import metadata_entries, redo
 from fsar.pipeline.store.seal import is_sealed, publish_metadata
 
@@ -43,7 +44,7 @@ def _is_lost(files: StoreFiles) -> bool:
 def _write_anew(files: StoreFiles) -> None:
     layout, videos = read_store(files)
     lost, recorded = _is_lost(files), metadata_entries(files)
-    tables = {} if lost else files.format.read_tables(files.path)
+    tables = {} if lost else intact_tables(files)
     contents = files.format.metadata_files(files.path, layout, len(videos), tables)
     if lost and any(recorded.get(name) != FileEntry.of(data) for name, data in contents.items()):
         sys.stderr.write(

@@ -3,6 +3,7 @@
 from fsar.errors import InputError, unknown_name
 from fsar.pipeline.store.claims import metadata_claim
 from fsar.pipeline.store.files import CLAIMS, METADATA_KEY, StoreFiles, read_store
+from fsar.pipeline.store.intact import intact_tables
 from fsar.pipeline.store.journal import redo
 from fsar.pipeline.store.seal import is_sealed, publish_metadata
 from fsar.pipeline.store.text_table import TextTable
@@ -24,11 +25,11 @@ def write_table(files: StoreFiles, table: TextTable, *, overwrite: bool) -> None
     """Add a text table as one step; a sealed store stays sealed.
 
     Raises:
-        InputError: the store has another table of that name and `overwrite` is off.
+        InputError: the store has another table of that name and `overwrite` is off, or its tables are damaged.
     """
     with metadata_claim(files.folder(CLAIMS)):
         redo(files, METADATA_KEY)
-        tables = files.format.read_tables(files.path)
+        tables = intact_tables(files)
         if table.name in tables and not overwrite:
             if tables[table.name].same_as(table):
                 return
