@@ -42,7 +42,8 @@ def _text(written: dict[str, Any], out: Path) -> str:
     options = ", ".join(f"{name}={value}" for name, value in written["options"].items())
     lines = [f"{written['method']}: head {written['head']} ({options}) in {out}"]
     if written["backbone"]:
-        lines.append(f"backbone: fsar-prep encode CATALOG --backbone {written['backbone']} ...")
+        line = f"fsar-prep encode CATALOG --backbone {written['backbone']} {written['encode']}".rstrip()
+        lines.append(f"backbone, with frames as its authors prepared them: {line} ...")
     else:
         lines.append(
             "backbone: none of a known kind in the file; the head fits only features of the one it was trained with"

@@ -34,8 +34,10 @@ def _default_jobs() -> int:
 @option("--tap", "taps", multiple=True, default=["pooled"], help="What to store; repeatable: pooled, map, tokens.K …")
 @option("--split", help="Split (name or CSV): only its videos, in its order.")
 @option("--limit", type=click.IntRange(min=1), help="Only the first N videos.")
-@option("--frames", "n_frames", default=8, type=FRAME_COUNT, help="Frames that a head sees of a video.")
-@option("--slots", type=FRAME_COUNT, help="Frames to store when more than --frames: heads draw from them.")
+@option("--frames", "n_frames", default=8, type=FRAME_COUNT, help="Frames to store of a video.")
+@option(
+    "--slots", type=FRAME_COUNT, help="Store more: `fsar-train-head --frames N` draws N of them anew at each visit."
+)
 @option("--sampler", default="uniform-center", help="Which frames: uniform-center, uniform-random, trx, dense …")
 @option("--views", "n_views", default=1, type=click.IntRange(min=1), help="Views to store of each training video.")
 @option("--flip/--no-flip", default=False, help="Mirror half of the views after the first. Not for SSv2.")
@@ -46,7 +48,13 @@ def _default_jobs() -> int:
 @option("--size", type=click.IntRange(min=8), help="Pixels after the crop [what the backbone was made for].")
 @option("--interpolation", default="bilinear", type=click.Choice(["bilinear", "bicubic"]), help="How to resize.")
 @option("--antialias/--no-antialias", default=False, help="Low-pass before shrinking, as Pillow does.")
-@option("--normalise", "normalisation", default="backbone", type=click.Choice(NORMALISATIONS), help="Mean and std.")
+@option(
+    "--normalise",
+    "normalisation",
+    default="backbone",
+    type=click.Choice(NORMALISATIONS),
+    help="Mean and std; half: 0.45, 0.225.",
+)
 @option("--dtype", default="float16", type=click.Choice(["float16", "float32"]), help="Type of the stored features.")
 @option("--device", default="auto", help="auto, cpu, cuda, cuda:N.")
 @option("--precision", default="fp32", type=click.Choice(PRECISIONS), help="Arithmetic; bf16 has bf16 weights too.")

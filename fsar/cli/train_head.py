@@ -142,8 +142,8 @@ def _experiment(arguments: dict[str, Any]) -> Any:
         device=choose_device(arguments["device"]),
         where=arguments["features"],
     )
-    preset = _preset(arguments, task.parts.name)
     shot = parse_counts("shot", arguments["shot"], at_least=1)
+    preset = _preset(arguments, task.parts.name, shot if isinstance(shot, int) else max(shot))
     query = preset.n_query if arguments["query"] is None else parse_counts("query", arguments["query"])
     plan = Plan(
         EpisodeShape(arguments["way"], shot, parse_counts("test-query", arguments["test_query"])),
@@ -166,7 +166,7 @@ def _experiment(arguments: dict[str, Any]) -> Any:
     )
 
 
-def _preset(arguments: dict[str, Any], split: str) -> "Preset":
+def _preset(arguments: dict[str, Any], split: str, n_shot: int) -> "Preset":
     """Return the recipe with what the user changed; a changed length stretches the schedule of `cached`."""
     from fsar.heads.head import head_type
     from fsar.heads.presets import get_preset
@@ -175,7 +175,7 @@ def _preset(arguments: dict[str, Any], split: str) -> "Preset":
         raise InputError("give --steps or --episodes, not both")
     if arguments["lr"] is not None and not math.isfinite(arguments["lr"]):
         raise InputError(f"--lr must be a number, got {arguments['lr']}")
-    preset = get_preset(arguments["preset"], arguments["head"], split)
+    preset = get_preset(arguments["preset"], arguments["head"], split, n_shot=n_shot)
     if head_type(arguments["head"]).training_unit == "pairs":
         preset = preset.of_pairs()
         refuse_given(("query", "episodes_per_step"), f"head {arguments['head']!r} trains on pairs of videos")

@@ -29,7 +29,7 @@ class EpisodeBatch:
     unlabelled: Features | None = None
     """role -> (B, U, T, ...) features of videos without labels, for semi-supervised heads."""
     first_class_text: Tensor | None = None
-    """(M, D) text vectors of the first class of the part, which the released EMP-Net reads; see its `compat`."""
+    """(B, M, D) text vectors of the first class of the part, which the released EMP-Net reads; see its `compat`."""
 
     def __post_init__(self) -> None:
         self._check_shapes()

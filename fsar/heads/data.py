@@ -49,14 +49,15 @@ class EpisodeData:
         rows = np.concatenate([part.ravel() for part in parts])
         features = self.source.gather(rows, _kind_by_kind(views, n_videos), _kind_by_kind(frames, n_videos))
         support, query, unlabelled = _split_kinds(features, len(episodes), n_videos)
+        first_text, class_text = self._texts(episodes)
         batch = EpisodeBatch(
             support=support,
             support_labels=self._tensor(episodes.support_labels),
             query=query,
             n_way=episodes.n_way,
-            class_text=self._class_text(episodes),
+            class_text=class_text,
             unlabelled=unlabelled if episodes.unlabelled.shape[1] else None,
-            first_class_text=None if self._text is None else self._text[0],
+            first_class_text=first_text,
         )
         return batch, self._targets(episodes)
 
@@ -68,12 +69,19 @@ class EpisodeData:
             all_class_text=self._text,
         )
 
-    def _class_text(self, episodes: Episodes) -> Tensor | None:
+    def _texts(self, episodes: Episodes) -> tuple[Tensor | None, Tensor | None]:
+        """Return the text of the part's first class (B, M, D) and of the episodes' classes (B, N, M, D)."""
         if self._text is None:
-            return None
-        text = self._text[self._tensor(episodes.class_ids)]  # (B, N, M, D)
-        if self._counter is None:
-            return text
+            return None, None
+        first = np.zeros_like(episodes.class_ids[:, :1])
+        text = self._text[self._tensor(np.concatenate([first, episodes.class_ids], 1))]  # (B, 1 + N, M, D)
+        if self._counter is not None:
+            text = self._one_template(text, episodes)
+        return text[:, 0], text[:, 1:]
+
+    def _one_template(self, text: Tensor, episodes: Episodes) -> Tensor:
+        """Return the texts (B, ..., M, D) by one template drawn for each episode: (B, ..., 1, D)."""
+        assert self._counter is not None
         numbers = Counter.numbers(self._counter.stream("templates", episodes.indices), 1)[:, 0]
         template = self._tensor(Counter.below(numbers, np.full(numbers.shape, text.shape[2])))
         return text[torch.arange(len(text), device=text.device), :, template][:, :, None]

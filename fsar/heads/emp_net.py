@@ -89,7 +89,7 @@ class EmpNetHead(TableHead):
         text = mean_text(batch.class_text, "emp-net", self.dim)  # (B, N, D)
         labels, n_way = batch.support_labels, batch.n_way
         if default_text is None and batch.first_class_text is not None:
-            default_text = mean_text(batch.first_class_text, "emp-net", self.dim)
+            default_text = mean_text(batch.first_class_text, "emp-net", self.dim).unsqueeze(1)  # (B, 1, D)
         scored = self._scored_text(text, labels, default_text)
         if self.merge_before and labels.shape[1] > n_way:
             support = self._merged(batch, text, scored)

@@ -109,6 +109,10 @@ def _train_pool(experiment: Experiment) -> EpisodePool:
     if dropped:
         named = ", ".join(f"{name} ({count})" for name, count in dropped.items())
         experiment.notes.append(f"training classes dropped because they are too small: {named}")
+    if task.store.n_views > 1 and any(task.store.videos[row].part in ("val", "test") for row in pool.rows):
+        experiment.notes.append(
+            "some training videos were encoded as val or test videos: all their views are the first"
+        )
     if task.parts.failed:
         named = ", ".join(f"{name} ({count})" for name, count in task.parts.failed.items())
         experiment.notes.append(f"{task.parts.n_failed} videos could not be encoded and are never drawn: {named}")

@@ -154,18 +154,21 @@ class HCL(HCLParts):
         """Return the `wanted` terms without their weights; levels are means over the cardinalities."""
         tokens = self.encoder(batch.features["map"])
         logits = self.classifier(tokens.mean((1, 2)))
+        # In a fixed order: that of a set changes from process to process, and with it the last bit of the gradients.
+        levels = [term for term in TERMS if term in wanted and term not in ("classification", "global")]
         terms: dict[str, list[Tensor]] = {"classification": [F.cross_entropy(logits, batch.class_ids)]}
         for index, size in enumerate(self.temp_set):
             projected = self.spatial(tokens)
             patches = self._scales(projected, batch.features["map"])
             if self.official and self.multi_scale:
                 patches = mix_frames(patches[None])[0]
+            # Of the last size alone, as published.
             terms["global"] = [self._contrast(patches.mean((1, 2)) @ patches.mean((1, 2)).T)]
-            if set(wanted) - {"classification", "global"}:
+            if levels:
                 tuples = self.temporal(self._tuples(tokens, size))
                 matched = MatchedVideos.match(tuples, patches, size, self.n_tuples)
                 weights = self._pair_weights(matched, batch, index)
-                for term in set(wanted) - {"classification", "global"}:
+                for term in levels:
                     terms.setdefault(term, []).append(self._level(term, matched, *weights))
             tokens = projected if self.official else tokens
         return {term: torch.stack(terms[term]).mean() for term in wanted}

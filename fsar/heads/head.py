@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -150,9 +151,19 @@ def register_head(name: str) -> Callable[[HeadType], HeadType]:
 
 @functools.cache
 def _load_others() -> None:
-    """Import the heads of other installed packages: the entry points of group "fsar.heads", whose names say nothing."""
+    """Import the heads of other installed packages: the entry points of group "fsar.heads", whose names say nothing.
+
+    A package that cannot be imported takes its own heads away and no others: a warning says which and why.
+    """
     for entry_point in importlib.metadata.entry_points(group="fsar.heads"):
-        entry_point.load()
+        try:
+            entry_point.load()
+        except Exception as error:
+            package = entry_point.dist.name if entry_point.dist else entry_point.value
+            reason = f"{type(error).__name__}: {error}"
+            sys.stderr.write(
+                f"warning: the heads of package {package} are left out, it cannot be imported ({reason})\n"
+            )
 
 
 def list_heads() -> list[str]:

@@ -178,4 +178,4 @@ for _split, _position, _class_weight, _regulariser, _lr, _start, _clock, _episod
             options=_options,
         )
         _note = f"train and test with --shot 5; otherwise as {_one_shot.name}, which says more"
-        register_preset(replace(_one_shot, name=f"{_one_shot.name}-5shot", note=_note, n_query=QUERIES[5]))
+        register_preset(replace(_one_shot, name=f"{_one_shot.name}-5shot", n_shot=5, note=_note, n_query=QUERIES[5]))

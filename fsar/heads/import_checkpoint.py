@@ -155,6 +155,7 @@ def write_import(report: ImportReport, source: Path, out: Path) -> dict[str, Any
         "head": official_format(report.method).head,
         "options": dict(report.head.options),
         "backbone": spec,
+        "encode": official_format(report.method).encode,
         "ignored": list(report.ignored),
         "missing": list(report.missing),
         "assumed": list(report.assumed),

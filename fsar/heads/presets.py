@@ -18,6 +18,8 @@ class Preset:
     """Heads it is for; empty for all."""
     split: str = ""
     """The benchmark it was published for; empty for any."""
+    n_shot: int = 1
+    """1 for few shots of any number, 5 for the form of a recipe that was published for several."""
     source: str = ""
     """Where it comes from."""
     note: str = ""
@@ -112,7 +114,7 @@ def register_for_five_shots(one_shot: Preset, shots: str) -> Preset:
     """Register the released 5-shot form of a recipe: supports merged before the text comes in, otherwise the same."""
     note = f"{shots}; otherwise as {one_shot.name}, which says more"
     options = {**one_shot.options, "merge_before": True}
-    return register_preset(replace(one_shot, name=f"{one_shot.name}-5shot", note=note, options=options))
+    return register_preset(replace(one_shot, name=f"{one_shot.name}-5shot", n_shot=5, note=note, options=options))
 
 
 def list_presets(head: str | None = None) -> list[str]:
@@ -120,14 +122,14 @@ def list_presets(head: str | None = None) -> list[str]:
     return sorted(name for name, preset in _PRESETS.items() if head is None or preset.fits(head))
 
 
-def get_preset(name: str, head: str, split: str = "") -> Preset:
-    """Return a recipe by name; "published" stands for the one of this head and split.
+def get_preset(name: str, head: str, split: str = "", *, n_shot: int = 1) -> Preset:
+    """Return a recipe by name; "published" stands for the one of this head, split and number of shots.
 
     Raises:
         InputError: no such recipe, or one that is for other heads.
     """
     if name == "published":
-        return _published(head, split)
+        return _published(head, split, n_shot)
     if name not in _PRESETS:
         raise unknown_name("preset", name, [*list_presets(head), "published"])
     preset = _PRESETS[name]
@@ -136,13 +138,14 @@ def get_preset(name: str, head: str, split: str = "") -> Preset:
     return preset
 
 
-def _published(head: str, split: str) -> Preset:
+def _published(head: str, split: str, n_shot: int) -> Preset:
     own = [p for p in _PRESETS.values() if head in p.heads]
     matching = [p for p in own if p.split == split] or [p for p in own if not p.split]
     if not matching:
         names = ", ".join(p.name for p in own) or "none"
         raise InputError(f"no published recipe of head {head!r} for {split or 'this store'}; recipes of it: {names}")
-    return matching[0]  # the recipe of one shot, where there are others for the same split
+    several = [preset for preset in matching if preset.n_shot > 1] if n_shot > 1 else []
+    return (several or [preset for preset in matching if preset.n_shot == 1])[0]
 
 
 CACHED = register_preset(

@@ -331,7 +331,7 @@ def test_a_merged_emp_net_answers_in_an_evaluation(tmp_path):
             head(batch)
         text = torch.rand(3, head.dim)
         official = head.outputs(batch, default_text=text.mean(0))["logits"]
-        torch.testing.assert_close(head(replace(batch, first_class_text=text)), official)
+        torch.testing.assert_close(head(replace(batch, first_class_text=text.unsqueeze(0))), official)
 
 
 @pytest.mark.shared

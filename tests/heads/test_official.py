@@ -95,3 +95,14 @@ def test_an_imported_head_gives_the_numbers_of_its_weights():
     with seeded(0):
         head = create_head("trx", dim=8, out_dim=6)
     assert not any("norm_v" in name or name.endswith("v_linear.bias") for name in head.state_dict())
+
+
+def test_every_method_says_how_its_frames_are_prepared():
+    from fsar.cli.prep_encode import command
+
+    for method in list_official():
+        arguments = ["catalog.csv", "--out", "s.zarr", "--backbone", "b", *official_format(method).encode.split()]
+        parsed = command.make_context("encode", arguments).params
+        expected = {"trx": "none", "strm": "none", "clip_mei": "none", "molo": "half", "hyrsm_pp": "half"}
+        assert parsed["normalisation"] == expected.get(method, parsed["normalisation"])
+        assert parsed["resize"] in (None, 224 if method == "hcl" else 256)

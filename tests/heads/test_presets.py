@@ -64,6 +64,13 @@ def test_hyrsm_pp_and_molo_follow_the_released_rates(family, config):
         assert preset.lr * preset.schedule.factor(iteration, preset.n_episodes) == pytest.approx(rate, rel=1e-6)
 
 
+@pytest.mark.parametrize("head", ["clip-fsar", "emp-net", "hyrsm", "hyrsm++"])
+def test_more_shots_take_the_form_published_for_them(head):
+    one, five = (get_preset("published", head, "ssv2-otam", n_shot=n_shot) for n_shot in (1, 5))
+    assert (one.name, five.name) == (f"{head}-ssv2-otam", f"{head}-ssv2-otam-5shot")
+    assert get_preset("published", "trx", "ssv2-otam", n_shot=5).name == "trx-ssv2-otam"
+
+
 def test_every_head_that_trains_has_a_published_recipe_where_one_was_released():
     untold = {"proto", "crosstransformer", "clip-zero-shot", "clip-proto-text"}
     for head in set(list_heads()) - untold:

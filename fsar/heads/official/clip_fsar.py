@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import TRANSFORMER_RENAMES, Metadata, OfficialFormat, State, register_official
+from fsar.heads.official.formats import (
+    CLIPFSAR_FRAMES,
+    TRANSFORMER_RENAMES,
+    Metadata,
+    OfficialFormat,
+    State,
+    register_official,
+)
 from fsar.heads.official.settings import flag
 
 
@@ -31,6 +38,7 @@ register_official(
         head="clip-fsar",
         options=options,
         renames=(*TRANSFORMER_RENAMES, (r"^context2\.", "context.")),
+        encode=CLIPFSAR_FRAMES,
         guessed=("MERGE_BEFORE", "SINGLE_DIRECT", "EVAL_TEXT", "COMBINE", "TEXT_COFF"),
     ),
 )

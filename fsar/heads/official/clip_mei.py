@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import TRANSFORMER_RENAMES, Metadata, OfficialFormat, State, register_official
+from fsar.heads.official.formats import (
+    TRANSFORMER_RENAMES,
+    TRX_FRAMES,
+    Metadata,
+    OfficialFormat,
+    State,
+    register_official,
+)
 from fsar.heads.official.settings import section
 
 RENAMES = (
@@ -30,5 +37,12 @@ def options(metadata: Metadata, state: State) -> dict[str, Any]:
 # The official `scale` is saved but never used.
 register_official(
     "clip_mei",
-    OfficialFormat(head="clip-mei", options=options, renames=RENAMES, leftovers=("scale",), guessed=("SINGLE_DIRECT",)),
+    OfficialFormat(
+        head="clip-mei",
+        options=options,
+        renames=RENAMES,
+        leftovers=("scale",),
+        encode=TRX_FRAMES,
+        guessed=("SINGLE_DIRECT",),
+    ),
 )

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import TRANSFORMER_RENAMES, Metadata, OfficialFormat, State, register_official
+from fsar.heads.official.formats import (
+    CLIPFSAR_FRAMES,
+    TRANSFORMER_RENAMES,
+    Metadata,
+    OfficialFormat,
+    State,
+    register_official,
+)
 from fsar.heads.official.settings import flag
 
 RENAMES = (
@@ -28,5 +35,6 @@ def options(metadata: Metadata, state: State) -> dict[str, Any]:
 
 
 register_official(
-    "emp_net", OfficialFormat(head="emp-net", options=options, renames=RENAMES, guessed=("MERGE_BEFORE",))
+    "emp_net",
+    OfficialFormat(head="emp-net", options=options, renames=RENAMES, encode=CLIPFSAR_FRAMES, guessed=("MERGE_BEFORE",)),
 )

@@ -35,6 +35,8 @@ class OfficialFormat:
     """Patterns (`re.fullmatch`) of official names that our head has no use for."""
     optional: tuple[str, ...] = ()
     """Patterns (`re.fullmatch`) of OUR names that are passed over where the options build a head without them."""
+    encode: str = ""
+    """Options of `fsar-prep encode` that prepare frames as its code does; "" where those are the defaults."""
     guessed: tuple[str, ...] = ()
     """Settings that decide options and that the weights do not show: without them the official defaults are assumed."""
     unsaved: tuple[str, ...] = ()
@@ -42,6 +44,11 @@ class OfficialFormat:
 
 
 _FORMATS: dict[str, OfficialFormat] = {}
+
+TRX_FRAMES = "--sampler trx --resize short-side --resize-to 256 --antialias --normalise none"
+"""How TRX, its relatives and CLIP-MEI prepare frames."""
+CLIPFSAR_FRAMES = "--sampler clipfsar-segment"
+"""How the CLIP-FSAR code base prepares frames, but for Kinetics ("clipfsar-interval")."""
 
 BACKBONE = re.compile(r"(backbone|resnet)\.")
 

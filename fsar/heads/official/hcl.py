@@ -69,6 +69,7 @@ register_official(
         ),
         leftovers=(r"query_embed", r"encoder\..*"),
         optional=(r"tuple_linears\..*",),
+        encode="--resize-to 224 --antialias",
         guessed=("nheads", "temp_set", "use_spa_mscale", "use_spa_cycle", "temperature", *SIGMAS),
     ),
 )

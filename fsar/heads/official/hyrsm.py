@@ -3,6 +3,7 @@
 from typing import Any
 
 from fsar.heads.official.formats import TRANSFORMER_RENAMES, Metadata, OfficialFormat, State, register_official
+from fsar.heads.official.metric import RESNET_FRAMES
 from fsar.heads.official.settings import DIVISOR, flag, head_name, present_pair, train_flags
 
 DEFAULT_POSITION = (10.0, 1.0)
@@ -71,7 +72,9 @@ _HYRSM_GUESSED = ("VIDEO.HEAD.NAME", "HEAD", "POSITION_A", "POSITION_B")
 
 register_official(
     "hyrsm",
-    OfficialFormat("hyrsm", _hyrsm, renames=_HYRSM_RENAMES, leftovers=_TABLES, guessed=_HYRSM_GUESSED),
+    OfficialFormat(
+        "hyrsm", _hyrsm, renames=_HYRSM_RENAMES, leftovers=_TABLES, guessed=_HYRSM_GUESSED, encode=RESNET_FRAMES
+    ),
 )
 register_official(
     "hyrsm_pp",
@@ -80,6 +83,7 @@ register_official(
         _hyrsm_pp,
         renames=_HYRSM_RENAMES,
         leftovers=_TABLES,
+        encode=RESNET_FRAMES,
         guessed=(*_HYRSM_GUESSED, "NO_POSITION", "SEMI_THRESHOLD", "SEMI_TEMPORAL"),
     ),
 )
@@ -91,6 +95,7 @@ register_official(
         renames=_MOLO_RENAMES,
         leftovers=_TABLES,
         optional=(r"decoder\..*",),
+        encode=RESNET_FRAMES,
         guessed=("HEAD", "POSITION_A", "POSITION_B", "SINGLE_DIRECT", "LOGIT_BALANCE_COFF"),
     ),
 )

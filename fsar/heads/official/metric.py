@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import Metadata, OfficialFormat, State, register_official
+from fsar.heads.official.formats import (
+    CLIPFSAR_FRAMES,
+    TRX_FRAMES,
+    Metadata,
+    OfficialFormat,
+    State,
+    register_official,
+)
 
 
 def _nothing(metadata: Metadata, state: State) -> dict[str, Any]:
@@ -37,6 +44,9 @@ def _crosstransformer(metadata: Metadata, state: State) -> dict[str, Any]:
     return {"dim": dim, "hidden": hidden, "compat": "official"}
 
 
+RESNET_FRAMES = f"{CLIPFSAR_FRAMES} --normalise half"
+"""Of the ResNet heads of the CLIP-FSAR code base."""
+
 _TRX_LEFTOVERS = (
     r".*\.pe\.pe",  # a table, computed
     r".*\.norm_v\..*",  # never used
@@ -44,15 +54,15 @@ _TRX_LEFTOVERS = (
     r".*\.v_linear\.bias",  # cancels
 )
 
-register_official("otam", OfficialFormat("otam", _nothing))
-register_official("otam_perrett", OfficialFormat("otam", _nothing))
-register_official("tsn", OfficialFormat("tsn", _nothing))
-register_official("tsn_perrett", OfficialFormat("tsn", _tsn))
-register_official("trx", OfficialFormat("trx", _trx, leftovers=_TRX_LEFTOVERS))
-register_official("trx_clipfsar", OfficialFormat("trx", _trx, leftovers=_TRX_LEFTOVERS))
-register_official("pal_perrett", OfficialFormat("pal", _pal))
+register_official("otam", OfficialFormat("otam", _nothing, encode=RESNET_FRAMES))
+register_official("otam_perrett", OfficialFormat("otam", _nothing, encode=TRX_FRAMES))
+register_official("tsn", OfficialFormat("tsn", _nothing, encode=RESNET_FRAMES))
+register_official("tsn_perrett", OfficialFormat("tsn", _tsn, encode=TRX_FRAMES))
+register_official("trx", OfficialFormat("trx", _trx, leftovers=_TRX_LEFTOVERS, encode=TRX_FRAMES))
+register_official("trx_clipfsar", OfficialFormat("trx", _trx, leftovers=_TRX_LEFTOVERS, encode=RESNET_FRAMES))
+register_official("pal_perrett", OfficialFormat("pal", _pal, encode=TRX_FRAMES))
 register_official(
     "crosstransformer",
     # Queries are made by the key projection; the checkpoint holds it under both names.
-    OfficialFormat("crosstransformer", _crosstransformer, leftovers=(r"query_head\.weight",)),
+    OfficialFormat("crosstransformer", _crosstransformer, leftovers=(r"query_head\.weight",), encode=RESNET_FRAMES),
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import Metadata, OfficialFormat, State, register_official
+from fsar.heads.official.formats import TRX_FRAMES, Metadata, OfficialFormat, State, register_official
 
 SIMILARITY = r"new_dist_loss_post_pat\."
 
@@ -47,6 +47,7 @@ register_official(
             r"transformers\.\d+\.tuples\..*",
             r"attn_pat\.key_proj\.bias",
         ),
+        encode=TRX_FRAMES,
         unsaved=(r"similarities\..*",),
     ),
 )
