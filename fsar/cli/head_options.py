@@ -74,18 +74,6 @@ def refuse_given(names: Sequence[str], reason: str) -> None:
 
 def choose_device(device: str | None) -> str:
     """Return a device that exists: the one asked for, else the GPU where there is one."""
-    import torch
+    from fsar.pipeline.engine_forward import resolve_device
 
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"--device must be cpu, cuda or cuda:N, got {device!r}") from None
-    if kind.type not in ("cpu", "cuda"):
-        raise InputError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
-    if kind.type == "cuda" and not (torch.cuda.is_available() and (kind.index or 0) < torch.cuda.device_count()):
-        raise InputError(
-            f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
-        )
-    return device
+    return str(resolve_device(device or "auto"))

@@ -124,7 +124,7 @@ def test_runs_of_one_folder_name_are_told_apart(call, tmp_path, monkeypatch, sto
         (["--episodes", "7", "--episodes-file", "l.npz"], "--episodes-file lists the episodes: leave --episodes out"),
         (["--seed", "4", "--episodes-file", "l.npz"], "leave --seed out"),
         (["--compare", "tsn"], "--compare tsn is the head under test"),
-        (["--device", "mps"], "--device must be cpu, cuda or cuda:N"),
+        (["--device", "mps"], "device 'mps' is not supported: write cpu, cuda or cuda:N"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(call, arguments, message):

@@ -80,7 +80,7 @@ def test_several_seeds_give_mean_and_spread(call, tmp_path):
         (["otam", "--way", "7"], "7-way episodes need 7 classes, the test part"),
         (["otam", "--split", "ssv2-cnm"], "ssv2-cmn"),
         (["otam", "--preset", "cashed"], "did you mean cached"),
-        (["otam", "--device", "cuda:99"], "use --device cpu"),
+        (["otam", "--device", "cuda:99"], "'cuda:99' asked for, but this machine has"),
         (["otam", "--tap", "frames"], "--tap must be ROLE=TAP"),
         (["otam", "--seeds", "1,1"], "names a number twice"),
         (["otam", "--steps", "3", "--episodes", "9"], "not both"),
