@@ -16,10 +16,10 @@ demo: $(BIN)/.installed
 	$(BIN)/fsar-prep run configs/demo.toml --out $(DEMO_DIR)
 
 test: lint types
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest
 
 test-slow: $(BIN)/.installed
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -m slow
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff format --check .

@@ -118,12 +118,10 @@ def test_order_beats_the_average_of_the_frames_on_motions(run, n_classes, n_clip
     run("fsar-prep", "encode", "catalog.csv", "--backbone", "timm:test_resnet/tuned.safetensors", *ENCODER, "--out",
         "set.zarr")  # fmt: skip
     accuracy = {}
-    for name, head, adapter in (("otam", "otam", "temporal"), ("again", "otam", "temporal"), ("tsn", "tsn", "linear")):
+    for head, adapter in (("otam", "temporal"), ("tsn", "linear")):
         run("fsar-train-head", head, "--store", "set.zarr", "-o", f"adapter={adapter}", "--steps", 60, "--query", 3,
-            "--val-episodes", 0, "--test-episodes", 1000, "--out", name, "--quiet")  # fmt: skip
-        accuracy[name] = json.loads(Path(name, "result.json").read_text())["accuracy"]
-    assert accuracy["otam"] == accuracy["again"]
-    assert Path("otam/head.safetensors").read_bytes() == Path("again/head.safetensors").read_bytes()
+            "--val-episodes", 0, "--test-episodes", 1000, "--out", head, "--quiet")  # fmt: skip
+        accuracy[head] = json.loads(Path(head, "result.json").read_text())["accuracy"]
     assert accuracy["tsn"] > 0.22
     assert accuracy["otam"] > accuracy["tsn"] + margin, accuracy
 

@@ -26,16 +26,16 @@ for name in sorted(CASES):
 def test_gradients_are_the_same_to_the_bit_in_every_process() -> None:
     """The order of a set of strings is not: an interrupted training goes on in another process."""
     root = Path(__file__).resolve().parents[2]
-    outputs = [
-        subprocess.run(
+    processes = [
+        subprocess.Popen(
             [sys.executable, "-c", GRADIENTS],
             env=os.environ | {"PYTHONHASHSEED": seed},
             cwd=root,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
-            check=True,
-        ).stdout.splitlines()
-        for seed in ("0", "1", "2")
+        )
+        for seed in ("0", "1")
     ]
-    assert len(outputs[0]) > 16
-    assert outputs[0] == outputs[1] == outputs[2]
+    one, other = (process.communicate()[0].splitlines() for process in processes)
+    assert len(one) > 16
+    assert one == other
