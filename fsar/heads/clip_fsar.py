@@ -198,4 +198,5 @@ for _split, _weight, _lr, _start, _period, _steps, _episodes in RELEASED:
         n_episodes=_episodes,
         options={"text_loss_weight": _weight},
     )
-    register_for_five_shots(_one_shot, "train with --shot 1, test with --shot 5")
+    _merged = {**_one_shot.options, "merge_before": True}
+    register_for_five_shots(_one_shot, "train with --shot 1, test with --shot 5", options=_merged)

@@ -272,4 +272,5 @@ for _split, _lr, _period in RELEASED:
             n_episodes=5 * _period,
         )
     )
-    register_for_five_shots(_one_shot, "train and test with --shot 5")
+    _merged = {**_one_shot.options, "merge_before": True}
+    register_for_five_shots(_one_shot, "train and test with --shot 5", options=_merged)

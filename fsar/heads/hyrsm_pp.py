@@ -1,6 +1,5 @@
 """HyRSM++: HyRSM with a regulariser over time, and a form that learns from unlabelled videos of the episode."""
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -12,7 +11,7 @@ from fsar.heads.checks import check_choice
 from fsar.heads.functional import class_scores, hausdorff, membership
 from fsar.heads.head import Losses, Outputs, register_head
 from fsar.heads.hyrsm import HyRSM, Relation, inverse_norm
-from fsar.heads.presets import register_preset, register_released
+from fsar.heads.presets import register_for_five_shots, register_released
 
 
 @register_head("hyrsm++")
@@ -177,5 +176,4 @@ for _split, _position, _class_weight, _regulariser, _lr, _start, _clock, _episod
             n_query=QUERIES[1],
             options=_options,
         )
-        _note = f"train and test with --shot 5; otherwise as {_one_shot.name}, which says more"
-        register_preset(replace(_one_shot, name=f"{_one_shot.name}-5shot", n_shot=5, note=_note, n_query=QUERIES[5]))
+        register_for_five_shots(_one_shot, "train and test with --shot 5", n_query=QUERIES[5])

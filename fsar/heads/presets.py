@@ -110,11 +110,10 @@ def register_released(
     )
 
 
-def register_for_five_shots(one_shot: Preset, shots: str) -> Preset:
-    """Register the released 5-shot form of a recipe: supports merged before the text comes in, otherwise the same."""
+def register_for_five_shots(one_shot: Preset, shots: str, **changes: Any) -> Preset:
+    """Register the released 5-shot form of a recipe: with `changes` of its fields, otherwise the same."""
     note = f"{shots}; otherwise as {one_shot.name}, which says more"
-    options = {**one_shot.options, "merge_before": True}
-    return register_preset(replace(one_shot, name=f"{one_shot.name}-5shot", n_shot=5, note=note, options=options))
+    return register_preset(replace(one_shot, name=f"{one_shot.name}-5shot", n_shot=5, note=note, **changes))
 
 
 def list_presets(head: str | None = None) -> list[str]:

@@ -49,6 +49,8 @@ TRX_FRAMES = "--sampler trx --resize short-side --resize-to 256 --antialias --no
 """How TRX, its relatives and CLIP-MEI prepare frames."""
 CLIPFSAR_FRAMES = "--sampler clipfsar-segment"
 """How the CLIP-FSAR code base prepares frames, but for Kinetics ("clipfsar-interval")."""
+RESNET_FRAMES = f"{CLIPFSAR_FRAMES} --normalise half"
+"""How it prepares them for its ResNets."""
 
 BACKBONE = re.compile(r"(backbone|resnet)\.")
 

@@ -2,8 +2,14 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import TRANSFORMER_RENAMES, Metadata, OfficialFormat, State, register_official
-from fsar.heads.official.metric import RESNET_FRAMES
+from fsar.heads.official.formats import (
+    RESNET_FRAMES,
+    TRANSFORMER_RENAMES,
+    Metadata,
+    OfficialFormat,
+    State,
+    register_official,
+)
 from fsar.heads.official.settings import DIVISOR, flag, head_name, present_pair, train_flags
 
 DEFAULT_POSITION = (10.0, 1.0)

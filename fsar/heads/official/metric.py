@@ -3,7 +3,7 @@
 from typing import Any
 
 from fsar.heads.official.formats import (
-    CLIPFSAR_FRAMES,
+    RESNET_FRAMES,
     TRX_FRAMES,
     Metadata,
     OfficialFormat,
@@ -43,9 +43,6 @@ def _crosstransformer(metadata: Metadata, state: State) -> dict[str, Any]:
     hidden, dim = state["key_head.weight"].shape[:2]
     return {"dim": dim, "hidden": hidden, "compat": "official"}
 
-
-RESNET_FRAMES = f"{CLIPFSAR_FRAMES} --normalise half"
-"""Of the ResNet heads of the CLIP-FSAR code base."""
 
 _TRX_LEFTOVERS = (
     r".*\.pe\.pe",  # a table, computed

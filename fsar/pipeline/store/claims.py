@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
-from fsar.pipeline.store.disk import cannot_write, create_exclusive, list_names
+from fsar.pipeline.store.disk import FOLDER_TRIES, cannot_write, create_exclusive, list_names
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 600.0
 PATIENCE_SECONDS = 60.0
-FOLDER_TRIES = 100
 METADATA_INDEX = 10**9
 """Stands among the claims for the right to change metadata; no store has as many chunks."""
 
