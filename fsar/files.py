@@ -4,9 +4,13 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TEMPORARY_MARK = ".tmp-"
 """Every unfinished file of ours carries this in its name, so that leftovers of a killed run can be told and removed."""
@@ -62,6 +66,18 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write `data` (text as UTF-8) to `path` so that a reader sees the old file or the new one, never a part."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as a safetensors file, whole or not at all, which whoever the umask lets can read."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        # An empty mapping, together with no tensors, would make a file that cannot be read.
+        save_file(dict(tensors), temporary, metadata=dict(metadata) if metadata else None)
+        temporary.chmod(mode)  # safetensors makes files for their owner alone
 
 
 def sync_file(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fsar.errors import InputError
-from fsar.files import atomic_path, write_atomic
+from fsar.files import write_atomic, write_safetensors
 from fsar.heads.head import _REGISTRY, Head, create_head
 
 WEIGHTS, DESCRIPTION, CONFIG, RESULT, STATE = (
@@ -60,17 +60,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Metadata has one entry at most: the library writes several in an order that changes from run to run, and equal runs
     should leave equal bytes.
     """
-    from safetensors.torch import save_file
-
     if metadata and len(metadata) > 1:
         raise ValueError(f"write several metadata entries as one of JSON, got {sorted(metadata)}")
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's umask gives; the library makes files for their owner alone
-        # An empty mapping, together with no tensors, would make a file that cannot be read.
-        save_file(apart, temporary, metadata=dict(metadata) if metadata else None)
-        temporary.chmod(mode)
+    write_safetensors(path, apart, metadata)
 
 
 def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:

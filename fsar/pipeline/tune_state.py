@@ -51,13 +51,10 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def save_state(folder: Path, state: TuneState, key: dict[str, Any], n_epochs_done: int) -> None:
     """Write the state after `n_epochs_done` epochs; `key` says which run it belongs to."""
-    from safetensors.torch import save_file
-
-    from fsar.files import atomic_path
+    from fsar.files import write_safetensors
 
     facts = json.dumps({"epochs": n_epochs_done, "key": _digest(key)})  # one entry: several come in random order
-    with atomic_path(folder / STATE) as temporary:
-        save_file(state.tensors(), temporary, metadata={METADATA_KEY: facts})
+    write_safetensors(folder / STATE, state.tensors(), {METADATA_KEY: facts})
 
 
 def load_state(folder: Path, state: TuneState, key: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsar.errors import InputError, reason_not_read
-from fsar.files import atomic_path
+from fsar.files import write_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,15 +27,9 @@ def save_weights(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[s
     `metadata` holds short facts such as the model's name. They go into one JSON entry of the header: safetensors writes
     several entries in random order.
     """
-    from safetensors.torch import save_file
-
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     facts = {METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
-    with atomic_path(Path(path)) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata=facts)
-        temporary.chmod(mode)  # safetensors makes files that nobody else in a group can read
+    write_safetensors(Path(path), tensors, facts)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
