@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fsar.pipeline.catalog import Catalog, CatalogRow
+from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
 from fsar.pipeline.convert import convert
 from fsar.pipeline.synth import SynthSettings, synthesize
 from fsar.pipeline.transcode import X264_PARAMS, ConvertSettings

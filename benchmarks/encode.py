@@ -126,7 +126,7 @@ def cpu_seconds() -> float:
 
 def measure(name: str, videos: list[Path], arguments: argparse.Namespace, folder: Path) -> Row:
     """Measure the parts alone, then the engine."""
-    from fsar.pipeline.catalog import CatalogRow
+    from fsar.pipeline.catalog.catalog import CatalogRow
     from fsar.pipeline.encode import EncodeOptions, plan
     from fsar.pipeline.engine import EngineOptions
     from fsar.pipeline.engine_forward import Forward

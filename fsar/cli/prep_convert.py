@@ -45,7 +45,7 @@ def command(
     Example:
       fsar-prep convert catalog.csv --out mp4 --short-side 240 --jobs 4
     """  # noqa: D301 - click needs a real backspace
-    from fsar.pipeline.catalog import read_catalog
+    from fsar.pipeline.catalog.catalog import read_catalog
     from fsar.pipeline.convert import convert, plan
     from fsar.pipeline.transcode import ConvertSettings
 

@@ -86,7 +86,7 @@ def command(
       fsar-prep encode catalog.csv --backbone open_clip:ViT-B-16/openai --tap pooled --out ssv2.zarr
     """  # noqa: D301
     from fsar.errors import InputError
-    from fsar.pipeline.catalog import read_catalog, select_rows
+    from fsar.pipeline.catalog.catalog import read_catalog, select_rows
     from fsar.pipeline.encode import encode, plan
     from fsar.splits import load_split
 

@@ -54,8 +54,8 @@ def command(
     Missing videos and classes that can no longer fill an episode are reported; they are no error.
     """  # noqa: D301 - click wants the backspace itself
     from fsar.files import write_atomic
-    from fsar.pipeline.catalog import write_catalog
-    from fsar.pipeline.index import EpisodeSize, index_dataset
+    from fsar.pipeline.catalog.catalog import write_catalog
+    from fsar.pipeline.catalog.index import EpisodeSize, index_dataset
     from fsar.splits import load_split
 
     for name, value in (("--videos", videos), ("--annotations", annotations)):
@@ -79,7 +79,7 @@ def command(
 
 
 def _files_read(dataset: str, annotations: Path | None, splits: tuple[str, ...]) -> list[Path]:
-    from fsar.pipeline.ssv2 import annotation_files
+    from fsar.pipeline.catalog.ssv2 import annotation_files
 
     given = [] if annotations is None else annotation_files(annotations) if dataset == "ssv2" else [annotations]
     return [path.resolve() for path in (*given, *map(Path, splits))]

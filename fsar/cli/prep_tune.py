@@ -52,7 +52,7 @@ def command(catalog: Path, split: str | None, part: str, out: Path, jobs: int, a
     `fsar-prep encode --backbone LIB:NAME/FILE` takes. An interrupted run goes on from its last epoch.
     """
     from fsar.errors import InputError
-    from fsar.pipeline.catalog import read_catalog, select_rows
+    from fsar.pipeline.catalog.catalog import read_catalog, select_rows
     from fsar.pipeline.tune import TuneOptions, tune
     from fsar.splits import load_split
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fsar.files import atomic_path
-from fsar.pipeline.catalog import Catalog, CatalogRow
+from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
 from fsar.pipeline.decode_base import check_file
 from fsar.pipeline.jobs import TIMEOUT_SECONDS, Failure
 from fsar.pipeline.jobs_folder import OutputFolder, Record, Source, safe_name

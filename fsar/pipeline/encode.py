@@ -27,7 +27,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone
-    from fsar.pipeline.catalog import CatalogRow
+    from fsar.pipeline.catalog.catalog import CatalogRow
     from fsar.pipeline.store import FeatureStore, StoreWriter, TapSpec, VideoRow
 
 

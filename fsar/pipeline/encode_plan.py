@@ -14,7 +14,7 @@ from fsar.pipeline.recipe import Recipe, describe_backbone
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone
-    from fsar.pipeline.catalog import CatalogRow
+    from fsar.pipeline.catalog.catalog import CatalogRow
     from fsar.pipeline.store import TapSpec, VideoRow
     from fsar.pipeline.taps import TapExtractor
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fsar.errors import InputError, unknown_name
 from fsar.files import atomic_folder
-from fsar.pipeline.catalog import Catalog, CatalogRow
+from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
 from fsar.pipeline.decode import WORTH_A_SECOND_TRY, Choose, VideoError, decode_clip
 from fsar.pipeline.decode_base import check_file
 from fsar.pipeline.decode_images import list_frames, read_picture

@@ -12,7 +12,7 @@ from typing import Any
 
 from fsar.errors import InputError
 from fsar.files import TEMPORARY_MARK, remove_leftovers, sha256_file, write_atomic
-from fsar.pipeline.catalog import Catalog
+from fsar.pipeline.catalog.catalog import Catalog
 
 
 @dataclass(frozen=True)

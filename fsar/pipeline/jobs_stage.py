@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
+from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
 from fsar.pipeline.jobs import Failure, Outcome, run_jobs, write_failures
 from fsar.pipeline.jobs_folder import OutputFolder, Record
 

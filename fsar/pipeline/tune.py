@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fsar.errors import InputError
-from fsar.pipeline.catalog import CatalogRow
+from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.tune_clips import ClipSpec, ClipTable, clip_table
 from fsar.pipeline.tune_state import TuneState, load_state, remove_state, save_state
 from fsar.progress import progress

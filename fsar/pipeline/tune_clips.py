@@ -14,7 +14,7 @@ import numpy as np
 
 from fsar.errors import InputError
 from fsar.files import write_atomic
-from fsar.pipeline.catalog import CatalogRow
+from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.decode import decode_clip
 from fsar.pipeline.sample import sample_indices
 

@@ -5,8 +5,8 @@ from click.testing import CliRunner
 
 from fsar.cli.prep_index import DATASETS, command
 from fsar.errors import InputError
-from fsar.pipeline import datasets
-from fsar.pipeline.catalog import read_catalog
+from fsar.pipeline.catalog import scan as datasets
+from fsar.pipeline.catalog.catalog import read_catalog
 
 
 def run(*arguments):

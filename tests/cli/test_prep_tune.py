@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from fsar.cli.prep_tune import command
 from fsar.errors import InputError
-from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
+from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
 
 
 def run(folder, *words):

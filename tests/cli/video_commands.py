@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fsar.pipeline.catalog import Catalog, CatalogRow, write_catalog
+from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
 from tests.videos import write_clip
 
 PROGRAM = "from fsar.cli.prep import main; main()"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fsar.pipeline.catalog import CatalogRow
+from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.clips import ClipTask, DecodedClip
 from fsar.pipeline.decode import VideoError
 

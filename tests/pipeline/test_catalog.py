@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.catalog import Catalog, CatalogRow, read_catalog, select_rows, write_catalog
+from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, read_catalog, select_rows, write_catalog
 from fsar.splits import Split
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.catalog import Catalog, CatalogRow, read_catalog
+from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, read_catalog
 from fsar.pipeline.convert import convert, plan
 from fsar.pipeline.decode import VideoError, decode_clip
 from fsar.pipeline.transcode import ConvertSettings, transcode, verify

@@ -15,7 +15,7 @@ import torch
 from fsar.errors import InputError
 from fsar.pipeline import engine_lanes
 from fsar.pipeline.backbones import load_backbone, save_weights
-from fsar.pipeline.catalog import CatalogRow
+from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.clips import InlineDecoder, view_generator
 from fsar.pipeline.encode import EncodeOptions, add_videos, encode, plan
 from fsar.pipeline.engine import EngineOptions
@@ -343,7 +343,7 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(tmp_path, monkeypatch
 SCRIPT = """
 import sys
 from pathlib import Path
-from fsar.pipeline.catalog import CatalogRow
+from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.encode import EncodeOptions, encode
 from fsar.pipeline.engine import EngineOptions
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ N_VIDEOS = 16
 ENCODER = """
 import os, sys, time
 from pathlib import Path
-from fsar.pipeline.catalog import CatalogRow
+from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.encode import EncodeOptions, encode
 from fsar.pipeline.engine import EngineOptions
 import timm, torch.nn.functional, fsar.pipeline.backbones.timm_models

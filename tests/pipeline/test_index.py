@@ -3,8 +3,8 @@ import json
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.datasets import scan_dataset
-from fsar.pipeline.index import EpisodeSize, index_dataset
+from fsar.pipeline.catalog.index import EpisodeSize, index_dataset
+from fsar.pipeline.catalog.scan import scan_dataset
 from fsar.splits import Split
 
 LABELS = {"Closing something": "0", "Opening something": "1"}

@@ -3,7 +3,7 @@
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.catalog import Catalog, CatalogRow
+from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
 from fsar.pipeline.convert import convert
 from fsar.pipeline.extract import ExtractSettings, extract
 from fsar.pipeline.jobs_folder import OutputFolder, sole_writer

@@ -7,7 +7,7 @@ import torch
 from fsar.errors import InputError
 from fsar.pipeline import tune as tune_module
 from fsar.pipeline.backbones import load_backbone
-from fsar.pipeline.catalog import CatalogRow
+from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.tune import TuneOptions, motion_classifier, tune
 from tests.videos import write_clip
 

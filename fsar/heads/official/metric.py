@@ -2,14 +2,7 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import (
-    RESNET_FRAMES,
-    TRX_FRAMES,
-    Metadata,
-    OfficialFormat,
-    State,
-    register_official,
-)
+from fsar.heads.official.formats import RESNET_FRAMES, TRX_FRAMES, Metadata, OfficialFormat, State, register_official
 
 
 def _nothing(metadata: Metadata, state: State) -> dict[str, Any]:

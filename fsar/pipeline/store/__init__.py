@@ -5,14 +5,7 @@ from fsar.pipeline.store.chunk_data import ChunkData
 from fsar.pipeline.store.create import create_store, extend_store, open_writer
 from fsar.pipeline.store.formats import list_formats
 from fsar.pipeline.store.identity import canonical_json, differing_fields, recipe_id
-from fsar.pipeline.store.layout import (
-    STATUS_FAILED,
-    STATUS_OK,
-    STATUS_PENDING,
-    Chunk,
-    TapSpec,
-    VideoRow,
-)
+from fsar.pipeline.store.layout import STATUS_FAILED, STATUS_OK, STATUS_PENDING, Chunk, TapSpec, VideoRow
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.text_table import TextTable
 from fsar.pipeline.store.writer import StoreWriter

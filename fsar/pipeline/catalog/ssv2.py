@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fsar.errors import InputError
-from fsar.pipeline.catalog import CatalogRow, check_unique
-from fsar.pipeline.datasets import Scan, media_in
+from fsar.pipeline.catalog.catalog import CatalogRow, check_unique
+from fsar.pipeline.catalog.scan import Scan, media_in
 from fsar.splits import class_key
 
 PART_OF_FILE = {"train": "train", "validation": "test"}

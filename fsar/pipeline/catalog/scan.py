@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.catalog import CatalogRow, check_unique, read_rows
+from fsar.pipeline.catalog.catalog import CatalogRow, check_unique, read_rows
 from fsar.splits import PARTS, class_key
 
 VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"))
@@ -185,7 +185,7 @@ def _size(path: Path) -> int | None:
 
 
 def _scan_ssv2(videos: Path | None, annotations: Path | None) -> Scan:
-    from fsar.pipeline.ssv2 import scan_ssv2
+    from fsar.pipeline.catalog.ssv2 import scan_ssv2
 
     return scan_ssv2(existing_folder(videos, "--videos"), existing_folder(annotations, "--annotations"))
 

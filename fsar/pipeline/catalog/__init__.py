@@ -1,0 +1,1 @@
+"""Which videos there are: datasets on disk, and catalogs of them."""
