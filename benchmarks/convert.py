@@ -16,7 +16,7 @@ from pathlib import Path
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
 from fsar.pipeline.convert import convert
 from fsar.pipeline.synth import SynthSettings, synthesize
-from fsar.pipeline.transcode import X264_PARAMS, ConvertSettings
+from fsar.pipeline.video.transcode import X264_PARAMS, ConvertSettings
 
 TARGET = 0.95
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from fsar.errors import InputError
-from fsar.pipeline.decode import get_decoder
-from fsar.pipeline.sample import sample_indices
 from fsar.pipeline.synth import SynthSettings, synthesize
+from fsar.pipeline.video.decode import get_decoder
+from fsar.pipeline.video.sample import sample_indices
 
 
 def main() -> None:

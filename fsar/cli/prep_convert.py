@@ -47,7 +47,7 @@ def command(
     """  # noqa: D301 - click needs a real backspace
     from fsar.pipeline.catalog.catalog import read_catalog
     from fsar.pipeline.convert import convert, plan
-    from fsar.pipeline.transcode import ConvertSettings
+    from fsar.pipeline.video.transcode import ConvertSettings
 
     settings = ConvertSettings(short_side, gop, crf, preset)
     videos = read_catalog(catalog)

@@ -28,7 +28,7 @@ class ClipTask:
 
     def indices(self, n_frames: int) -> npt.NDArray[np.int32]:
         """Return the frames of every view, (V, T). A random sampler draws anew for each, from the video's own seed."""
-        from fsar.pipeline.sample import is_random_sampler, sample_indices
+        from fsar.pipeline.video.sample import is_random_sampler, sample_indices
 
         if not is_random_sampler(self.sampler):
             return np.tile(sample_indices(self.sampler, n_frames, self.n_slots, None), (self.n_views, 1))
@@ -74,7 +74,7 @@ def view_generator(seed: int, video_id: str, view: int) -> np.random.Generator:
 
 def decode_task(task: ClipTask) -> DecodedClip:
     """Decode one video; raises VideoError when it cannot be used."""
-    from fsar.pipeline.decode import decode_clip
+    from fsar.pipeline.video.decode import decode_clip
 
     start = time.process_time()
     wanted: list[npt.NDArray[np.int32]] = []
@@ -108,7 +108,7 @@ def source_sha256(path: Path) -> bytes:
 def attempt(decode: Decode, task: ClipTask) -> DecodedClip | DecodeFailure:
     """Decode, with what is the video's fault as a `DecodeFailure`."""
     from fsar.errors import InputError
-    from fsar.pipeline.decode import VideoError
+    from fsar.pipeline.video.decode import VideoError
 
     try:
         return decode(task)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from fsar.files import atomic_path
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
-from fsar.pipeline.decode_base import check_file
 from fsar.pipeline.jobs import TIMEOUT_SECONDS, Failure
 from fsar.pipeline.jobs_folder import OutputFolder, Record, Source, safe_name
 from fsar.pipeline.jobs_stage import run_stage
-from fsar.pipeline.transcode import ConvertSettings, transcode
+from fsar.pipeline.video.clip import check_file
+from fsar.pipeline.video.transcode import ConvertSettings, transcode
 
 STAGE = "convert"
 

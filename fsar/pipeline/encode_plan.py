@@ -104,8 +104,8 @@ def _recipe(backbone: Backbone, options: EncodeOptions) -> tuple[Recipe, dict[st
 
 def _settle(options: EncodeOptions, library: str, fixed: dict[str, Any]) -> Recipe:
     """Return the recipe; without what only the backbone knows it still checks everything else."""
-    from fsar.pipeline.decode import get_decoder
-    from fsar.pipeline.sample import sampler_version
+    from fsar.pipeline.video.decode import get_decoder
+    from fsar.pipeline.video.sample import sampler_version
 
     get_decoder(options.decoder)
     if options.normalisation not in NORMALISATIONS:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from fsar.errors import InputError
 from fsar.files import remove_leftovers, write_atomic
-from fsar.pipeline.decode_base import VideoError
+from fsar.pipeline.video.clip import VideoError
 from fsar.progress import progress
 
 Item = TypeVar("Item")

@@ -15,8 +15,8 @@ import numpy as np
 from fsar.errors import InputError
 from fsar.files import write_atomic
 from fsar.pipeline.catalog.catalog import CatalogRow
-from fsar.pipeline.decode import decode_clip
-from fsar.pipeline.sample import sample_indices
+from fsar.pipeline.video.decode import decode_clip
+from fsar.pipeline.video.sample import sample_indices
 
 CLIPS, INDEX = "clips.npy", "clips.json"
 

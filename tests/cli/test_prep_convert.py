@@ -7,7 +7,7 @@ import pytest
 
 from fsar.pipeline.catalog.catalog import read_catalog
 from fsar.pipeline.convert import convert
-from fsar.pipeline.transcode import ConvertSettings
+from fsar.pipeline.video.transcode import ConvertSettings
 from tests.cli.video_commands import files, make_catalog, prep, run_and_stop
 
 

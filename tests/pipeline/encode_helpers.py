@@ -10,7 +10,7 @@ import numpy as np
 
 from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.clips import ClipTask, DecodedClip
-from fsar.pipeline.decode import VideoError
+from fsar.pipeline.video.decode import VideoError
 
 HEIGHT, WIDTH = 40, 56
 

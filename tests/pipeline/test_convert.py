@@ -11,8 +11,8 @@ import pytest
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, read_catalog
 from fsar.pipeline.convert import convert, plan
-from fsar.pipeline.decode import VideoError, decode_clip
-from fsar.pipeline.transcode import ConvertSettings, transcode, verify
+from fsar.pipeline.video.decode import VideoError, decode_clip
+from fsar.pipeline.video.transcode import ConvertSettings, transcode, verify
 from tests.videos import cut_file, full_disk, read_number, write_audio, write_clip
 
 LOSSLESS = ConvertSettings(crf=0, preset="ultrafast")

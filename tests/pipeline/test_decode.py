@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.decode import Clip, decode_clip, get_decoder, list_decoders
-from fsar.pipeline.decode_images import natural_key
+from fsar.pipeline.video.decode import Clip, decode_clip, get_decoder, list_decoders
+from fsar.pipeline.video.frame_folder import natural_key
 from tests.videos import numbered_frame, read_number, write_clip
 
 FORMATS = {
@@ -42,7 +42,7 @@ def make(folder: Path, options: dict) -> Path:
 
 def require(name: str) -> None:
     """Skip if a decoder's library is not on this machine."""
-    from fsar.pipeline.decode_others import import_decord, import_torchcodec
+    from fsar.pipeline.video.others import import_decord, import_torchcodec
 
     try:
         {"decord": import_decord, "torchcodec": import_torchcodec}.get(name, lambda: None)()

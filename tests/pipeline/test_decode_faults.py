@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsar.pipeline.decode import Clip, VideoError, decode_clip, get_decoder
-from fsar.pipeline.decode_pyav import iterate_frames
+from fsar.pipeline.video.decode import Clip, VideoError, decode_clip, get_decoder
+from fsar.pipeline.video.pyav import iterate_frames
 from tests.videos import cut_file, read_number, write_audio, write_clip
 
 
@@ -30,7 +30,7 @@ def overwrite(path: Path, *, at: float, n_bytes: int) -> Path:
 
 def write_fast_start(path: Path, n_frames: int = 40) -> Path:
     """A file whose index is in front, so that a cut does not make it unreadable at once."""
-    from fsar.pipeline.transcode import ConvertSettings, transcode
+    from fsar.pipeline.video.transcode import ConvertSettings, transcode
 
     source = write_clip(path.with_suffix(".avi"), n_frames=n_frames)
     transcode(source, path, ConvertSettings())
@@ -91,7 +91,7 @@ def test_a_second_decoder_is_asked_before_giving_up(tmp_path, monkeypatch):
     def fail(self, path, choose) -> Clip:
         raise VideoError("corrupt", f"{path} made to fail")
 
-    monkeypatch.setattr("fsar.pipeline.decode.PyAVDecoder.decode", fail)
+    monkeypatch.setattr("fsar.pipeline.video.decode.PyAVDecoder.decode", fail)
     clip = decode_clip(path, np.arange)
     assert [read_number(frame) for frame in clip.frames] == list(range(16))
     assert reason_of(path, fallback=False) == "corrupt"

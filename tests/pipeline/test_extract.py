@@ -8,8 +8,8 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, read_catalog
-from fsar.pipeline.decode import VideoError, decode_clip
 from fsar.pipeline.extract import ExtractSettings, extract, plan
+from fsar.pipeline.video.decode import VideoError, decode_clip
 from tests.videos import cut_file, full_disk, read_number, write_clip
 
 

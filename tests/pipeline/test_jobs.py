@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.decode import VideoError
 from fsar.pipeline.jobs import Failure, run_jobs, write_failures
+from fsar.pipeline.video.decode import VideoError
 from tests.cli.video_commands import processes_of, wait_for
 
 

@@ -8,7 +8,7 @@ from fsar.pipeline.convert import convert
 from fsar.pipeline.extract import ExtractSettings, extract
 from fsar.pipeline.jobs_folder import OutputFolder, sole_writer
 from fsar.pipeline.synth import SynthSettings, synthesize
-from fsar.pipeline.transcode import ConvertSettings
+from fsar.pipeline.video.transcode import ConvertSettings
 
 STAGES = {
     "extract": lambda out, videos: extract(videos, out, ExtractSettings(), quiet=True),

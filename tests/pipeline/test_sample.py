@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsar.errors import InputError
-from fsar.pipeline.decode_base import VideoError
-from fsar.pipeline.sample import is_random_sampler, list_samplers, sample_indices, sampler_version
+from fsar.pipeline.video.clip import VideoError
+from fsar.pipeline.video.sample import is_random_sampler, list_samplers, sample_indices, sampler_version
 from tests.conftest import GOLDENS
 
 REFUSE_SHORT = {"trx", "trx-random", "clipfsar-segment"}

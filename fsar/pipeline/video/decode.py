@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.decode_base import Choose, Clip, Decoder, VideoError
-from fsar.pipeline.decode_images import ImagesDecoder
-from fsar.pipeline.decode_others import DecordDecoder, TorchcodecDecoder
-from fsar.pipeline.decode_pyav import PyAVDecoder
+from fsar.pipeline.video.clip import Choose, Clip, Decoder, VideoError
+from fsar.pipeline.video.frame_folder import ImagesDecoder
+from fsar.pipeline.video.others import DecordDecoder, TorchcodecDecoder
+from fsar.pipeline.video.pyav import PyAVDecoder
 
 __all__ = ["Choose", "Clip", "Decoder", "VideoError", "decode_clip", "get_decoder", "list_decoders"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fsar.pipeline.decode_base import VideoError, check_file
+from fsar.pipeline.video.clip import VideoError, check_file
 
 CONTAINER_SLACK_FRAMES = 1.5
 """A container's duration is rounded and may belong to another stream; a file that ends more than this many frames

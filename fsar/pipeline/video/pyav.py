@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fsar.pipeline.decode_base import Choose, Clip, VideoError, chosen_indices
-from fsar.pipeline.decode_probe import Packets, open_video, read_packets
+from fsar.pipeline.video.clip import Choose, Clip, VideoError, chosen_indices
+from fsar.pipeline.video.probe import Packets, open_video, read_packets
 
 
 class PyAVDecoder:

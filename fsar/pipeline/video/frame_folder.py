@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fsar.pipeline.decode_base import Choose, Clip, VideoError, chosen_indices
+from fsar.pipeline.video.clip import Choose, Clip, VideoError, chosen_indices
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from fsar.errors import InputError
-from fsar.pipeline.decode_base import Choose, Clip, VideoError, chosen_indices
-from fsar.pipeline.decode_probe import open_video, read_packets
+from fsar.pipeline.video.clip import Choose, Clip, VideoError, chosen_indices
+from fsar.pipeline.video.probe import open_video, read_packets
 
 
 class DecordDecoder:

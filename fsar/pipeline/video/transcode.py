@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fsar.errors import InputError
-from fsar.pipeline.decode_base import VideoError
-from fsar.pipeline.decode_probe import open_video, read_packets
-from fsar.pipeline.decode_pyav import check_loss, decoded_frames
+from fsar.pipeline.video.clip import VideoError
+from fsar.pipeline.video.probe import open_video, read_packets
+from fsar.pipeline.video.pyav import check_loss, decoded_frames
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 X264_PARAMS = "cpu-independent=1"

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.decode_base import VideoError
+from fsar.pipeline.video.clip import VideoError
 
 Indices = npt.NDArray[np.int32]
 Rule = Callable[[int, int, np.random.Generator], npt.NDArray[np.int64]]
