@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
-from fsar.pipeline.convert import convert
+from fsar.pipeline.rewrite.convert import convert
 from fsar.pipeline.synth import SynthSettings, synthesize
 from fsar.pipeline.video.transcode import X264_PARAMS, ConvertSettings
 

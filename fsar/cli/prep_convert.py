@@ -46,7 +46,7 @@ def command(
       fsar-prep convert catalog.csv --out mp4 --short-side 240 --jobs 4
     """  # noqa: D301 - click needs a real backspace
     from fsar.pipeline.catalog.catalog import read_catalog
-    from fsar.pipeline.convert import convert, plan
+    from fsar.pipeline.rewrite.convert import convert, plan
     from fsar.pipeline.video.transcode import ConvertSettings
 
     settings = ConvertSettings(short_side, gop, crf, preset)

@@ -48,7 +48,7 @@ def command(
       fsar-prep extract catalog.csv --out frames --frames 8 --short-side 256 --jobs 4
     """  # noqa: D301 - click needs a real backspace
     from fsar.pipeline.catalog.catalog import read_catalog
-    from fsar.pipeline.extract import ExtractSettings, extract, plan
+    from fsar.pipeline.rewrite.extract import ExtractSettings, extract, plan
 
     settings = ExtractSettings(frames, sampler, layout, short_side, quality, seed)
     videos = read_catalog(catalog)

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from fsar.pipeline.catalog.catalog import read_catalog
-from fsar.pipeline.convert import convert
+from fsar.pipeline.rewrite.convert import convert
 from fsar.pipeline.video.transcode import ConvertSettings
 from tests.cli.video_commands import files, make_catalog, prep, run_and_stop
 

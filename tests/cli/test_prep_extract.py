@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from fsar.pipeline.catalog.catalog import read_catalog
-from fsar.pipeline.extract import ExtractSettings, extract
+from fsar.pipeline.rewrite.extract import ExtractSettings, extract
 from tests.cli.video_commands import files, make_catalog, prep, run_and_stop
 
 

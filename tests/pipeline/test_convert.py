@@ -10,7 +10,7 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, read_catalog
-from fsar.pipeline.convert import convert, plan
+from fsar.pipeline.rewrite.convert import convert, plan
 from fsar.pipeline.video.decode import VideoError, decode_clip
 from fsar.pipeline.video.transcode import ConvertSettings, transcode, verify
 from tests.videos import cut_file, full_disk, read_number, write_audio, write_clip
@@ -147,7 +147,7 @@ def test_finished_videos_are_kept_without_decoding(tmp_path, monkeypatch):
     sources = [write_clip(tmp_path / f"{index}.webm") for index in range(3)]
     convert(catalog_of(*sources), tmp_path / "out", ConvertSettings(), quiet=True)
     before = files(tmp_path / "out")
-    monkeypatch.setattr("fsar.pipeline.convert.transcode", lambda *args: pytest.fail("was converted again"))
+    monkeypatch.setattr("fsar.pipeline.rewrite.convert.transcode", lambda *args: pytest.fail("was converted again"))
     assert convert(catalog_of(*sources), tmp_path / "out", ConvertSettings(), quiet=True).kept == 3
     os.utime(sources[0])  # touched, but the same bytes
     assert convert(catalog_of(*sources), tmp_path / "out", ConvertSettings(), quiet=True).kept == 3

@@ -8,7 +8,7 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, read_catalog
-from fsar.pipeline.extract import ExtractSettings, extract, plan
+from fsar.pipeline.rewrite.extract import ExtractSettings, extract, plan
 from fsar.pipeline.video.decode import VideoError, decode_clip
 from tests.videos import cut_file, full_disk, read_number, write_clip
 
@@ -119,7 +119,7 @@ def test_damage_that_shows_late_leaves_no_folder(tmp_path, monkeypatch):
         yield 0, np.zeros((8, 8, 3), np.uint8)
         raise VideoError("damaged", "the second frame is damaged")
 
-    monkeypatch.setattr("fsar.pipeline.extract.iterate_frames", pictures)
+    monkeypatch.setattr("fsar.pipeline.rewrite.extract.iterate_frames", pictures)
     report = run(tmp_path / "out", row(write_clip(tmp_path / "7.webm")))
     assert [failure.reason for failure in report.failures] == ["damaged"]
     assert not list((tmp_path / "out" / "frames").rglob("*.jpg"))
@@ -130,7 +130,7 @@ def test_a_second_decoder_is_asked(tmp_path, monkeypatch):
         raise VideoError("corrupt", "made to fail")
         yield
 
-    monkeypatch.setattr("fsar.pipeline.extract.iterate_frames", pictures)
+    monkeypatch.setattr("fsar.pipeline.rewrite.extract.iterate_frames", pictures)
     run(tmp_path / "out", row(write_clip(tmp_path / "7.webm")), frames=2)
     assert numbers(tmp_path / "out" / "frames" / "jump high" / "7") == [4, 12]
 

@@ -4,9 +4,9 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
-from fsar.pipeline.convert import convert
-from fsar.pipeline.extract import ExtractSettings, extract
 from fsar.pipeline.jobs_folder import OutputFolder, sole_writer
+from fsar.pipeline.rewrite.convert import convert
+from fsar.pipeline.rewrite.extract import ExtractSettings, extract
 from fsar.pipeline.synth import SynthSettings, synthesize
 from fsar.pipeline.video.transcode import ConvertSettings
 

@@ -1,0 +1,1 @@
+"""Videos to other videos or pictures: the convert and extract stages."""
