@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.backbones.backbone import Backbone
+from fsar.pipeline.backbones.base import Backbone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

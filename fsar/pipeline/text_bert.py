@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fsar.errors import InputError
 from fsar.pipeline.backbones import state_sha256
-from fsar.pipeline.backbones.backbone import quiet_logging
+from fsar.pipeline.backbones.base import quiet_logging
 
 BATCH_SENTENCES = 64
 DEFAULT_POOLING = "cls"

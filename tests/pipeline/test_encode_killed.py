@@ -28,7 +28,7 @@ from pathlib import Path
 from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.encode import EncodeOptions, encode
 from fsar.pipeline.engine import EngineOptions
-import timm, torch.nn.functional, fsar.pipeline.backbones.timm_models
+import timm, torch.nn.functional, fsar.pipeline.backbones.timm
 
 def run(out, jobs):
     rows = [CatalogRow(p.stem, p, "x", 1, "train") for p in sorted(Path(sys.argv[1]).glob("*.mp4"))]

@@ -1,6 +1,6 @@
 """Image backbones: `load_backbone("open_clip:ViT-B-16/openai")`."""
 
-from fsar.pipeline.backbones.backbone import (
+from fsar.pipeline.backbones.base import (
     CLIP_MEAN,
     CLIP_STD,
     IMAGENET_MEAN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.backbones.backbone import Backbone, TapPoints, quiet_logging, seeded_init, unreachable
+from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging, seeded_init, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
 

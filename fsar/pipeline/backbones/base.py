@@ -99,11 +99,11 @@ def load_backbone(spec: str | BackboneSpec, *, weights: Path | None = None, size
 
 def _builder(library: str) -> Callable[[BackboneSpec, int | None], Backbone]:
     if library == "open_clip":
-        from fsar.pipeline.backbones.clip_models import build
+        from fsar.pipeline.backbones.open_clip import build
     elif library == "torchvision":
-        from fsar.pipeline.backbones.torchvision_models import build
+        from fsar.pipeline.backbones.torchvision import build
     else:
-        from fsar.pipeline.backbones.timm_models import build
+        from fsar.pipeline.backbones.timm import build
     return build
 
 
