@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from fsar.pipeline.encode import EncodePlan
-    from fsar.pipeline.engine import EngineOptions, EngineReport
-    from fsar.pipeline.engine_forward import Forward, Item
+    from fsar.pipeline.encode.encode import EncodePlan
+    from fsar.pipeline.encode.engine import EngineOptions, EngineReport
+    from fsar.pipeline.encode.forward import Forward, Item
 
 N_FRAMES = 8
 MODELS = {
@@ -127,11 +127,11 @@ def cpu_seconds() -> float:
 def measure(name: str, videos: list[Path], arguments: argparse.Namespace, folder: Path) -> Row:
     """Measure the parts alone, then the engine."""
     from fsar.pipeline.catalog.catalog import CatalogRow
-    from fsar.pipeline.encode import EncodeOptions, plan
-    from fsar.pipeline.engine import EngineOptions
-    from fsar.pipeline.engine_forward import Forward
-    from fsar.pipeline.images import CENTRE, prepare
-    from fsar.pipeline.taps import TapExtractor
+    from fsar.pipeline.encode.encode import EncodeOptions, plan
+    from fsar.pipeline.encode.engine import EngineOptions
+    from fsar.pipeline.encode.forward import Forward
+    from fsar.pipeline.encode.images import CENTRE, prepare
+    from fsar.pipeline.encode.taps import TapExtractor
 
     backbone, size, n_rows = MODELS[name]
     engine = EngineOptions(device=arguments.device, batch_size=arguments.batch_size, jobs=arguments.jobs)
@@ -152,7 +152,7 @@ def measure(name: str, videos: list[Path], arguments: argparse.Namespace, folder
 
 def decoded(videos: list[Path], sampler: str) -> tuple[list[np.ndarray], float]:
     """Return the frames of each video and the processor time of decoding one."""
-    from fsar.pipeline.clips import ClipTask, decode_task
+    from fsar.pipeline.encode.clip_task import ClipTask, decode_task
 
     tasks = [ClipTask("x", str(path), sampler, N_FRAMES, 1, 0) for path in videos]
     clips = [decode_task(task).frames for task in tasks]
@@ -196,7 +196,7 @@ def time_forward(forward: Forward, items: list[Item]) -> float:
 
 def run_engine(out: Path, prepared: EncodePlan, forward: Forward, options: EngineOptions, watch: Watch) -> EngineReport:
     """Fill a store, remove it, and return what the engine says."""
-    from fsar.pipeline.engine import Engine
+    from fsar.pipeline.encode.engine import Engine
     from fsar.pipeline.store import create_store
 
     recipe = prepared.recipe

@@ -87,7 +87,7 @@ def command(
     """  # noqa: D301
     from fsar.errors import InputError
     from fsar.pipeline.catalog.catalog import read_catalog, select_rows
-    from fsar.pipeline.encode import encode, plan
+    from fsar.pipeline.encode.encode import encode, plan
     from fsar.splits import load_split
 
     rows = select_rows(read_catalog(catalog), load_split(split) if split else None)[:limit]
@@ -109,8 +109,8 @@ def command(
 def _options(
     n_slots: int, *, device: str, batch_size: int, jobs: int | None, timeout_seconds: float, jitter: bool, **rest: Any
 ) -> Any:
-    from fsar.pipeline.encode import EncodeOptions
-    from fsar.pipeline.engine import EngineOptions
+    from fsar.pipeline.encode.encode import EncodeOptions
+    from fsar.pipeline.encode.engine import EngineOptions
 
     n_jobs = _default_jobs() if jobs is None else jobs
     engine = EngineOptions(device=device, batch_size=batch_size, jobs=n_jobs, timeout_seconds=timeout_seconds)

@@ -136,8 +136,8 @@ def add(
       fsar-store add ssv2.zarr newer-catalog.csv
     """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.catalog.catalog import read_catalog, select_rows
-    from fsar.pipeline.encode import add_videos
-    from fsar.pipeline.engine import EngineOptions
+    from fsar.pipeline.encode.encode import add_videos
+    from fsar.pipeline.encode.engine import EngineOptions
     from fsar.pipeline.store import VideoRow, open_store
     from fsar.splits import load_split
 

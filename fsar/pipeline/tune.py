@@ -82,7 +82,7 @@ def tune(
     """
     from fsar.files import sha256_file
     from fsar.pipeline.backbones import load_backbone, save_weights
-    from fsar.pipeline.engine_forward import resolve_device
+    from fsar.pipeline.encode.forward import resolve_device
 
     options = replace(options, device=str(resolve_device(options.device)))
     classes = sorted({row.class_name for row in rows})

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from fsar.cli.prep_text import command
 from fsar.errors import InputError
-from fsar.pipeline.encode import EncodeOptions, encode
+from fsar.pipeline.encode.encode import EncodeOptions, encode
 from fsar.pipeline.store import open_store
 from tests.pipeline.backbone_helpers import add_tiny_clips
 from tests.pipeline.encode_helpers import made_up_rows

@@ -11,8 +11,8 @@ import pytest
 from fsar.cli import store as cli
 from fsar.pipeline.backbones import load_backbone, save_weights
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
-from fsar.pipeline.encode import EncodeOptions, encode
-from fsar.pipeline.engine import EngineOptions
+from fsar.pipeline.encode.encode import EncodeOptions, encode
+from fsar.pipeline.encode.engine import EngineOptions
 from fsar.pipeline.store import open_store
 from fsar.pipeline.store.describe import compare_stores
 from tests.videos import cut_file, write_clip

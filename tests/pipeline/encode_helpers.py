@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fsar.pipeline.catalog.catalog import CatalogRow
-from fsar.pipeline.clips import ClipTask, DecodedClip
+from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip
 from fsar.pipeline.video.decode import VideoError
 
 HEIGHT, WIDTH = 40, 56

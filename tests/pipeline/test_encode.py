@@ -13,19 +13,19 @@ import pytest
 import torch
 
 from fsar.errors import InputError
-from fsar.pipeline import engine_lanes
 from fsar.pipeline.backbones import load_backbone, save_weights
 from fsar.pipeline.catalog.catalog import CatalogRow
-from fsar.pipeline.clips import InlineDecoder, view_generator
-from fsar.pipeline.encode import EncodeOptions, add_videos, encode, plan
-from fsar.pipeline.engine import EngineOptions
-from fsar.pipeline.engine_chunk import ChunkWork
-from fsar.pipeline.images import ImageSpec, draw_view, prepare
+from fsar.pipeline.encode import lanes as engine_lanes
+from fsar.pipeline.encode.chunk import ChunkWork
+from fsar.pipeline.encode.clip_task import InlineDecoder, view_generator
+from fsar.pipeline.encode.encode import EncodeOptions, add_videos, encode, plan
+from fsar.pipeline.encode.engine import EngineOptions
+from fsar.pipeline.encode.images import ImageSpec, draw_view, prepare
+from fsar.pipeline.encode.taps import TapExtractor
 from fsar.pipeline.store import STATUS_FAILED, STATUS_OK, Chunk, StoreWriter, VideoRow, extend_store, open_store
 from fsar.pipeline.store.files import StoreFiles
 from fsar.pipeline.store.retry import reset_failed
 from fsar.pipeline.store.seal import is_sealed
-from fsar.pipeline.taps import TapExtractor
 from tests.pipeline.encode_helpers import fake_decode, files_of, made_up_rows, pixels, slow_decode
 from tests.videos import write_clip
 
@@ -163,7 +163,7 @@ def test_there_are_never_more_decode_processes_than_videos(tmp_path, monkeypatch
         started.append(n_workers)
         return InlineDecoder(decode)
 
-    monkeypatch.setattr("fsar.pipeline.engine.DecodePool", pool)
+    monkeypatch.setattr("fsar.pipeline.encode.engine.DecodePool", pool)
     rows = made_up_rows(tmp_path, ["a", "b", "c"])
     assert fill(tmp_path, rows, options(engine=engine(jobs=24))).run.n_ok == 3
     fill(tmp_path, rows, options(engine=engine(jobs=2)), "t.zarr")
@@ -344,8 +344,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from fsar.pipeline.catalog.catalog import CatalogRow
-from fsar.pipeline.encode import EncodeOptions, encode
-from fsar.pipeline.engine import EngineOptions
+from fsar.pipeline.encode.encode import EncodeOptions, encode
+from fsar.pipeline.encode.engine import EngineOptions
 if __name__ == "__main__":
     folder, out, jobs = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     rows = [CatalogRow(p.stem, p, "x", 1, "train") for p in sorted(folder.glob("*.mp4"))]

@@ -26,8 +26,8 @@ ENCODER = """
 import os, sys, time
 from pathlib import Path
 from fsar.pipeline.catalog.catalog import CatalogRow
-from fsar.pipeline.encode import EncodeOptions, encode
-from fsar.pipeline.engine import EngineOptions
+from fsar.pipeline.encode.encode import EncodeOptions, encode
+from fsar.pipeline.encode.engine import EngineOptions
 import timm, torch.nn.functional, fsar.pipeline.backbones.timm
 
 def run(out, jobs):

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from fsar.pipeline import engine_lanes
 from fsar.pipeline.backbones import load_backbone
-from fsar.pipeline.engine_lanes import Lanes
-from fsar.pipeline.taps import TapExtractor
+from fsar.pipeline.encode import lanes as engine_lanes
+from fsar.pipeline.encode.lanes import Lanes
+from fsar.pipeline.encode.taps import TapExtractor
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional
 
 from fsar.errors import InputError
 from fsar.pipeline.backbones import CLIP_MEAN, CLIP_STD
-from fsar.pipeline.images import CENTRE, ImageSpec, Jitter, View, draw_view, prepare, resized_shape
+from fsar.pipeline.encode.images import CENTRE, ImageSpec, Jitter, View, draw_view, prepare, resized_shape
 
 LEVEL = 1 / 255
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.recipe import Recipe, differences
+from fsar.pipeline.encode.recipe import Recipe, differences
 
 RECIPE = Recipe(
     library="torchvision",

@@ -10,7 +10,7 @@ import torch
 from fsar.errors import InputError
 from fsar.pipeline import text_bert
 from fsar.pipeline.backbones import load_backbone, save_weights
-from fsar.pipeline.recipe import describe_backbone
+from fsar.pipeline.encode.recipe import describe_backbone
 from fsar.pipeline.templates import load_templates
 from fsar.pipeline.text import ClassText, check_same_model, class_texts, load_text_encoder, make_table, read_class_file
 from fsar.pipeline.text_bert import folder_pooling

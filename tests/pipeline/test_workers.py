@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsar.pipeline import workers
-from fsar.pipeline.clips import ClipTask, DecodeFailure, InlineDecoder, decode_task, source_sha256
-from fsar.pipeline.workers import DecodePool
+from fsar.pipeline.encode import workers
+from fsar.pipeline.encode.clip_task import ClipTask, DecodeFailure, InlineDecoder, decode_task, source_sha256
+from fsar.pipeline.encode.workers import DecodePool
 from tests.pipeline.encode_helpers import fake_decode, pixels
 from tests.videos import write_clip
 

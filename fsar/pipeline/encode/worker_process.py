@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fsar.pipeline.clips import Decode, DecodedClip, DecodeFailure, attempt
-from fsar.pipeline.exchange import Exchange
-from fsar.pipeline.heap import keep_big_buffers
+from fsar.pipeline.encode.allocator import keep_big_buffers
+from fsar.pipeline.encode.clip_task import Decode, DecodedClip, DecodeFailure, attempt
+from fsar.pipeline.encode.shared_frames import Exchange
 
 
 def serve(connection: Connection, exchange_path: str, decode: Decode) -> None:

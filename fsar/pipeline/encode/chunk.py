@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fsar.pipeline.clips import DecodedClip, DecodeFailure
-from fsar.pipeline.recipe import Recipe
+from fsar.pipeline.encode.clip_task import DecodedClip, DecodeFailure
+from fsar.pipeline.encode.recipe import Recipe
 
 if TYPE_CHECKING:
     from fsar.pipeline.store import Chunk, ChunkData, TapSpec

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from fsar.errors import InputError
-from fsar.pipeline.clips import Decode, decode_task
+from fsar.pipeline.encode.clip_task import Decode, decode_task
 
 
 @dataclass(frozen=True)

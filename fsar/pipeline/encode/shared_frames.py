@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fsar.pipeline.clips import DecodedClip
+from fsar.pipeline.encode.clip_task import DecodedClip
 
 MIN_FREE_BYTES = 256 << 20
 """Room that /dev/shm must have to be used."""

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsar.errors import InputError
-from fsar.pipeline.engine_report import EngineOptions
-from fsar.pipeline.recipe import Recipe, describe_backbone
+from fsar.pipeline.encode.recipe import Recipe, describe_backbone
+from fsar.pipeline.encode.report import EngineOptions
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone
     from fsar.pipeline.catalog.catalog import CatalogRow
+    from fsar.pipeline.encode.taps import TapExtractor
     from fsar.pipeline.store import TapSpec, VideoRow
-    from fsar.pipeline.taps import TapExtractor
 
 NORMALISATIONS = ("backbone", "clip", "imagenet", "half", "none")
 
@@ -72,7 +72,7 @@ class EncodePlan:
 def plan(rows: Sequence[CatalogRow], options: EncodeOptions) -> EncodePlan:
     """Load the backbone and settle the recipe. Raises InputError for anything that cannot work."""
     from fsar.pipeline.backbones import load_backbone
-    from fsar.pipeline.engine_forward import resolve_device
+    from fsar.pipeline.encode.forward import resolve_device
 
     videos = _video_rows(rows)
     _settle(options, "x", {})  # wrong options are found before weights are fetched
@@ -91,7 +91,7 @@ def _video_rows(rows: Sequence[CatalogRow]) -> list[VideoRow]:
 
 
 def _recipe(backbone: Backbone, options: EncodeOptions) -> tuple[Recipe, dict[str, TapSpec]]:
-    from fsar.pipeline.taps import TapExtractor
+    from fsar.pipeline.encode.taps import TapExtractor
 
     extractor = TapExtractor(backbone, options.taps)
     mean, std = _normalisation(backbone, options.normalisation)

@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from fsar.pipeline.clips import ClipTask, Decode, DecodedClip, DecodeFailure, decode_task
-from fsar.pipeline.exchange import Exchange
-from fsar.pipeline.worker_process import serve
+from fsar.pipeline.encode.clip_task import ClipTask, Decode, DecodedClip, DecodeFailure, decode_task
+from fsar.pipeline.encode.shared_frames import Exchange
+from fsar.pipeline.encode.worker_process import serve
 
 START_SECONDS = 120.0
 """A process that has not said hello by then will not."""

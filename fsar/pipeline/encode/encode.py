@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsar.errors import InputError
-from fsar.pipeline.encode_plan import EncodeOptions, EncodePlan, plan, tap_specs
-from fsar.pipeline.engine import Engine, EngineOptions, EngineReport
-from fsar.pipeline.recipe import Recipe
+from fsar.pipeline.encode.engine import Engine, EngineOptions, EngineReport
+from fsar.pipeline.encode.plan import EncodeOptions, EncodePlan, plan, tap_specs
+from fsar.pipeline.encode.recipe import Recipe
 
 __all__ = [
     "EncodeOptions",
@@ -96,7 +96,7 @@ def add_videos(
     Raises:
         InputError: no such device or backbone, other weights than the store's, none of the new videos is on the disk.
     """
-    from fsar.pipeline.engine_forward import resolve_device
+    from fsar.pipeline.encode.forward import resolve_device
     from fsar.pipeline.store import extend_store, open_writer
 
     options = engine or EngineOptions()
@@ -118,7 +118,7 @@ def add_videos(
 
 
 def _tap_specs(backbone: Backbone, recipe: Recipe) -> dict[str, TapSpec]:
-    from fsar.pipeline.taps import TapExtractor
+    from fsar.pipeline.encode.taps import TapExtractor
 
     with closing(TapExtractor(backbone, recipe.taps)) as extractor:
         return tap_specs(extractor, recipe)
@@ -155,9 +155,9 @@ def _fill(
     *,
     quiet: bool,
 ) -> EncodeReport:
-    from fsar.pipeline.engine_forward import Forward
+    from fsar.pipeline.encode.forward import Forward
+    from fsar.pipeline.encode.taps import TapExtractor
     from fsar.pipeline.store import open_store
-    from fsar.pipeline.taps import TapExtractor
     from fsar.progress import progress
 
     n_resumed = writer.n_rows_done
