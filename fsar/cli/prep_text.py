@@ -56,7 +56,7 @@ def command(
     """  # noqa: D301
     from fsar.errors import InputError
     from fsar.pipeline.store import open_store
-    from fsar.pipeline.text_hcl import read_hcl_text
+    from fsar.pipeline.text.hcl import read_hcl_text
 
     if (encoder is None) == (hcl_files is None):
         raise InputError("say where the vectors come from: either --encoder or --import-hcl")
@@ -85,8 +85,8 @@ def _encode(
     names: str | None,
     file: Path | None,
 ) -> Any:
-    from fsar.pipeline.templates import load_templates
-    from fsar.pipeline.text import check_same_model, class_texts, default_names, load_text_encoder, make_table
+    from fsar.pipeline.text.tables import check_same_model, class_texts, default_names, load_text_encoder, make_table
+    from fsar.pipeline.text.templates import load_templates
     from fsar.splits import load_split
 
     template_set = load_templates(templates)

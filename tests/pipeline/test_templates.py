@@ -3,7 +3,7 @@ import json
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.templates import TEMPLATES, cleaned_name, load_templates, published_name
+from fsar.pipeline.text.templates import TEMPLATES, cleaned_name, load_templates, published_name
 from fsar.splits import load_split
 from tests.conftest import GOLDENS
 

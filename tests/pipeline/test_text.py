@@ -8,12 +8,19 @@ import pytest
 import torch
 
 from fsar.errors import InputError
-from fsar.pipeline import text_bert
 from fsar.pipeline.backbones import load_backbone, save_weights
 from fsar.pipeline.encode.recipe import describe_backbone
-from fsar.pipeline.templates import load_templates
-from fsar.pipeline.text import ClassText, check_same_model, class_texts, load_text_encoder, make_table, read_class_file
-from fsar.pipeline.text_bert import folder_pooling
+from fsar.pipeline.text import bert as text_bert
+from fsar.pipeline.text.bert import folder_pooling
+from fsar.pipeline.text.tables import (
+    ClassText,
+    check_same_model,
+    class_texts,
+    load_text_encoder,
+    make_table,
+    read_class_file,
+)
+from fsar.pipeline.text.templates import load_templates
 from tests.conftest import GOLDENS
 from tests.pipeline.backbone_helpers import add_tiny_clips
 

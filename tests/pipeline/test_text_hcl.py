@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.text_hcl import read_array, read_hcl_text
+from fsar.pipeline.text.hcl import read_array, read_hcl_text
 
 VECTORS = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
 VIDEOS = [("a1", "jump"), ("b1", "run"), ("a2", "jump")]

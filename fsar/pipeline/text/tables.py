@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.templates import TemplateSet, cleaned_name, published_name
+from fsar.pipeline.text.templates import TemplateSet, cleaned_name, published_name
 
 if TYPE_CHECKING:
     from fsar.pipeline.store import FeatureStore, TextTable
@@ -69,13 +69,13 @@ def load_text_encoder(
         raise unknown_name("pooling", pooling, POOLINGS)
     kind, _, name = spec.partition(":")
     if kind == "bert":
-        from fsar.pipeline.text_bert import BertEncoder
+        from fsar.pipeline.text.bert import BertEncoder
 
         return BertEncoder(name or DEFAULT_BERT, pooling)
     if spec.startswith(("open_clip:", "random:open_clip/")):
         if pooling is not None:
             raise InputError(f"--pooling is for BERT models; {spec} has its own (the end-of-text token)")
-        from fsar.pipeline.text_clip import ClipTextEncoder
+        from fsar.pipeline.text.clip import ClipTextEncoder
 
         return ClipTextEncoder(spec, weights, image_size)
     raise InputError(
