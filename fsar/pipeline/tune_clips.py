@@ -80,7 +80,7 @@ def _read_index(folder: Path, key: str) -> dict[str, Any] | None:
 def _decode_all(
     rows: Sequence[CatalogRow], folder: Path, spec: ClipSpec, key: str, *, n_jobs: int, quiet: bool
 ) -> dict[str, Any]:
-    from fsar.pipeline.jobs import run_jobs
+    from fsar.pipeline.jobs.run import run_jobs
 
     decode = partial(small_clip, spec=spec)
     outcomes = run_jobs("decode", list(rows), decode, n_jobs=n_jobs, key=lambda row: row.video_id, quiet=quiet)

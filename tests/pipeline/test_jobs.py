@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.jobs import Failure, run_jobs, write_failures
+from fsar.pipeline.jobs.run import Failure, run_jobs, write_failures
 from fsar.pipeline.video.decode import VideoError
 from tests.cli.video_commands import processes_of, wait_for
 
@@ -113,7 +113,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from fsar.files import atomic_path
-from fsar.pipeline.jobs import run_jobs
+from fsar.pipeline.jobs.run import run_jobs
 
 def slow(number):
     with atomic_path(Path(sys.argv[1]) / f"{number}.txt") as temporary:

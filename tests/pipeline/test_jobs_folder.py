@@ -4,7 +4,7 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
-from fsar.pipeline.jobs_folder import OutputFolder, sole_writer
+from fsar.pipeline.jobs.folder import OutputFolder, sole_writer
 from fsar.pipeline.rewrite.convert import convert
 from fsar.pipeline.rewrite.extract import ExtractSettings, extract
 from fsar.pipeline.synth import SynthSettings, synthesize

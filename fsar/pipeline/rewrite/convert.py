@@ -5,9 +5,9 @@ from pathlib import Path
 
 from fsar.files import atomic_path
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
-from fsar.pipeline.jobs import TIMEOUT_SECONDS, Failure
-from fsar.pipeline.jobs_folder import OutputFolder, Record, Source, safe_name
-from fsar.pipeline.jobs_stage import run_stage
+from fsar.pipeline.jobs.folder import OutputFolder, Record, Source, safe_name
+from fsar.pipeline.jobs.run import TIMEOUT_SECONDS, Failure
+from fsar.pipeline.jobs.stage import run_stage
 from fsar.pipeline.video.clip import check_file
 from fsar.pipeline.video.transcode import ConvertSettings, transcode
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from fsar.errors import InputError, unknown_name
 from fsar.files import atomic_folder
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
-from fsar.pipeline.jobs import TIMEOUT_SECONDS, Failure
-from fsar.pipeline.jobs_folder import OutputFolder, Record, Source, output_bytes, safe_name
-from fsar.pipeline.jobs_stage import run_stage
+from fsar.pipeline.jobs.folder import OutputFolder, Record, Source, output_bytes, safe_name
+from fsar.pipeline.jobs.run import TIMEOUT_SECONDS, Failure
+from fsar.pipeline.jobs.stage import run_stage
 from fsar.pipeline.video.clip import check_file
 from fsar.pipeline.video.decode import WORTH_A_SECOND_TRY, Choose, VideoError, decode_clip
 from fsar.pipeline.video.frame_folder import list_frames, read_picture

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
-from fsar.pipeline.jobs import Failure, Outcome, run_jobs, write_failures
-from fsar.pipeline.jobs_folder import OutputFolder, Record
+from fsar.pipeline.jobs.folder import OutputFolder, Record
+from fsar.pipeline.jobs.run import Failure, Outcome, run_jobs, write_failures
 
 
 class VideoTask(Protocol):

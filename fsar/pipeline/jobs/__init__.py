@@ -1,0 +1,1 @@
+"""One function over many videos: processes, failures, folders that know what they hold."""
