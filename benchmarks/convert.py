@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
 from fsar.pipeline.rewrite.convert import convert
-from fsar.pipeline.synth import SynthSettings, synthesize
+from fsar.pipeline.synth.synth import SynthSettings, synthesize
 from fsar.pipeline.video.transcode import X264_PARAMS, ConvertSettings
 
 TARGET = 0.95

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fsar.errors import InputError
-from fsar.pipeline.synth import SynthSettings, synthesize
+from fsar.pipeline.synth.synth import SynthSettings, synthesize
 from fsar.pipeline.video.decode import get_decoder
 from fsar.pipeline.video.sample import sample_indices
 

@@ -63,7 +63,7 @@ def command(
       fsar-prep synth motions --clips 30 --jobs 4
       fsar-prep index --dataset ssv2 --videos motions/videos --annotations motions/annotations --out catalog.csv
     """  # noqa: D301 - click needs a real backspace
-    from fsar.pipeline.synth import SynthSettings, synthesize
+    from fsar.pipeline.synth.synth import SynthSettings, synthesize
 
     settings = SynthSettings(train_classes, val_classes, test_classes, clips, seed, size, container)
     report = synthesize(out, settings, n_jobs=jobs, quiet=quiet)

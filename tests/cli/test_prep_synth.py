@@ -3,7 +3,7 @@
 import json
 import signal
 
-from fsar.pipeline.synth import SynthSettings, synthesize
+from fsar.pipeline.synth.synth import SynthSettings, synthesize
 from tests.cli.video_commands import files, prep, run_and_stop
 
 SMALL = ["--train-classes", 4, "--val-classes", 2, "--test-classes", 2, "--size", "107x60"]

@@ -7,7 +7,7 @@ from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
 from fsar.pipeline.jobs.folder import OutputFolder, sole_writer
 from fsar.pipeline.rewrite.convert import convert
 from fsar.pipeline.rewrite.extract import ExtractSettings, extract
-from fsar.pipeline.synth import SynthSettings, synthesize
+from fsar.pipeline.synth.synth import SynthSettings, synthesize
 from fsar.pipeline.video.transcode import ConvertSettings
 
 STAGES = {

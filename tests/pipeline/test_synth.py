@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.synth import SynthSettings, class_numbers, synthesize
-from fsar.pipeline.synth_draw import COLOURS, draw_clip, draw_scene
-from fsar.pipeline.synth_motions import MOTIONS, PAIRS
+from fsar.pipeline.synth.draw import COLOURS, draw_clip, draw_scene
+from fsar.pipeline.synth.motions import MOTIONS, PAIRS
+from fsar.pipeline.synth.synth import SynthSettings, class_numbers, synthesize
 from fsar.pipeline.video.decode import decode_clip
 
 SMALL = SynthSettings(train_classes=4, val_classes=2, test_classes=2, clips=2, size=(107, 60))

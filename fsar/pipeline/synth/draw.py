@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fsar.pipeline.synth_motions import Motion, Poses
+from fsar.pipeline.synth.motions import Motion, Poses
 
 Picture = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]

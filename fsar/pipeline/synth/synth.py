@@ -13,8 +13,8 @@ from fsar.errors import InputError
 from fsar.files import atomic_path, remove_leftovers, write_atomic
 from fsar.pipeline.jobs.folder import sole_writer
 from fsar.pipeline.jobs.run import Failure, run_jobs, write_failures
-from fsar.pipeline.synth_draw import FPS, Picture, draw_clip, draw_scene
-from fsar.pipeline.synth_motions import MOTIONS
+from fsar.pipeline.synth.draw import FPS, Picture, draw_clip, draw_scene
+from fsar.pipeline.synth.motions import MOTIONS
 
 MAX_CLIPS = 10_000
 """Clips of a class at most: a video id is class number * MAX_CLIPS + clip number + 1."""

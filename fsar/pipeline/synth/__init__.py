@@ -1,0 +1,1 @@
+"""The synthetic dataset: short videos of paired motions."""
