@@ -53,7 +53,7 @@ def command(catalog: Path, split: str | None, part: str, out: Path, jobs: int, a
     """
     from fsar.errors import InputError
     from fsar.pipeline.catalog.catalog import read_catalog, select_rows
-    from fsar.pipeline.tune import TuneOptions, tune
+    from fsar.pipeline.tune.tune import TuneOptions, tune
     from fsar.splits import load_split
 
     rows = select_rows(read_catalog(catalog), load_split(split) if split else None)

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from fsar.errors import InputError
-from fsar.pipeline import tune as tune_module
 from fsar.pipeline.backbones import load_backbone
 from fsar.pipeline.catalog.catalog import CatalogRow
-from fsar.pipeline.tune import TuneOptions, motion_classifier, tune
+from fsar.pipeline.tune import tune as tune_module
+from fsar.pipeline.tune.tune import TuneOptions, motion_classifier, tune
 from tests.videos import write_clip
 
 OPTIONS = TuneOptions(backbone="random:timm/test_resnet", n_frames=4, size=32, epochs=2, batch_size=4, held_out=0.2)

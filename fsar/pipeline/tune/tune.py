@@ -17,8 +17,8 @@ import numpy as np
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import CatalogRow
-from fsar.pipeline.tune_clips import ClipSpec, ClipTable, clip_table
-from fsar.pipeline.tune_state import TuneState, load_state, remove_state, save_state
+from fsar.pipeline.tune.clips import ClipSpec, ClipTable, clip_table
+from fsar.pipeline.tune.state import TuneState, load_state, remove_state, save_state
 from fsar.progress import progress
 
 if TYPE_CHECKING:
