@@ -52,7 +52,7 @@ def verify(path: Path, as_json: bool, quiet: bool) -> int:
     """  # noqa: D301 - click wants the backspace itself
     import dataclasses
 
-    from fsar.pipeline.store.files import StoreFiles
+    from fsar.pipeline.store.format.files import StoreFiles
     from fsar.pipeline.store.verify import verify as verify_store
     from fsar.progress import progress
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fsar.pipeline.store import open_store
-from fsar.pipeline.store.files import StoreFiles
+from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.journal import stored_rows
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.encode_helpers import files_of

@@ -1,13 +1,13 @@
 """Feature stores: written in chunks by any number of processes, sealed by hash, read through memory maps."""
 
-from fsar.pipeline.store import hdf5_format, zarr_format
-from fsar.pipeline.store.chunk_data import ChunkData
 from fsar.pipeline.store.create import create_store, extend_store, open_writer
-from fsar.pipeline.store.formats import list_formats
-from fsar.pipeline.store.identity import canonical_json, differing_fields, recipe_id
-from fsar.pipeline.store.layout import STATUS_FAILED, STATUS_OK, STATUS_PENDING, Chunk, TapSpec, VideoRow
+from fsar.pipeline.store.format import hdf5_format, zarr_format
+from fsar.pipeline.store.format.chunk_data import ChunkData
+from fsar.pipeline.store.format.identity import canonical_json, differing_fields, recipe_id
+from fsar.pipeline.store.format.layout import STATUS_FAILED, STATUS_OK, STATUS_PENDING, Chunk, TapSpec, VideoRow
+from fsar.pipeline.store.format.registry import list_formats
+from fsar.pipeline.store.format.text_table import TextTable
 from fsar.pipeline.store.reader import FeatureStore, open_store
-from fsar.pipeline.store.text_table import TextTable
 from fsar.pipeline.store.writer import StoreWriter
 
 __all__ = [

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from fsar.pipeline.store.layout import ArraySpec
+from fsar.pipeline.store.format.layout import ArraySpec
 
 _MAP_PRIVATE, _MAP_FIXED = 0x02, 0x10
 MAX_SLOTS = 16_384

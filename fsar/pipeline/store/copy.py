@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.store.chunk_data import ChunkData
 from fsar.pipeline.store.create import create_store
-from fsar.pipeline.store.identity import differing_fields
+from fsar.pipeline.store.format.chunk_data import ChunkData
+from fsar.pipeline.store.format.identity import differing_fields
+from fsar.pipeline.store.format.layout import STATUS_PENDING, Chunk, VideoRow, refuse_other_parts
+from fsar.pipeline.store.format.text_table import TextTable
 from fsar.pipeline.store.intact import IntactRows, intact_tables
-from fsar.pipeline.store.layout import STATUS_PENDING, Chunk, VideoRow, refuse_other_parts
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.seal import PARTS
-from fsar.pipeline.store.text_table import TextTable
 from fsar.pipeline.store.writer import StoreWriter
 
 Advance = Callable[[int], None]

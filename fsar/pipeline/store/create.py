@@ -7,7 +7,7 @@ from typing import Any
 from fsar.errors import InputError
 from fsar.pipeline.store.claims import live_claims, metadata_claim
 from fsar.pipeline.store.disk import Buffer, list_names
-from fsar.pipeline.store.files import (
+from fsar.pipeline.store.format.files import (
     CLAIMS,
     JOURNAL,
     MANIFEST_FILE,
@@ -20,10 +20,10 @@ from fsar.pipeline.store.files import (
     store_json,
     videos_csv,
 )
-from fsar.pipeline.store.identity import differing_fields
+from fsar.pipeline.store.format.identity import differing_fields
+from fsar.pipeline.store.format.layout import Layout, TapSpec, VideoRow, check_videos, plan_layout, refuse_other_parts
 from fsar.pipeline.store.intact import intact_tables, refuse_damaged_chunk
 from fsar.pipeline.store.journal import intents, metadata_entries, publish, redo, stored_rows
-from fsar.pipeline.store.layout import Layout, TapSpec, VideoRow, check_videos, plan_layout, refuse_other_parts
 from fsar.pipeline.store.mend import mend_master
 from fsar.pipeline.store.writer import StoreWriter
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fsar.pipeline.store.files import StoreFiles, read_runs
-from fsar.pipeline.store.identity import differing_fields
-from fsar.pipeline.store.layout import STATUS_FAILED, STATUS_OK
+from fsar.pipeline.store.format.files import StoreFiles, read_runs
+from fsar.pipeline.store.format.identity import differing_fields
+from fsar.pipeline.store.format.layout import STATUS_FAILED, STATUS_OK
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.seal import PARTS
 

@@ -10,10 +10,10 @@ import numpy as np
 from fsar.errors import InputError
 from fsar.files import atomic_path
 from fsar.pipeline.store.copy import Advance, known_taps, select_videos
-from fsar.pipeline.store.formats import raw_bytes
-from fsar.pipeline.store.identity import canonical_json
+from fsar.pipeline.store.format.identity import canonical_json
+from fsar.pipeline.store.format.layout import ArraySpec
+from fsar.pipeline.store.format.registry import raw_bytes
 from fsar.pipeline.store.intact import IntactRows
-from fsar.pipeline.store.layout import ArraySpec
 from fsar.pipeline.store.reader import open_store
 
 BLOCK_ROWS = 64

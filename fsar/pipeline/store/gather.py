@@ -9,9 +9,9 @@ import numpy as np
 
 from fsar.errors import InputError
 from fsar.pipeline.store.address_space import AddressSpace
-from fsar.pipeline.store.files import StoreFiles
+from fsar.pipeline.store.format.files import StoreFiles
+from fsar.pipeline.store.format.layout import ArraySpec, Layout
 from fsar.pipeline.store.journal import read_chunk_record
-from fsar.pipeline.store.layout import ArraySpec, Layout
 from fsar.pipeline.store.recycled import RecycledMemory
 from fsar.pipeline.store.rows import stored_chunk
 

@@ -32,9 +32,9 @@ from fsar.pipeline.store.disk import (
     replace,
     write_all,
 )
-from fsar.pipeline.store.files import JOURNAL, METADATA_KEY, STAGING, StoreFiles
-from fsar.pipeline.store.identity import checked_json
-from fsar.pipeline.store.schema import FILE_ENTRY, INTENT, RECORD, check_fields, check_record, read_document
+from fsar.pipeline.store.format.files import JOURNAL, METADATA_KEY, STAGING, StoreFiles
+from fsar.pipeline.store.format.identity import checked_json
+from fsar.pipeline.store.format.schema import FILE_ENTRY, INTENT, RECORD, check_fields, check_record, read_document
 
 Entries = dict[str, FileEntry]
 LastFile = Callable[[Entries, bytes], dict[str, bytes]]

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.store.files import STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
+from fsar.pipeline.store.format.files import STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
+from fsar.pipeline.store.format.identity import recipe_id
+from fsar.pipeline.store.format.layout import STATUS_OK, TapSpec
+from fsar.pipeline.store.format.text_table import TextTable
 from fsar.pipeline.store.gather import Gather
-from fsar.pipeline.store.identity import recipe_id
 from fsar.pipeline.store.indices import row_index, slot_index, view_index
 from fsar.pipeline.store.journal import metadata_entries, stored_rows
-from fsar.pipeline.store.layout import STATUS_OK, TapSpec
 from fsar.pipeline.store.mend import refuse_lost_master
 from fsar.pipeline.store.recycled import RecycledMemory
 from fsar.pipeline.store.row_states import RowStates
 from fsar.pipeline.store.seal import describe_missing, is_sealed, read_manifest
 from fsar.pipeline.store.tables import read_table, write_table
-from fsar.pipeline.store.text_table import TextTable
 
 if TYPE_CHECKING:
     import torch

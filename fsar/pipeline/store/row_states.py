@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fsar.pipeline.store.files import StoreFiles
+from fsar.pipeline.store.format.files import StoreFiles
+from fsar.pipeline.store.format.layout import Layout, pending_chunks
 from fsar.pipeline.store.journal import read_chunk_record
-from fsar.pipeline.store.layout import Layout, pending_chunks
 from fsar.pipeline.store.rows import read_column
 from fsar.pipeline.store.seal import failures_in
 

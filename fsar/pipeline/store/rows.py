@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from fsar.errors import InputError
-from fsar.pipeline.store.files import StoreFiles
-from fsar.pipeline.store.layout import ArraySpec, Layout
+from fsar.pipeline.store.format.files import StoreFiles
+from fsar.pipeline.store.format.layout import ArraySpec, Layout
 
 
 def stored_chunk(

@@ -9,7 +9,7 @@ from fsar.errors import InputError
 from fsar.files import remove_leftovers
 from fsar.pipeline.store.claims import drop_chunk_claims, metadata_claim
 from fsar.pipeline.store.disk import Buffer, FileEntry, list_names
-from fsar.pipeline.store.files import (
+from fsar.pipeline.store.format.files import (
     CLAIMS,
     FAILURE_COLUMNS,
     FAILURES_FILE,
@@ -23,7 +23,9 @@ from fsar.pipeline.store.files import (
     read_store,
     videos_csv,
 )
-from fsar.pipeline.store.identity import checked_json
+from fsar.pipeline.store.format.identity import checked_json
+from fsar.pipeline.store.format.layout import Layout, VideoRow, pending_chunks
+from fsar.pipeline.store.format.schema import RECORD, read_document
 from fsar.pipeline.store.journal import (
     Entries,
     chunk_key,
@@ -36,9 +38,7 @@ from fsar.pipeline.store.journal import (
     remove_superseded,
     stored_rows,
 )
-from fsar.pipeline.store.layout import Layout, VideoRow, pending_chunks
 from fsar.pipeline.store.rows import read_column
-from fsar.pipeline.store.schema import RECORD, read_document
 
 PARTS = ("train", "val", "test", "")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from fsar.errors import InputError
 from fsar.files import TEMPORARY_MARK
 from fsar.pipeline.store.disk import file_entry
-from fsar.pipeline.store.files import (
+from fsar.pipeline.store.format.files import (
     CLAIMS,
     JOURNAL,
     MANIFEST_FILE,
@@ -20,6 +20,7 @@ from fsar.pipeline.store.files import (
     read_runs,
     read_store,
 )
+from fsar.pipeline.store.format.layout import Layout, VideoRow
 from fsar.pipeline.store.journal import (
     Entries,
     announced_files,
@@ -29,7 +30,6 @@ from fsar.pipeline.store.journal import (
     record_entries,
     stored_rows,
 )
-from fsar.pipeline.store.layout import Layout, VideoRow
 from fsar.pipeline.store.seal import is_sealed, read_manifest
 
 N_THREADS = 4

@@ -10,7 +10,7 @@ import pytest
 from fsar.errors import InputError
 from fsar.pipeline.store import TextTable, open_store
 from fsar.pipeline.store.describe import describe_store
-from fsar.pipeline.store.identity import checked_json
+from fsar.pipeline.store.format.identity import checked_json
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.store import samples
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from fsar.errors import InputError
 from fsar.pipeline.store import TapSpec, canonical_json, differing_fields, recipe_id
-from fsar.pipeline.store.identity import checked_json, parse_checked_json
-from fsar.pipeline.store.layout import plan_layout
+from fsar.pipeline.store.format.identity import checked_json, parse_checked_json
+from fsar.pipeline.store.format.layout import plan_layout
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fsar.pipeline.store import open_store
-from fsar.pipeline.store.schema import FORMAT_VERSION
+from fsar.pipeline.store.format.schema import FORMAT_VERSION
 from tests.pipeline.store.samples import write_sample
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "store.md").read_text()

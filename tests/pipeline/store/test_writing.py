@@ -8,7 +8,7 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.pipeline.store import TapSpec, create_store, open_store
-from fsar.pipeline.store.formats import register_format
+from fsar.pipeline.store.format.registry import register_format
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import RECIPE, TAPS, bytes_of, expected, fill
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fsar.errors import InputError
-from fsar.pipeline.store.schema import FORMAT_VERSION, TAP_DTYPES
+from fsar.pipeline.store.format.schema import FORMAT_VERSION, TAP_DTYPES
 
 STATUS_PENDING, STATUS_OK, STATUS_FAILED = 0, 1, 2
 MAX_CHUNK_ROWS = 256

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.store.layout import check_name
+from fsar.pipeline.store.format.layout import check_name
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,11 +17,11 @@ import numpy as np
 
 from fsar.errors import InputError
 from fsar.pipeline.store.disk import Buffer
-from fsar.pipeline.store.formats import ChunkFiles, raw_bytes, register_format
-from fsar.pipeline.store.identity import canonical_json, recipe_id
-from fsar.pipeline.store.layout import ArraySpec, Layout
-from fsar.pipeline.store.schema import FORMAT_VERSION
-from fsar.pipeline.store.text_table import TextTable
+from fsar.pipeline.store.format.identity import canonical_json, recipe_id
+from fsar.pipeline.store.format.layout import ArraySpec, Layout
+from fsar.pipeline.store.format.registry import ChunkFiles, raw_bytes, register_format
+from fsar.pipeline.store.format.schema import FORMAT_VERSION
+from fsar.pipeline.store.format.text_table import TextTable
 
 if TYPE_CHECKING:
     import h5py

@@ -13,10 +13,10 @@ from typing import Any
 from fsar.errors import InputError
 from fsar.files import write_atomic
 from fsar.pipeline.store.disk import list_names
-from fsar.pipeline.store.formats import StoreFormat, format_of, list_formats
-from fsar.pipeline.store.identity import canonical_json, checked_json, recipe_id
-from fsar.pipeline.store.layout import Layout, VideoRow
-from fsar.pipeline.store.schema import check_store, read_document
+from fsar.pipeline.store.format.identity import canonical_json, checked_json, recipe_id
+from fsar.pipeline.store.format.layout import Layout, VideoRow
+from fsar.pipeline.store.format.registry import StoreFormat, format_of, list_formats
+from fsar.pipeline.store.format.schema import check_store, read_document
 
 STORE_FILE, VIDEOS_FILE, FAILURES_FILE, MANIFEST_FILE = "store.json", "videos.csv", "failures.csv", "manifest.json"
 JOURNAL, CLAIMS, STAGING, RUNS = "journal", "claims", "staging", "runs"

@@ -9,8 +9,8 @@ import numpy as np
 
 from fsar.errors import InputError
 from fsar.pipeline.store.disk import Buffer
-from fsar.pipeline.store.layout import ArraySpec, Layout
-from fsar.pipeline.store.text_table import TextTable
+from fsar.pipeline.store.format.layout import ArraySpec, Layout
+from fsar.pipeline.store.format.text_table import TextTable
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fsar.errors import InputError
-from fsar.pipeline.store.layout import STATUS_FAILED, STATUS_OK, ArraySpec, Chunk, Layout
+from fsar.pipeline.store.format.layout import STATUS_FAILED, STATUS_OK, ArraySpec, Chunk, Layout
 
 Array = np.ndarray[Any, Any]
 

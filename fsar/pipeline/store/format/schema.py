@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
-from fsar.pipeline.store.identity import parse_checked_json
+from fsar.pipeline.store.format.identity import parse_checked_json
 
 FORMAT_VERSION = 1
 """Counts up whenever a store written before could be misread."""
