@@ -17,9 +17,9 @@ from fsar.pipeline.store.format.chunk_data import ChunkData
 from fsar.pipeline.store.format.identity import differing_fields
 from fsar.pipeline.store.format.layout import STATUS_PENDING, Chunk, VideoRow, refuse_other_parts
 from fsar.pipeline.store.format.text_table import TextTable
-from fsar.pipeline.store.intact import IntactRows, intact_tables
+from fsar.pipeline.store.journal.intact import IntactRows, intact_tables
+from fsar.pipeline.store.journal.seal import PARTS
 from fsar.pipeline.store.reader import FeatureStore, open_store
-from fsar.pipeline.store.seal import PARTS
 from fsar.pipeline.store.writer import StoreWriter
 
 Advance = Callable[[int], None]

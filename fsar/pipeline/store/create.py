@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
-from fsar.pipeline.store.claims import live_claims, metadata_claim
 from fsar.pipeline.store.disk import Buffer, list_names
 from fsar.pipeline.store.format.files import (
     CLAIMS,
@@ -22,8 +21,9 @@ from fsar.pipeline.store.format.files import (
 )
 from fsar.pipeline.store.format.identity import differing_fields
 from fsar.pipeline.store.format.layout import Layout, TapSpec, VideoRow, check_videos, plan_layout, refuse_other_parts
-from fsar.pipeline.store.intact import intact_tables, refuse_damaged_chunk
-from fsar.pipeline.store.journal import intents, metadata_entries, publish, redo, stored_rows
+from fsar.pipeline.store.journal.claims import live_claims, metadata_claim
+from fsar.pipeline.store.journal.intact import intact_tables, refuse_damaged_chunk
+from fsar.pipeline.store.journal.journal import intents, metadata_entries, publish, redo, stored_rows
 from fsar.pipeline.store.mend import mend_master
 from fsar.pipeline.store.writer import StoreWriter
 

@@ -13,7 +13,7 @@ from fsar.pipeline.store.copy import Advance, known_taps, select_videos
 from fsar.pipeline.store.format.identity import canonical_json
 from fsar.pipeline.store.format.layout import ArraySpec
 from fsar.pipeline.store.format.registry import raw_bytes
-from fsar.pipeline.store.intact import IntactRows
+from fsar.pipeline.store.journal.intact import IntactRows
 from fsar.pipeline.store.reader import open_store
 
 BLOCK_ROWS = 64

@@ -11,9 +11,9 @@ from fsar.errors import InputError
 from fsar.pipeline.store.address_space import AddressSpace
 from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.format.layout import ArraySpec, Layout
-from fsar.pipeline.store.journal import read_chunk_record
+from fsar.pipeline.store.journal.chunk_rows import stored_chunk
+from fsar.pipeline.store.journal.journal import read_chunk_record
 from fsar.pipeline.store.recycled import RecycledMemory
-from fsar.pipeline.store.rows import stored_chunk
 
 Array = np.ndarray[Any, Any]
 WILL_NEED_BYTES = 128 << 10

@@ -3,12 +3,12 @@
 import sys
 
 from fsar.errors import InputError
-from fsar.pipeline.store.claims import metadata_claim
 from fsar.pipeline.store.disk import FileEntry
 from fsar.pipeline.store.format.files import CLAIMS, METADATA_KEY, StoreFiles, read_store
-from fsar.pipeline.store.intact import intact_tables
-from fsar.pipeline.store.journal import metadata_entries, redo
-from fsar.pipeline.store.seal import is_sealed, publish_metadata
+from fsar.pipeline.store.journal.claims import metadata_claim
+from fsar.pipeline.store.journal.intact import intact_tables
+from fsar.pipeline.store.journal.journal import metadata_entries, redo
+from fsar.pipeline.store.journal.seal import is_sealed, publish_metadata
 
 
 def mend_master(files: StoreFiles) -> None:

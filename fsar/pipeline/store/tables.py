@@ -1,12 +1,12 @@
 """Read and write the text tables of a store."""
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.store.claims import metadata_claim
 from fsar.pipeline.store.format.files import CLAIMS, METADATA_KEY, StoreFiles, read_store
 from fsar.pipeline.store.format.text_table import TextTable
-from fsar.pipeline.store.intact import intact_tables
-from fsar.pipeline.store.journal import redo
-from fsar.pipeline.store.seal import is_sealed, publish_metadata
+from fsar.pipeline.store.journal.claims import metadata_claim
+from fsar.pipeline.store.journal.intact import intact_tables
+from fsar.pipeline.store.journal.journal import redo
+from fsar.pipeline.store.journal.seal import is_sealed, publish_metadata
 
 
 def read_table(files: StoreFiles, name: str) -> TextTable:

@@ -8,14 +8,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from fsar.pipeline.store.claims import Claims, metadata_claim
 from fsar.pipeline.store.format.chunk_data import ChunkData, checked_arrays, padded
 from fsar.pipeline.store.format.files import CLAIMS, JOURNAL, StoreFiles, read_store, record_run
 from fsar.pipeline.store.format.layout import Chunk, pending_chunks
-from fsar.pipeline.store.intact import refuse_damaged_chunk
-from fsar.pipeline.store.journal import chunk_key, publish, read_record, redo, stored_rows
-from fsar.pipeline.store.rows import stored_chunk
-from fsar.pipeline.store.seal import seal_files
+from fsar.pipeline.store.journal.chunk_rows import stored_chunk
+from fsar.pipeline.store.journal.claims import Claims, metadata_claim
+from fsar.pipeline.store.journal.intact import refuse_damaged_chunk
+from fsar.pipeline.store.journal.journal import chunk_key, publish, read_record, redo, stored_rows
+from fsar.pipeline.store.journal.seal import seal_files
 
 
 class StoreWriter:

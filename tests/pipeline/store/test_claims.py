@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fsar.pipeline.store import claims, disk
-from fsar.pipeline.store.claims import Claims, host_id, is_stale, live_claims
+from fsar.pipeline.store import disk
+from fsar.pipeline.store.journal import claims
+from fsar.pipeline.store.journal.claims import Claims, host_id, is_stale, live_claims
 from tests.pipeline.store import samples
 
 

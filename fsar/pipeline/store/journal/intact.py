@@ -9,7 +9,7 @@ from fsar.errors import InputError
 from fsar.pipeline.store.disk import file_entry
 from fsar.pipeline.store.format.files import METADATA_KEY, StoreFiles
 from fsar.pipeline.store.format.text_table import TextTable
-from fsar.pipeline.store.journal import chunk_key, read_chunk_record, read_record, record_entries
+from fsar.pipeline.store.journal.journal import chunk_key, read_chunk_record, read_record, record_entries
 
 if TYPE_CHECKING:
     from fsar.pipeline.store.reader import FeatureStore

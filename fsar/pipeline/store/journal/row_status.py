@@ -8,9 +8,9 @@ import numpy as np
 
 from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.format.layout import Layout, pending_chunks
-from fsar.pipeline.store.journal import read_chunk_record
-from fsar.pipeline.store.rows import read_column
-from fsar.pipeline.store.seal import failures_in
+from fsar.pipeline.store.journal.chunk_rows import read_column
+from fsar.pipeline.store.journal.journal import read_chunk_record
+from fsar.pipeline.store.journal.seal import failures_in
 
 Array = np.ndarray[Any, Any]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from fsar.errors import InputError
 from fsar.files import remove_leftovers
-from fsar.pipeline.store.claims import drop_chunk_claims, metadata_claim
 from fsar.pipeline.store.disk import Buffer, FileEntry, list_names
 from fsar.pipeline.store.format.files import (
     CLAIMS,
@@ -26,7 +25,9 @@ from fsar.pipeline.store.format.files import (
 from fsar.pipeline.store.format.identity import checked_json
 from fsar.pipeline.store.format.layout import Layout, VideoRow, pending_chunks
 from fsar.pipeline.store.format.schema import RECORD, read_document
-from fsar.pipeline.store.journal import (
+from fsar.pipeline.store.journal.chunk_rows import read_column
+from fsar.pipeline.store.journal.claims import drop_chunk_claims, metadata_claim
+from fsar.pipeline.store.journal.journal import (
     Entries,
     chunk_key,
     chunk_records,
@@ -38,7 +39,6 @@ from fsar.pipeline.store.journal import (
     remove_superseded,
     stored_rows,
 )
-from fsar.pipeline.store.rows import read_column
 
 PARTS = ("train", "val", "test", "")
 

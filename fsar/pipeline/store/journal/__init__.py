@@ -1,0 +1,1 @@
+"""How the files of a store appear: claims, staged steps, records, the seal."""
