@@ -243,7 +243,7 @@ def export(
     """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.store import open_store
     from fsar.pipeline.store.copy import export_store, select_videos
-    from fsar.pipeline.store.flat_file import export_safetensors
+    from fsar.pipeline.store.safetensors_file import export_safetensors
     from fsar.progress import progress
 
     source = open_store(path)

@@ -24,7 +24,7 @@ from fsar.pipeline.store.format.layout import Layout, TapSpec, VideoRow, check_v
 from fsar.pipeline.store.journal.claims import live_claims, metadata_claim
 from fsar.pipeline.store.journal.intact import intact_tables, refuse_damaged_chunk
 from fsar.pipeline.store.journal.journal import intents, metadata_entries, publish, redo, stored_rows
-from fsar.pipeline.store.mend import mend_master
+from fsar.pipeline.store.repair import mend_master
 from fsar.pipeline.store.writer import StoreWriter
 
 DEFAULT_CHUNK_BYTES = 32 << 20

@@ -16,9 +16,9 @@ from fsar.pipeline.store.indices import row_index, slot_index, view_index
 from fsar.pipeline.store.journal.journal import metadata_entries, stored_rows
 from fsar.pipeline.store.journal.row_status import RowStates
 from fsar.pipeline.store.journal.seal import describe_missing, is_sealed, read_manifest
-from fsar.pipeline.store.mend import refuse_lost_master
 from fsar.pipeline.store.recycled import RecycledMemory
-from fsar.pipeline.store.tables import read_table, write_table
+from fsar.pipeline.store.repair import refuse_lost_master
+from fsar.pipeline.store.text_tables import read_table, write_table
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from fsar.errors import InputError
 from fsar.pipeline.store import TextTable, VideoRow, create_store, list_formats, open_store
 from fsar.pipeline.store.copy import export_store, merge_stores
 from fsar.pipeline.store.describe import compare_stores, describe_store
-from fsar.pipeline.store.flat_file import export_safetensors
 from fsar.pipeline.store.retry import reset_failed
+from fsar.pipeline.store.safetensors_file import export_safetensors
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import TAPS, bytes_of, expected, write_sample

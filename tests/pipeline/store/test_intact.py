@@ -9,7 +9,7 @@ import pytest
 from fsar.errors import InputError
 from fsar.pipeline.store import TextTable, extend_store, open_store, open_writer
 from fsar.pipeline.store.copy import export_store, merge_stores
-from fsar.pipeline.store.flat_file import export_safetensors
+from fsar.pipeline.store.safetensors_file import export_safetensors
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import bytes_of, fill, write_sample
 
