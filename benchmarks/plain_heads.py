@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsar.heads.hyrsm import HyRSM
 from fsar.heads.layers import sinusoid_table, steep_sinusoid_table
-from fsar.heads.trx import TRX, TupleAttention
+from fsar.heads.methods.hyrsm import HyRSM
+from fsar.heads.methods.trx import TRX, TupleAttention
 
 
 def plain_cosine(a: Tensor, b: Tensor) -> Tensor:

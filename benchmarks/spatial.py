@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads import EpisodeBatch, PairBatch, Targets, create_head, seeded
-from fsar.heads.hcl import HCL
-from fsar.heads.strm import STRMHead
+from fsar.heads.methods.hcl.head import HCL
+from fsar.heads.methods.strm.head import STRMHead
 
 DIM, FRAMES, WIDTH, SIDE = 2048, 8, 1152, 7
 N_EPISODES = 10_000

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsar.heads import EpisodeBatch, Features, Head, TableHead, Targets, create_head, seeded
-from fsar.heads.emp_net_encoder import LEVELS
+from fsar.heads.methods.emp_net.encoder import LEVELS
 
 N_WAY, N_FRAMES, N_CLASSES, N_TEST_VIDEOS, N_TEST_CLASSES = 5, 8, 64, 2_400, 24
 TEST_EPISODES = 10_000

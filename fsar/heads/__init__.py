@@ -1,24 +1,24 @@
 """Heads: features to predictions. Importing a head's module registers it; third parties use `register_head`."""
 
-from fsar.heads import (
+from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
+from fsar.heads.head import Head, Input, TableHead, create_head, list_heads, register_head, seeded
+from fsar.heads.methods import (
     clip_fsar,
     clip_mei,
     crosstransformer,
-    emp_net,
-    hcl,
     hyrsm,
     hyrsm_pp,
     molo,
     otam,
     pal,
     proto,
-    strm,
     trx,
     tsn,
     zero_shot,
 )
-from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
-from fsar.heads.head import Head, Input, TableHead, create_head, list_heads, register_head, seeded
+from fsar.heads.methods.emp_net import head as emp_net
+from fsar.heads.methods.hcl import head as hcl
+from fsar.heads.methods.strm import head as strm
 
 __all__ = [
     "EpisodeBatch",

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from fsar.heads import EpisodeBatch, Head, PairBatch
-from fsar.heads.hcl import HCL
-from fsar.heads.hcl_parts import TERMS
 from fsar.heads.head import cross_entropy
-from fsar.heads.strm import STRMHead
+from fsar.heads.methods.hcl.head import HCL
+from fsar.heads.methods.hcl.parts import TERMS
+from fsar.heads.methods.strm.head import STRMHead
 from tests.heads.goldens import Comparison, Golden, episode, golden_method, leaves
 
 HCL_TERMS = dict(zip(TERMS, ("ce", "global", "temp", "temp_cycle", "spatial", "spa_cycle"), strict=True))

@@ -5,10 +5,10 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads import EpisodeBatch, PairBatch, create_head, seeded
-from fsar.heads import hcl_matching as matching
-from fsar.heads.hcl_losses import contrast, cycle
-from fsar.heads.hcl_parts import TERMS
-from fsar.heads.hcl_quirks import mix_frames
+from fsar.heads.methods.hcl import matching
+from fsar.heads.methods.hcl.losses import contrast, cycle
+from fsar.heads.methods.hcl.parts import TERMS
+from fsar.heads.methods.hcl.quirks import mix_frames
 
 DIM = 10
 

@@ -6,7 +6,7 @@ import torch
 from fsar.errors import InputError
 from fsar.heads import EpisodeBatch, Targets, create_head, seeded
 from fsar.heads.layers import sinusoid_table
-from fsar.heads.pal import prototype_contrast
+from fsar.heads.methods.pal import prototype_contrast
 
 
 def generator(seed: int = 0) -> torch.Generator:

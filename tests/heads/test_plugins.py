@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 PLUGIN = """
-from fsar.heads.tsn import TSN
+from fsar.heads.methods.tsn import TSN
 from fsar.heads import register_head
 
 @register_head("mine")

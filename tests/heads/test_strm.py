@@ -8,9 +8,9 @@ from torch.nn import functional
 from fsar.errors import InputError
 from fsar.heads import EpisodeBatch, Targets, create_head, seeded
 from fsar.heads.layers import sinusoid_table
+from fsar.heads.methods.strm.enrich import FOLD_ABOVE, PatchEnrichment
+from fsar.heads.methods.strm.head import TupleSimilarity
 from fsar.heads.official import import_official
-from fsar.heads.strm import TupleSimilarity
-from fsar.heads.strm_enrich import FOLD_ABOVE, PatchEnrichment
 from fsar.heads.task import make_task
 from fsar.pipeline.store import VideoRow
 from tests.conftest import GOLDENS

@@ -11,8 +11,8 @@ from fsar.heads import experiment as experiment_module
 from fsar.heads.episodes import EpisodeShape
 from fsar.heads.experiment import Experiment, run
 from fsar.heads.head import create_head, register_head
+from fsar.heads.methods.otam import OTAM
 from fsar.heads.optim import make_optimizer, parameter_groups
-from fsar.heads.otam import OTAM
 from fsar.heads.presets import CACHED, Preset, get_preset, list_presets, register_preset
 from fsar.heads.runs import STATE, load_head, read_json, read_tensors
 from fsar.heads.schedules import Constant, Cosine, DoubleClock, MultiStep

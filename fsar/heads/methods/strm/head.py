@@ -13,9 +13,9 @@ from fsar.heads.checks import check_choice
 from fsar.heads.dropout import Dropout
 from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
+from fsar.heads.methods.strm.enrich import FrameEnrichment, PatchEnrichment
+from fsar.heads.methods.trx import TupleAttention, key_width, sub_tables
 from fsar.heads.presets import Preset, register_preset
-from fsar.heads.strm_enrich import FrameEnrichment, PatchEnrichment
-from fsar.heads.trx import TupleAttention, key_width, sub_tables
 from fsar.heads.tuples import slot_vectors, tuple_slots
 
 GRID = 4

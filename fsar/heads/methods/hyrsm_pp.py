@@ -10,7 +10,7 @@ from fsar.heads.batch import EpisodeBatch, Targets
 from fsar.heads.checks import check_choice
 from fsar.heads.functional import class_scores, hausdorff, membership
 from fsar.heads.head import Losses, Outputs, register_head
-from fsar.heads.hyrsm import HyRSM, Relation, inverse_norm
+from fsar.heads.methods.hyrsm import HyRSM, Relation, inverse_norm
 from fsar.heads.presets import register_for_five_shots, register_released
 
 

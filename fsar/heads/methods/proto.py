@@ -12,7 +12,7 @@ from fsar.heads.batch import Features
 from fsar.heads.checks import check_choice
 from fsar.heads.functional import class_means
 from fsar.heads.head import Outputs, TableHead, register_head
-from fsar.heads.tsn import squared_distances
+from fsar.heads.methods.tsn import squared_distances
 
 
 @register_head("proto")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsar.heads import hcl_matching as matching
+from fsar.heads.methods.hcl import matching
 
 
 def partners(n_videos: int, device: torch.device | str = "cpu") -> Tensor:

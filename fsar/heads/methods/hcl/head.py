@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.errors import InputError
-from fsar.heads import hcl_matching as matching
 from fsar.heads.batch import Features, PairBatch
 from fsar.heads.functional import class_means, class_scores
-from fsar.heads.hcl_losses import MatchedVideos, contrast
-from fsar.heads.hcl_parts import TERMS, HCLParts
-from fsar.heads.hcl_quirks import mix_episode, mix_frames, released_row_weights
 from fsar.heads.head import Input, Losses, Outputs, register_head
+from fsar.heads.methods.hcl import matching
+from fsar.heads.methods.hcl.losses import MatchedVideos, contrast
+from fsar.heads.methods.hcl.parts import TERMS, HCLParts
+from fsar.heads.methods.hcl.quirks import mix_episode, mix_frames, released_row_weights
 from fsar.heads.presets import Preset, register_preset
 from fsar.heads.schedules import MultiStep
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fsar.errors import InputError
 from fsar.heads.dropout import Dropout
 from fsar.heads.layers import sinusoid_table
-from fsar.heads.trx import POSITION_SCALE
+from fsar.heads.methods.trx import POSITION_SCALE
 
 
 class BottleneckMLP(nn.Module):

@@ -1,0 +1,1 @@
+"""One file for each published method, a folder for each large one."""
