@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsar.heads.layers import sinusoid_table, steep_sinusoid_table
+from fsar.heads.layers.attention import sinusoid_table, steep_sinusoid_table
 from fsar.heads.methods.hyrsm import HyRSM
 from fsar.heads.methods.trx import TRX, TupleAttention
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from fsar.errors import InputError
-from fsar.heads.adapters import make_adapter, positions
 from fsar.heads.head import create_head, seeded
+from fsar.heads.layers.adapters import make_adapter, positions
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "temporal"])

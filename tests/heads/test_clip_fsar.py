@@ -7,7 +7,7 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads import create_head, seeded
-from fsar.heads.functional import offset_cosine
+from fsar.heads.layers.functional import offset_cosine
 from tests.heads.cases import make_batch, make_head, make_targets
 
 

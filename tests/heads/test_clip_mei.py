@@ -7,9 +7,9 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads import create_head, seeded
+from fsar.heads.layers.motion import MotionSummary
+from fsar.heads.layers.text_checks import mean_text
 from fsar.heads.methods.clip_mei import take_rows
-from fsar.heads.motion import MotionSummary
-from fsar.heads.text_input import mean_text
 from tests.heads.cases import make_batch, make_head, make_targets
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fsar.heads.dropout import Dropout, with_cheap_dropout
+from fsar.heads.layers.dropout import Dropout, with_cheap_dropout
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2, 0.5])

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from fsar.errors import InputError
-from fsar.heads.alignment import ProductAlignment, fits_products, log_alignment
-from fsar.heads.blocks import block_linear
-from fsar.heads.functional import (
+from fsar.heads.layers.alignment import ProductAlignment, fits_products, log_alignment
+from fsar.heads.layers.frame_tuples import slot_vectors, tuple_slots
+from fsar.heads.layers.functional import (
     class_means,
     frame_distances,
     group_by_class,
@@ -21,7 +21,7 @@ from fsar.heads.functional import (
     take_videos,
     two_way_alignment,
 )
-from fsar.heads.tuples import slot_vectors, tuple_slots
+from fsar.heads.layers.split_linear import block_linear
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -7,7 +7,7 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads import seeded
-from fsar.heads.layers import (
+from fsar.heads.layers.attention import (
     CrossAttention,
     CrossBlock,
     SelfAttention,

@@ -5,7 +5,7 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads import EpisodeBatch, Targets, create_head, seeded
-from fsar.heads.layers import sinusoid_table
+from fsar.heads.layers.attention import sinusoid_table
 from fsar.heads.methods.pal import prototype_contrast
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from fsar.errors import InputError
 from fsar.heads import EpisodeBatch, Targets, create_head, seeded
-from fsar.heads.layers import sinusoid_table
+from fsar.heads.layers.attention import sinusoid_table
 from fsar.heads.methods.strm.enrich import FOLD_ABOVE, PatchEnrichment
 from fsar.heads.methods.strm.head import TupleSimilarity
 from fsar.heads.official import import_official

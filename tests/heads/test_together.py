@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fsar.heads import seeded
-from fsar.heads.layers import CrossBlock
-from fsar.heads.together import run_together
+from fsar.heads.layers.attention import CrossBlock
+from fsar.heads.layers.grouped import run_together
 
 
 @pytest.mark.parametrize("wants_grad", [False, True])

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Features, Targets
-from fsar.heads.checks import check_choice, check_positive, check_share
-from fsar.heads.functional import (
+from fsar.heads.head import Losses, Outputs, TableHead, register_head
+from fsar.heads.layers.attention import CrossBlock
+from fsar.heads.layers.functional import (
     MAX_COSINE_DISTANCE,
     class_means,
     frame_distances,
@@ -16,11 +17,10 @@ from fsar.heads.functional import (
     soft_alignment,
     two_way_alignment,
 )
-from fsar.heads.head import Losses, Outputs, TableHead, register_head
-from fsar.heads.layers import CrossBlock
+from fsar.heads.layers.grouped import run_together
+from fsar.heads.layers.option_checks import check_choice, check_positive, check_share
+from fsar.heads.layers.text_checks import mean_text
 from fsar.heads.presets import register_for_five_shots, register_released
-from fsar.heads.text_input import mean_text
-from fsar.heads.together import run_together
 
 SMOOTHING = 0.5
 """Smoothing of the alignment (the OTAM of the same code base uses 0.1)."""

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
-from fsar.heads.checks import check_choice
-from fsar.heads.functional import (
+from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
+from fsar.heads.layers.attention import CrossBlock, FeedForward
+from fsar.heads.layers.functional import (
     MAX_COSINE_DISTANCE,
     class_means,
     frame_distances,
@@ -16,12 +17,11 @@ from fsar.heads.functional import (
     soft_alignment,
     two_way_alignment,
 )
-from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
-from fsar.heads.layers import CrossBlock, FeedForward
-from fsar.heads.motion import MotionSummary
+from fsar.heads.layers.grouped import run_together
+from fsar.heads.layers.motion import MotionSummary
+from fsar.heads.layers.option_checks import check_choice
+from fsar.heads.layers.text_checks import mean_text
 from fsar.heads.presets import Preset, register_preset
-from fsar.heads.text_input import mean_text
-from fsar.heads.together import run_together
 
 SMOOTHING = 0.5
 TOKEN_SHARE = 0.1

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import Features
-from fsar.heads.checks import check_choice, check_positive
-from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Outputs, TableHead, register_head
+from fsar.heads.layers.functional import group_by_class, take_videos
+from fsar.heads.layers.option_checks import check_choice, check_positive
 
 OFFICIAL_FRAMES = 8
 

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Targets
-from fsar.heads.blocks import block_linear
-from fsar.heads.checks import check_choice, check_position
-from fsar.heads.dropout import Dropout
-from fsar.heads.functional import class_means, class_scores, hausdorff
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
-from fsar.heads.layers import SelfAttention, position_code, steep_sinusoid_table
+from fsar.heads.layers.attention import SelfAttention, position_code, steep_sinusoid_table
+from fsar.heads.layers.dropout import Dropout
+from fsar.heads.layers.functional import class_means, class_scores, hausdorff
+from fsar.heads.layers.option_checks import check_choice, check_position
+from fsar.heads.layers.split_linear import block_linear
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads.batch import EpisodeBatch, Targets
-from fsar.heads.checks import check_choice
-from fsar.heads.functional import class_scores, hausdorff, membership
 from fsar.heads.head import Losses, Outputs, register_head
+from fsar.heads.layers.functional import class_scores, hausdorff, membership
+from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.methods.hyrsm import HyRSM, Relation, inverse_norm
 from fsar.heads.presets import register_for_five_shots, register_released
 

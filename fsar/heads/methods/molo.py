@@ -8,11 +8,17 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
-from fsar.heads.checks import check_position
-from fsar.heads.dropout import Dropout
-from fsar.heads.functional import class_means, frame_distances
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
-from fsar.heads.layers import FEED_FORWARD_WIDTH, FeedForward, SelfAttention, position_code, steep_sinusoid_table
+from fsar.heads.layers.attention import (
+    FEED_FORWARD_WIDTH,
+    FeedForward,
+    SelfAttention,
+    position_code,
+    steep_sinusoid_table,
+)
+from fsar.heads.layers.dropout import Dropout
+from fsar.heads.layers.functional import class_means, frame_distances
+from fsar.heads.layers.option_checks import check_position
 from fsar.heads.presets import register_released
 
 REDUCTION = 8

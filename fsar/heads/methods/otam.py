@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from fsar.errors import InputError
-from fsar.heads.adapters import AdapterName, make_adapter
 from fsar.heads.batch import Features
-from fsar.heads.functional import MAX_COSINE_DISTANCE, class_scores, frame_distances, two_way_alignment
 from fsar.heads.head import Outputs, TableHead, register_head
+from fsar.heads.layers.adapters import AdapterName, make_adapter
+from fsar.heads.layers.functional import MAX_COSINE_DISTANCE, class_scores, frame_distances, two_way_alignment
 from fsar.heads.presets import Preset, register_preset
 
 

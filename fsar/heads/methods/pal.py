@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Targets
-from fsar.heads.checks import check_choice
-from fsar.heads.functional import class_means, offset_cosine
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
+from fsar.heads.layers.functional import class_means, offset_cosine
+from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.presets import Preset, register_preset
 from fsar.heads.schedules import MultiStep
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fsar.heads.adapters import AdapterName, make_adapter
 from fsar.heads.batch import Features
-from fsar.heads.checks import check_choice
-from fsar.heads.functional import class_means
 from fsar.heads.head import Outputs, TableHead, register_head
+from fsar.heads.layers.adapters import AdapterName, make_adapter
+from fsar.heads.layers.functional import class_means
+from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.methods.tsn import squared_distances
 
 

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
-from fsar.heads.checks import check_choice, check_positive
-from fsar.heads.dropout import Dropout
-from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
-from fsar.heads.layers import position_code, sinusoid_table
+from fsar.heads.layers.attention import position_code, sinusoid_table
+from fsar.heads.layers.dropout import Dropout
+from fsar.heads.layers.frame_tuples import slot_vectors, tuple_slots
+from fsar.heads.layers.functional import group_by_class, take_videos
+from fsar.heads.layers.option_checks import check_choice, check_positive
 from fsar.heads.presets import Preset, register_preset
-from fsar.heads.tuples import slot_vectors, tuple_slots
 
 POSITION_SCALE = 0.1
 
@@ -23,7 +23,7 @@ class TupleAttention(nn.Module):
     """The attention of one cardinality, from frames to minus the squared distance to each class's query-made prototype.
 
     Keys are normed tuple projections, values plain ones, and the same maps serve queries and supports. All of it is
-    done on slot vectors (see `fsar.heads.tuples`): scores, prototypes and distances need only their inner products.
+    done on slot vectors (see `fsar.heads.layers.frame_tuples`): scores, prototypes and distances need only their inner products.
     """
 
     def __init__(self, dim: int, *, size: int, out_dim: int, dropout: float) -> None:

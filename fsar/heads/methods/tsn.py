@@ -4,11 +4,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from fsar.heads.adapters import AdapterName, make_adapter
 from fsar.heads.batch import Features
-from fsar.heads.checks import check_choice
-from fsar.heads.functional import class_means, class_scores, offset_cosine
 from fsar.heads.head import Outputs, TableHead, register_head
+from fsar.heads.layers.adapters import AdapterName, make_adapter
+from fsar.heads.layers.functional import class_means, class_scores, offset_cosine
+from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.presets import Preset, register_preset
 
 

@@ -4,10 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads.batch import Features
-from fsar.heads.checks import check_share
-from fsar.heads.functional import class_means
 from fsar.heads.head import Outputs, TableHead, register_head
-from fsar.heads.text_input import mean_text
+from fsar.heads.layers.functional import class_means
+from fsar.heads.layers.option_checks import check_share
+from fsar.heads.layers.text_checks import mean_text
 
 CLIP_SCALE = 100.0
 """The inverse temperature that CLIP's training ends with."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fsar.heads.batch import Features
-from fsar.heads.functional import offset_cosine
-from fsar.heads.layers import CrossBlock, FeedForward, SelfAttention, attend
+from fsar.heads.layers.attention import CrossBlock, FeedForward, SelfAttention, attend
+from fsar.heads.layers.functional import offset_cosine
 
 DEPTHS = ("early", "middle", "late")
 LEVELS = ("token", "frame", "patch")

@@ -9,13 +9,19 @@ from torch.utils.checkpoint import checkpoint
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
-from fsar.heads.checks import check_choice
-from fsar.heads.functional import MAX_COSINE_DISTANCE, class_means, frame_distances, membership, two_way_alignment
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
+from fsar.heads.layers.functional import (
+    MAX_COSINE_DISTANCE,
+    class_means,
+    frame_distances,
+    membership,
+    two_way_alignment,
+)
+from fsar.heads.layers.option_checks import check_choice
+from fsar.heads.layers.text_checks import mean_text
 from fsar.heads.methods.emp_net.encoder import DEPTHS, LEVELS, Encoder, Levels, score
 from fsar.heads.presets import Preset, register_for_five_shots, register_preset
 from fsar.heads.schedules import DoubleClock
-from fsar.heads.text_input import mean_text
 
 SMOOTHING = 0.5
 Encode = Callable[[Features, Tensor | None, Tensor | None], tuple[Tensor, ...]]

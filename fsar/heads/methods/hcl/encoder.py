@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.errors import InputError
-from fsar.heads.dropout import Dropout
+from fsar.heads.layers.dropout import Dropout
 
 
 class SpaceTimePositions(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fsar.errors import InputError
 from fsar.heads.batch import Features, PairBatch
-from fsar.heads.functional import class_means, class_scores
 from fsar.heads.head import Input, Losses, Outputs, register_head
+from fsar.heads.layers.functional import class_means, class_scores
 from fsar.heads.methods.hcl import matching
 from fsar.heads.methods.hcl.losses import MatchedVideos, contrast
 from fsar.heads.methods.hcl.parts import TERMS, HCLParts

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.errors import InputError
-from fsar.heads.checks import check_choice, check_positive
 from fsar.heads.head import TableHead
+from fsar.heads.layers.frame_tuples import slot_vectors, tuple_slots
+from fsar.heads.layers.option_checks import check_choice, check_positive
 from fsar.heads.methods.hcl import matching
 from fsar.heads.methods.hcl.encoder import SpaceTimeEncoder
-from fsar.heads.tuples import slot_vectors, tuple_slots
 
 TERMS = ("classification", "global", "temporal", "temporal_cycle", "spatial", "spatial_cycle")
 """The terms of the training loss."""

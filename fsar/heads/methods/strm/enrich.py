@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.errors import InputError
-from fsar.heads.dropout import Dropout
-from fsar.heads.layers import sinusoid_table
+from fsar.heads.layers.attention import sinusoid_table
+from fsar.heads.layers.dropout import Dropout
 from fsar.heads.methods.trx import POSITION_SCALE
 
 

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
-from fsar.heads.checks import check_choice
-from fsar.heads.dropout import Dropout
-from fsar.heads.functional import group_by_class, take_videos
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
+from fsar.heads.layers.dropout import Dropout
+from fsar.heads.layers.frame_tuples import slot_vectors, tuple_slots
+from fsar.heads.layers.functional import group_by_class, take_videos
+from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.methods.strm.enrich import FrameEnrichment, PatchEnrichment
 from fsar.heads.methods.trx import TupleAttention, key_width, sub_tables
 from fsar.heads.presets import Preset, register_preset
-from fsar.heads.tuples import slot_vectors, tuple_slots
 
 GRID = 4
 """Side of the grid of patches: maps are max-pooled to 4x4."""

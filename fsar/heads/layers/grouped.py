@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fsar.heads.layers import CrossBlock, attend, project_normed
+from fsar.heads.layers.attention import CrossBlock, attend, project_normed
 
 
 def run_together(block: CrossBlock, groups: Sequence[Tensor]) -> list[Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fsar.errors import InputError
-from fsar.heads.blocks import block_linear
+from fsar.heads.layers.split_linear import block_linear
 
 
 def frames_per_slot(n_frames: int, size: int) -> int:

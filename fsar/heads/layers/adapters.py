@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fsar.errors import InputError
-from fsar.heads.dropout import Dropout, with_cheap_dropout
+from fsar.heads.layers.dropout import Dropout, with_cheap_dropout
 
 AdapterName = Literal["none", "linear", "mlp", "temporal"]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fsar.heads.checks import check_share
+from fsar.heads.layers.option_checks import check_share
 
 LEVELS = 1 << 16
 

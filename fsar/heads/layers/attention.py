@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.errors import InputError
-from fsar.heads.checks import check_positive
-from fsar.heads.dropout import Dropout
+from fsar.heads.layers.dropout import Dropout
+from fsar.heads.layers.option_checks import check_positive
 
 FEED_FORWARD_WIDTH = 2048
 """Hidden width of every feed-forward block in the CLIP-FSAR, MoLo and CLIP-MEI code, whatever the feature width."""

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fsar.heads.alignment import ProductAlignment, fits_products, log_alignment
-from fsar.heads.cosine import OffsetCosine
+from fsar.heads.layers.alignment import ProductAlignment, fits_products, log_alignment
+from fsar.heads.layers.cosine import OffsetCosine
 
 COSINE_OFFSET = 0.01
 """Added to the product of norms by OTAM, TSN, CLIP-FSAR, CLIP-MEI, EMP-Net and MoLo: small norms shrink."""
