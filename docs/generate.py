@@ -49,7 +49,7 @@ def heads_page() -> str:
     """Return a table of the heads and what each one needs, and its options with their defaults."""
     from fsar.heads import list_heads
     from fsar.heads.head import head_type
-    from fsar.heads.presets import get_preset, list_presets
+    from fsar.heads.recipes.presets import get_preset, list_presets
 
     lines = ["# Heads", "", "| head | features of a frame | text | trains on | paper |", "|---|---|---|---|---|"]
     for name in list_heads():

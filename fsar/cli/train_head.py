@@ -12,7 +12,7 @@ from fsar.cli.head_options import choose_device, parse_counts, parse_list, parse
 from fsar.errors import InputError
 
 if TYPE_CHECKING:
-    from fsar.heads.presets import Preset
+    from fsar.heads.recipes.presets import Preset
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -169,7 +169,7 @@ def _experiment(arguments: dict[str, Any]) -> Any:
 def _preset(arguments: dict[str, Any], split: str, n_shot: int) -> "Preset":
     """Return the recipe with what the user changed; a changed length stretches the schedule of `cached`."""
     from fsar.heads.head import head_type
-    from fsar.heads.presets import get_preset
+    from fsar.heads.recipes.presets import get_preset
 
     if arguments["steps"] and arguments["episodes"]:
         raise InputError("give --steps or --episodes, not both")
@@ -194,7 +194,7 @@ def _describe_heads() -> str:
     from fsar.heads import list_heads
     from fsar.heads.head import head_type
     from fsar.heads.options import option_types
-    from fsar.heads.presets import list_presets
+    from fsar.heads.recipes.presets import list_presets
 
     lines = []
     for name in list_heads():

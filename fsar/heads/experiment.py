@@ -18,7 +18,7 @@ from fsar.heads.evaluate import Evaluation, evaluate
 from fsar.heads.features import FeatureSource
 from fsar.heads.head import Head, create_head, head_type, list_heads, seeded
 from fsar.heads.parts import usable_pool
-from fsar.heads.presets import CACHED, Preset
+from fsar.heads.recipes.presets import CACHED, Preset
 from fsar.heads.report import model_card
 from fsar.heads.runs import RESULT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
 from fsar.heads.task import Task, union_rows

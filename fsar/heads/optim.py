@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fsar.heads.presets import Preset
+from fsar.heads.recipes.presets import Preset
 
 
 def make_optimizer(head: nn.Module, preset: Preset) -> torch.optim.Optimizer:

@@ -19,7 +19,7 @@ from fsar.heads.head import Head, Losses
 from fsar.heads.interrupt import stop_requests
 from fsar.heads.metrics import MetricsLog
 from fsar.heads.optim import make_optimizer, set_lr
-from fsar.heads.presets import Preset
+from fsar.heads.recipes.presets import Preset
 from fsar.heads.runs import STATE, save_head
 from fsar.heads.train_state import Progress, Weights, load_state, save_state
 from fsar.progress import progress

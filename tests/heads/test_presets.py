@@ -7,7 +7,7 @@ import pytest
 
 from fsar.heads import list_heads
 from fsar.heads.head import head_type
-from fsar.heads.presets import CACHED, get_preset, list_presets
+from fsar.heads.recipes.presets import CACHED, get_preset, list_presets
 from tests.conftest import GOLDENS
 
 CONFIGS = {

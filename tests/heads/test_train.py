@@ -13,9 +13,9 @@ from fsar.heads.experiment import Experiment, run
 from fsar.heads.head import create_head, register_head
 from fsar.heads.methods.otam import OTAM
 from fsar.heads.optim import make_optimizer, parameter_groups
-from fsar.heads.presets import CACHED, Preset, get_preset, list_presets, register_preset
+from fsar.heads.recipes.presets import CACHED, Preset, get_preset, list_presets, register_preset
+from fsar.heads.recipes.schedules import Constant, Cosine, DoubleClock, MultiStep
 from fsar.heads.runs import STATE, load_head, read_json, read_tensors
-from fsar.heads.schedules import Constant, Cosine, DoubleClock, MultiStep
 from fsar.heads.task import make_task
 from fsar.heads.testing import Plan
 from tests.conftest import GOLDENS

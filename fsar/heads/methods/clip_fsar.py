@@ -20,7 +20,7 @@ from fsar.heads.layers.functional import (
 from fsar.heads.layers.grouped import run_together
 from fsar.heads.layers.option_checks import check_choice, check_positive, check_share
 from fsar.heads.layers.text_checks import mean_text
-from fsar.heads.presets import register_for_five_shots, register_released
+from fsar.heads.recipes.presets import register_for_five_shots, register_released
 
 SMOOTHING = 0.5
 """Smoothing of the alignment (the OTAM of the same code base uses 0.1)."""

@@ -21,7 +21,7 @@ from fsar.heads.layers.grouped import run_together
 from fsar.heads.layers.motion import MotionSummary
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.layers.text_checks import mean_text
-from fsar.heads.presets import Preset, register_preset
+from fsar.heads.recipes.presets import Preset, register_preset
 
 SMOOTHING = 0.5
 TOKEN_SHARE = 0.1

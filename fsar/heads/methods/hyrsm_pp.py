@@ -11,7 +11,7 @@ from fsar.heads.head import Losses, Outputs, register_head
 from fsar.heads.layers.functional import class_scores, hausdorff, membership
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.methods.hyrsm import HyRSM, Relation, inverse_norm
-from fsar.heads.presets import register_for_five_shots, register_released
+from fsar.heads.recipes.presets import register_for_five_shots, register_released
 
 
 @register_head("hyrsm++")

@@ -19,7 +19,7 @@ from fsar.heads.layers.attention import (
 from fsar.heads.layers.dropout import Dropout
 from fsar.heads.layers.functional import class_means, frame_distances
 from fsar.heads.layers.option_checks import check_position
-from fsar.heads.presets import register_released
+from fsar.heads.recipes.presets import register_released
 
 REDUCTION = 8
 """Motion maps have D/8 channels."""

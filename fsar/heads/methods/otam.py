@@ -7,7 +7,7 @@ from fsar.heads.batch import Features
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.layers.adapters import AdapterName, make_adapter
 from fsar.heads.layers.functional import MAX_COSINE_DISTANCE, class_scores, frame_distances, two_way_alignment
-from fsar.heads.presets import Preset, register_preset
+from fsar.heads.recipes.presets import Preset, register_preset
 
 
 @register_head("otam")

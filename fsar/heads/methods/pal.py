@@ -10,8 +10,8 @@ from fsar.heads.batch import EpisodeBatch, Targets
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
 from fsar.heads.layers.functional import class_means, offset_cosine
 from fsar.heads.layers.option_checks import check_choice
-from fsar.heads.presets import Preset, register_preset
-from fsar.heads.schedules import MultiStep
+from fsar.heads.recipes.presets import Preset, register_preset
+from fsar.heads.recipes.schedules import MultiStep
 
 CONTRAST_OFFSET = 0.1
 

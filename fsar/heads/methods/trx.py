@@ -14,7 +14,7 @@ from fsar.heads.layers.dropout import Dropout
 from fsar.heads.layers.frame_tuples import slot_vectors, tuple_slots
 from fsar.heads.layers.functional import group_by_class, take_videos
 from fsar.heads.layers.option_checks import check_choice, check_positive
-from fsar.heads.presets import Preset, register_preset
+from fsar.heads.recipes.presets import Preset, register_preset
 
 POSITION_SCALE = 0.1
 

@@ -9,7 +9,7 @@ from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.layers.adapters import AdapterName, make_adapter
 from fsar.heads.layers.functional import class_means, class_scores, offset_cosine
 from fsar.heads.layers.option_checks import check_choice
-from fsar.heads.presets import Preset, register_preset
+from fsar.heads.recipes.presets import Preset, register_preset
 
 
 @register_head("tsn")

@@ -20,8 +20,8 @@ from fsar.heads.layers.functional import (
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.layers.text_checks import mean_text
 from fsar.heads.methods.emp_net.encoder import DEPTHS, LEVELS, Encoder, Levels, score
-from fsar.heads.presets import Preset, register_for_five_shots, register_preset
-from fsar.heads.schedules import DoubleClock
+from fsar.heads.recipes.presets import Preset, register_for_five_shots, register_preset
+from fsar.heads.recipes.schedules import DoubleClock
 
 SMOOTHING = 0.5
 Encode = Callable[[Features, Tensor | None, Tensor | None], tuple[Tensor, ...]]

@@ -15,8 +15,8 @@ from fsar.heads.methods.hcl import matching
 from fsar.heads.methods.hcl.losses import MatchedVideos, contrast
 from fsar.heads.methods.hcl.parts import TERMS, HCLParts
 from fsar.heads.methods.hcl.quirks import mix_episode, mix_frames, released_row_weights
-from fsar.heads.presets import Preset, register_preset
-from fsar.heads.schedules import MultiStep
+from fsar.heads.recipes.presets import Preset, register_preset
+from fsar.heads.recipes.schedules import MultiStep
 
 MISSING_TEXT = (
     "hcl with semantic needs text vectors of the classes: add a table to the store with `fsar-prep text STORE "

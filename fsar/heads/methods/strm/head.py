@@ -16,7 +16,7 @@ from fsar.heads.layers.functional import group_by_class, take_videos
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.methods.strm.enrich import FrameEnrichment, PatchEnrichment
 from fsar.heads.methods.trx import TupleAttention, key_width, sub_tables
-from fsar.heads.presets import Preset, register_preset
+from fsar.heads.recipes.presets import Preset, register_preset
 
 GRID = 4
 """Side of the grid of patches: maps are max-pooled to 4x4."""

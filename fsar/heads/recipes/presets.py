@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fsar.errors import InputError, unknown_name
-from fsar.heads import schedules
-from fsar.heads.schedules import Constant, Cosine, DoubleClock, Schedule
+from fsar.heads.recipes import schedules
+from fsar.heads.recipes.schedules import Constant, Cosine, DoubleClock, Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Published training recipes and their schedules."""
