@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fsar.heads.episodes import EpisodePool, EpisodeSampler, EpisodeShape
+from fsar.heads.episodes.sampler import EpisodePool, EpisodeSampler, EpisodeShape
 
 N_CLASSES, N_VIDEOS = 70, 1000
 

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsar.heads import EpisodeBatch, Features, Head, create_head, seeded
-from fsar.heads.data import EpisodeData
-from fsar.heads.episodes import EpisodePool, EpisodeSampler, EpisodeShape
+from fsar.heads.episodes.batches import EpisodeData
+from fsar.heads.episodes.sampler import EpisodePool, EpisodeSampler, EpisodeShape
 from fsar.heads.evaluate import evaluate
 from fsar.heads.head import cross_entropy
 

@@ -115,8 +115,8 @@ def _shots(arguments: dict[str, Any]) -> list[Any]:
 
 
 def _measure(subject: "Subject", shot: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    from fsar.heads.episode_list import save_list
-    from fsar.heads.episodes import EpisodeShape
+    from fsar.heads.episodes.sampler import EpisodeShape
+    from fsar.heads.episodes.saved_list import save_list
     from fsar.heads.subjects import measure_subject
     from fsar.heads.testing import Plan
 

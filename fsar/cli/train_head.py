@@ -122,7 +122,7 @@ def _percent(spread: dict[str, Any]) -> str:
 
 
 def _experiment(arguments: dict[str, Any]) -> Any:
-    from fsar.heads.episodes import EpisodeShape
+    from fsar.heads.episodes.sampler import EpisodeShape
     from fsar.heads.experiment import Experiment
     from fsar.heads.options import parse_options
     from fsar.heads.task import make_task, open_store

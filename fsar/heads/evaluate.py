@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fsar.errors import InputError
 from fsar.heads.batch import Features
-from fsar.heads.data import EpisodeData
-from fsar.heads.episodes import Episodes, Ints
+from fsar.heads.episodes.batches import EpisodeData
+from fsar.heads.episodes.sampler import Episodes, Ints
 from fsar.heads.head import Head, TableHead
 from fsar.progress import Advance
 

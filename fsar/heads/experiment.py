@@ -11,13 +11,13 @@ import numpy as np
 
 from fsar.errors import InputError
 from fsar.files import write_atomic
-from fsar.heads.data import EpisodeData, PairData
-from fsar.heads.episodes import EpisodePool, Episodes, EpisodeSampler, EpisodeShape
-from fsar.heads.episodes import describe as describe_shape
+from fsar.heads.episodes.batches import EpisodeData, PairData
+from fsar.heads.episodes.feature_source import FeatureSource
+from fsar.heads.episodes.sampler import EpisodePool, Episodes, EpisodeSampler, EpisodeShape
+from fsar.heads.episodes.sampler import describe as describe_shape
+from fsar.heads.episodes.split_parts import usable_pool
 from fsar.heads.evaluate import Evaluation, evaluate
-from fsar.heads.features import FeatureSource
 from fsar.heads.head import Head, create_head, head_type, list_heads, seeded
-from fsar.heads.parts import usable_pool
 from fsar.heads.recipes.presets import CACHED, Preset
 from fsar.heads.report import model_card
 from fsar.heads.runs import RESULT, RunFolder, n_parameters, open_run, read_json, save_head, write_json

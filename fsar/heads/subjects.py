@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsar.errors import InputError
+from fsar.heads.episodes.feature_source import Where
+from fsar.heads.episodes.split_parts import STATUS_OK
 from fsar.heads.evaluate import Evaluation
-from fsar.heads.features import Where
 from fsar.heads.head import Head, create_head, list_heads, seeded
 from fsar.heads.inputs import feature_width
 from fsar.heads.options import parse_options
-from fsar.heads.parts import STATUS_OK
 from fsar.heads.runs import CONFIG, DESCRIPTION, is_run, load_head, n_parameters, read_json
 from fsar.heads.task import Task, make_task
 from fsar.heads.testing import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from fsar.errors import InputError
 from fsar.heads.class_text import choose_table, class_vectors
-from fsar.heads.data import EpisodeData
-from fsar.heads.episodes import EpisodePool, Ints
-from fsar.heads.features import FeatureSource, Where
+from fsar.heads.episodes.batches import EpisodeData
+from fsar.heads.episodes.feature_source import FeatureSource, Where
+from fsar.heads.episodes.sampler import EpisodePool, Ints
+from fsar.heads.episodes.split_parts import StoreParts, store_parts
 from fsar.heads.head import Head, head_type
 from fsar.heads.inputs import choose_taps, default_options, feature_width
-from fsar.heads.parts import StoreParts, store_parts
 from fsar.splits import load_split
 
 if TYPE_CHECKING:

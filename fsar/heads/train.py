@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, PairBatch, Targets
-from fsar.heads.counter import Counter
-from fsar.heads.data import prefetched
+from fsar.heads.episodes.batches import prefetched
+from fsar.heads.episodes.counter_rng import Counter
 from fsar.heads.evaluate import Evaluation
 from fsar.heads.head import Head, Losses
 from fsar.heads.interrupt import stop_requests

@@ -8,7 +8,7 @@ import pytest
 from fsar.cli import eval_head
 from fsar.cli.common import run_command
 from fsar.heads import create_head
-from fsar.heads.episode_list import load_list, save_list
+from fsar.heads.episodes.saved_list import load_list, save_list
 from fsar.heads.runs import save_head
 from tests.heads.stores import ordered_store
 

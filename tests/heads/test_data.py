@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from fsar.errors import InputError
-from fsar.heads.data import EpisodeData, PairData, prefetched
-from fsar.heads.episodes import EpisodeSampler, EpisodeShape
-from fsar.heads.features import FeatureSource, spread
-from fsar.heads.parts import store_parts
+from fsar.heads.episodes.batches import EpisodeData, PairData, prefetched
+from fsar.heads.episodes.feature_source import FeatureSource, spread
+from fsar.heads.episodes.sampler import EpisodeSampler, EpisodeShape
+from fsar.heads.episodes.split_parts import store_parts
 from fsar.heads.task import make_task
 from fsar.pipeline.store import TextTable
 from fsar.splits import Split

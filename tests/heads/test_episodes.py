@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsar.errors import InputError
-from fsar.heads.episode_list import load_list, save_list, to_list
-from fsar.heads.episodes import EpisodePool, EpisodeSampler, EpisodeShape
+from fsar.heads.episodes.sampler import EpisodePool, EpisodeSampler, EpisodeShape
+from fsar.heads.episodes.saved_list import load_list, save_list, to_list
 
 
 def pool(*counts: int) -> EpisodePool:

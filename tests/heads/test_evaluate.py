@@ -4,7 +4,7 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads import list_heads
-from fsar.heads.episodes import EpisodeSampler, EpisodeShape
+from fsar.heads.episodes.sampler import EpisodeSampler, EpisodeShape
 from fsar.heads.evaluate import Evaluation, compare, evaluate, half_width
 from fsar.heads.head import create_head, seeded
 from fsar.heads.task import make_task

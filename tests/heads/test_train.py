@@ -8,7 +8,7 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads import experiment as experiment_module
-from fsar.heads.episodes import EpisodeShape
+from fsar.heads.episodes.sampler import EpisodeShape
 from fsar.heads.experiment import Experiment, run
 from fsar.heads.head import create_head, register_head
 from fsar.heads.methods.otam import OTAM

@@ -11,7 +11,7 @@ import numpy as np
 
 from fsar.errors import InputError
 from fsar.files import atomic_path
-from fsar.heads.episodes import Episodes, Ints
+from fsar.heads.episodes.sampler import Episodes, Ints
 
 ARRAYS = ("class_ids", "support", "support_labels", "query", "query_labels", "unlabelled", "indices")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fsar.errors import InputError, unknown_name
-from fsar.heads.episodes import EpisodePool, EpisodeShape
+from fsar.heads.episodes.sampler import EpisodePool, EpisodeShape
 from fsar.splits import Split, class_key, match_videos
 
 if TYPE_CHECKING:

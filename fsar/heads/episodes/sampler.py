@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsar.errors import InputError
-from fsar.heads.counter import Counter
+from fsar.heads.episodes.counter_rng import Counter
 
 Ints = NDArray[np.int64]
 PerClass = int | Sequence[int]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
-from fsar.heads.counter import Counter
-from fsar.heads.episodes import EpisodePool, Episodes, EpisodeSampler, EpisodeShape, Ints
-from fsar.heads.features import FeatureSource
+from fsar.heads.episodes.counter_rng import Counter
+from fsar.heads.episodes.feature_source import FeatureSource
+from fsar.heads.episodes.sampler import EpisodePool, Episodes, EpisodeSampler, EpisodeShape, Ints
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fsar.errors import InputError
 from fsar.heads.batch import Features
-from fsar.heads.counter import Counter
-from fsar.heads.episodes import Ints
+from fsar.heads.episodes.counter_rng import Counter
+from fsar.heads.episodes.sampler import Ints
 
 if TYPE_CHECKING:
     from fsar.pipeline.store import FeatureStore

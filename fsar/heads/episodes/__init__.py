@@ -1,0 +1,1 @@
+"""Episodes: which videos are drawn, and their features as batches."""
