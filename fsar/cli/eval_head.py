@@ -59,8 +59,8 @@ def command(**arguments: Any) -> None:
     """  # noqa: D301 (click reads the backspace)
     from fsar.heads.evaluate import compare
     from fsar.heads.report import table
+    from fsar.heads.setup.task import open_store
     from fsar.heads.subjects import load_subject, with_distinct_labels
-    from fsar.heads.task import open_store
 
     _refuse_combinations(arguments)
     store = open_store(arguments["store"])

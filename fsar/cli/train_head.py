@@ -124,8 +124,8 @@ def _percent(spread: dict[str, Any]) -> str:
 def _experiment(arguments: dict[str, Any]) -> Any:
     from fsar.heads.episodes.sampler import EpisodeShape
     from fsar.heads.experiment import Experiment
-    from fsar.heads.options import parse_options
-    from fsar.heads.task import make_task, open_store
+    from fsar.heads.setup.options import parse_options
+    from fsar.heads.setup.task import make_task, open_store
     from fsar.heads.testing import Plan
 
     if arguments["episodes_file"]:
@@ -193,8 +193,8 @@ def _list_heads(context: click.Context) -> None:
 def _describe_heads() -> str:
     from fsar.heads import list_heads
     from fsar.heads.head import head_type
-    from fsar.heads.options import option_types
     from fsar.heads.recipes.presets import list_presets
+    from fsar.heads.setup.options import option_types
 
     lines = []
     for name in list_heads():

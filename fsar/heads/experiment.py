@@ -21,7 +21,7 @@ from fsar.heads.head import Head, create_head, head_type, list_heads, seeded
 from fsar.heads.recipes.presets import CACHED, Preset
 from fsar.heads.report import model_card
 from fsar.heads.runs import RESULT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
-from fsar.heads.task import Task, union_rows
+from fsar.heads.setup.task import Task, union_rows
 from fsar.heads.testing import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
 from fsar.heads.train import Batch, TrainOptions, TrainReport, Validate, train
 

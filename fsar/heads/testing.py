@@ -15,7 +15,7 @@ from fsar.heads.episodes.split_parts import STATUS_OK, overlapping_classes, usab
 from fsar.heads.evaluate import Evaluation, evaluate
 from fsar.heads.head import Head
 from fsar.heads.runs import RESULT, n_parameters, write_json
-from fsar.heads.task import Task
+from fsar.heads.setup.task import Task
 from fsar.progress import progress
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.heads import create_head
-from fsar.heads.options import parse_options
 from fsar.heads.runs import write_tensors
+from fsar.heads.setup.options import parse_options
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from fsar.heads.episodes.batches import EpisodeData, PairData, prefetched
 from fsar.heads.episodes.feature_source import FeatureSource, spread
 from fsar.heads.episodes.sampler import EpisodeSampler, EpisodeShape
 from fsar.heads.episodes.split_parts import store_parts
-from fsar.heads.task import make_task
+from fsar.heads.setup.task import make_task
 from fsar.pipeline.store import TextTable
 from fsar.splits import Split
 from tests.heads.stores import PARTS, make_store, ordered_features, ordered_store, rows_of

@@ -11,7 +11,7 @@ from fsar.heads.layers.attention import sinusoid_table
 from fsar.heads.methods.strm.enrich import FOLD_ABOVE, PatchEnrichment
 from fsar.heads.methods.strm.head import TupleSimilarity
 from fsar.heads.official import import_official
-from fsar.heads.task import make_task
+from fsar.heads.setup.task import make_task
 from fsar.pipeline.store import VideoRow
 from tests.conftest import GOLDENS
 from tests.heads.goldens import read_golden

@@ -16,7 +16,7 @@ from fsar.heads.optim import make_optimizer, parameter_groups
 from fsar.heads.recipes.presets import CACHED, Preset, get_preset, list_presets, register_preset
 from fsar.heads.recipes.schedules import Constant, Cosine, DoubleClock, MultiStep
 from fsar.heads.runs import STATE, load_head, read_json, read_tensors
-from fsar.heads.task import make_task
+from fsar.heads.setup.task import make_task
 from fsar.heads.testing import Plan
 from tests.conftest import GOLDENS
 from tests.heads.stores import PARTS, make_store, ordered_features, ordered_store, rows_of

@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from fsar.errors import InputError
-from fsar.heads.class_text import choose_table, class_vectors
 from fsar.heads.episodes.batches import EpisodeData
 from fsar.heads.episodes.feature_source import FeatureSource, Where
 from fsar.heads.episodes.sampler import EpisodePool, Ints
 from fsar.heads.episodes.split_parts import StoreParts, store_parts
 from fsar.heads.head import Head, head_type
-from fsar.heads.inputs import choose_taps, default_options, feature_width
+from fsar.heads.setup.class_text import choose_table, class_vectors
+from fsar.heads.setup.taps import choose_taps, default_options, feature_width
 from fsar.splits import load_split
 
 if TYPE_CHECKING:

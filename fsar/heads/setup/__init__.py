@@ -1,0 +1,1 @@
+"""A head and a store brought together, checked before anything is computed."""
