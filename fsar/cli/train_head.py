@@ -83,8 +83,8 @@ def command(**arguments: Any) -> None:
 
 
 def _train(arguments: dict[str, Any]) -> None:
-    from fsar.heads.experiment import run
     from fsar.heads.report import table
+    from fsar.heads.training.experiment import run
 
     seeds = parse_list("seeds", arguments["seeds"]) if arguments["seeds"] else [arguments["seed"]]
     experiment = _experiment(arguments)
@@ -123,10 +123,10 @@ def _percent(spread: dict[str, Any]) -> str:
 
 def _experiment(arguments: dict[str, Any]) -> Any:
     from fsar.heads.episodes.sampler import EpisodeShape
-    from fsar.heads.experiment import Experiment
     from fsar.heads.setup.options import parse_options
     from fsar.heads.setup.task import make_task, open_store
     from fsar.heads.testing import Plan
+    from fsar.heads.training.experiment import Experiment
 
     if arguments["episodes_file"]:
         refuse_given(("test_episodes", "test_query", "test_seed"), "--episodes-file lists the test episodes")

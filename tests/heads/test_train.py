@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from fsar.errors import InputError
-from fsar.heads import experiment as experiment_module
 from fsar.heads.episodes.sampler import EpisodeShape
-from fsar.heads.experiment import Experiment, run
 from fsar.heads.head import create_head, register_head
 from fsar.heads.methods.otam import OTAM
-from fsar.heads.optim import make_optimizer, parameter_groups
 from fsar.heads.recipes.presets import CACHED, Preset, get_preset, list_presets, register_preset
 from fsar.heads.recipes.schedules import Constant, Cosine, DoubleClock, MultiStep
 from fsar.heads.runs import STATE, load_head, read_json, read_tensors
 from fsar.heads.setup.task import make_task
 from fsar.heads.testing import Plan
+from fsar.heads.training import experiment as experiment_module
+from fsar.heads.training.experiment import Experiment, run
+from fsar.heads.training.optim import make_optimizer, parameter_groups
 from tests.conftest import GOLDENS
 from tests.heads.stores import PARTS, make_store, ordered_features, ordered_store, rows_of
 

@@ -23,7 +23,7 @@ from fsar.heads.report import model_card
 from fsar.heads.runs import RESULT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
 from fsar.heads.setup.task import Task, union_rows
 from fsar.heads.testing import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
-from fsar.heads.train import Batch, TrainOptions, TrainReport, Validate, train
+from fsar.heads.training.loop import Batch, TrainOptions, TrainReport, Validate, train
 
 BLOCK_STEPS = 64
 """Steps whose episodes are drawn at once: episodes are the same in any block, but blocks are far cheaper."""

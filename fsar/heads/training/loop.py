@@ -16,12 +16,12 @@ from fsar.heads.episodes.batches import prefetched
 from fsar.heads.episodes.counter_rng import Counter
 from fsar.heads.evaluate import Evaluation
 from fsar.heads.head import Head, Losses
-from fsar.heads.interrupt import stop_requests
-from fsar.heads.metrics import MetricsLog
-from fsar.heads.optim import make_optimizer, set_lr
 from fsar.heads.recipes.presets import Preset
 from fsar.heads.runs import STATE, save_head
-from fsar.heads.train_state import Progress, Weights, load_state, save_state
+from fsar.heads.training.interrupt import stop_requests
+from fsar.heads.training.metrics_log import MetricsLog
+from fsar.heads.training.optim import make_optimizer, set_lr
+from fsar.heads.training.state import Progress, Weights, load_state, save_state
 from fsar.progress import progress
 
 Batch = PairBatch | tuple[EpisodeBatch, Targets]

@@ -1,0 +1,1 @@
+"""The training loop and one training from start to result."""
