@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fsar.heads import EpisodeBatch, Features, Head, create_head, seeded
 from fsar.heads.episodes.batches import EpisodeData
 from fsar.heads.episodes.sampler import EpisodePool, EpisodeSampler, EpisodeShape
-from fsar.heads.evaluate import evaluate
+from fsar.heads.evaluation.evaluate import evaluate
 from fsar.heads.head import cross_entropy
 
 N_WAY, N_FRAMES = 5, 8

@@ -10,8 +10,8 @@ from fsar.cli.head_options import choose_device, parse_counts, parse_list, parse
 from fsar.errors import InputError
 
 if TYPE_CHECKING:
-    from fsar.heads.report import Format
-    from fsar.heads.subjects import Subject
+    from fsar.heads.evaluation.candidates import Subject
+    from fsar.heads.evaluation.report import Format
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,10 +57,10 @@ def command(**arguments: Any) -> None:
       fsar-eval-head runs/otam-ssv2 --store ssv2.zarr --split ssv2-cmn --shots 1,2,3,4,5
       fsar-eval-head otam tsn --store ssv2.zarr --split ssv2-cmn --format markdown
     """  # noqa: D301 (click reads the backspace)
-    from fsar.heads.evaluate import compare
-    from fsar.heads.report import table
+    from fsar.heads.evaluation.candidates import load_subject, with_distinct_labels
+    from fsar.heads.evaluation.evaluate import compare
+    from fsar.heads.evaluation.report import table
     from fsar.heads.setup.task import open_store
-    from fsar.heads.subjects import load_subject, with_distinct_labels
 
     _refuse_combinations(arguments)
     store = open_store(arguments["store"])
@@ -117,8 +117,8 @@ def _shots(arguments: dict[str, Any]) -> list[Any]:
 def _measure(subject: "Subject", shot: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     from fsar.heads.episodes.sampler import EpisodeShape
     from fsar.heads.episodes.saved_list import save_list
-    from fsar.heads.subjects import measure_subject
-    from fsar.heads.testing import Plan
+    from fsar.heads.evaluation.candidates import measure_subject
+    from fsar.heads.evaluation.protocol import Plan
 
     plan = Plan(
         EpisodeShape(arguments["way"], shot, parse_counts("query", arguments["query"])),
@@ -140,7 +140,7 @@ def _measure(subject: "Subject", shot: Any, arguments: dict[str, Any]) -> tuple[
 
 
 def _comparison_line(first: dict[str, Any], second: dict[str, Any], paired: Any) -> str:
-    from fsar.heads.report import percent
+    from fsar.heads.evaluation.report import percent
 
     verdict = "clear" if paired.is_clear else "not clear"
     return (

@@ -83,7 +83,7 @@ def command(**arguments: Any) -> None:
 
 
 def _train(arguments: dict[str, Any]) -> None:
-    from fsar.heads.report import table
+    from fsar.heads.evaluation.report import table
     from fsar.heads.training.experiment import run
 
     seeds = parse_list("seeds", arguments["seeds"]) if arguments["seeds"] else [arguments["seed"]]
@@ -116,16 +116,16 @@ def _spread(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _percent(spread: dict[str, Any]) -> str:
-    from fsar.heads.report import percent
+    from fsar.heads.evaluation.report import percent
 
     return f"{percent(spread['mean'])} %, standard deviation {percent(spread['std'])}"
 
 
 def _experiment(arguments: dict[str, Any]) -> Any:
     from fsar.heads.episodes.sampler import EpisodeShape
+    from fsar.heads.evaluation.protocol import Plan
     from fsar.heads.setup.options import parse_options
     from fsar.heads.setup.task import make_task, open_store
-    from fsar.heads.testing import Plan
     from fsar.heads.training.experiment import Experiment
 
     if arguments["episodes_file"]:

@@ -66,7 +66,7 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file {path}")
     if path.suffix == ".safetensors":
-        from fsar.heads.runs import read_tensors
+        from fsar.heads.run_folder import read_tensors
 
         return read_tensors(path)[0]
     with open(path, "rb") as file:

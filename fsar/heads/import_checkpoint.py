@@ -16,7 +16,7 @@ from fsar.heads.head import Head, seeded
 from fsar.heads.official import import_official, list_official, official_format
 from fsar.heads.official.formats import head_state, our_name
 from fsar.heads.official.settings import head_name, train_flags
-from fsar.heads.runs import save_head, write_json, write_tensors
+from fsar.heads.run_folder import save_head, write_json, write_tensors
 
 BACKBONE_FILE, REPORT_FILE = "backbone.safetensors", "import.json"
 

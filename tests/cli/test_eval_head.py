@@ -9,7 +9,7 @@ from fsar.cli import eval_head
 from fsar.cli.common import run_command
 from fsar.heads import create_head
 from fsar.heads.episodes.saved_list import load_list, save_list
-from fsar.heads.runs import save_head
+from fsar.heads.run_folder import save_head
 from tests.heads.stores import ordered_store
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from fsar.cli import eval_head, train_head
 from fsar.cli.common import run_command
-from fsar.heads.runs import read_tensors
+from fsar.heads.run_folder import read_tensors
 from tests.heads.stores import PARTS, make_store, ordered_features, ordered_store, rows_of
 
 SHORT = ["--episodes-per-step", "2", "--steps", "6", "--val-episodes", "10", "--test-episodes", "20", "--quiet"]

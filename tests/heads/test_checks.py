@@ -6,7 +6,7 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.heads import create_head
-from fsar.heads.runs import write_tensors
+from fsar.heads.run_folder import write_tensors
 from fsar.heads.setup.options import parse_options
 
 

@@ -3,7 +3,7 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads.head import create_head, seeded
-from fsar.heads.runs import differences, load_head, open_run, read_json, save_head, write_json, write_tensors
+from fsar.heads.run_folder import differences, load_head, open_run, read_json, save_head, write_json, write_tensors
 
 
 def test_a_saved_head_comes_back_with_its_options(tmp_path):

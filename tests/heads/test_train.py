@@ -8,13 +8,13 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads.episodes.sampler import EpisodeShape
+from fsar.heads.evaluation.protocol import Plan
 from fsar.heads.head import create_head, register_head
 from fsar.heads.methods.otam import OTAM
 from fsar.heads.recipes.presets import CACHED, Preset, get_preset, list_presets, register_preset
 from fsar.heads.recipes.schedules import Constant, Cosine, DoubleClock, MultiStep
-from fsar.heads.runs import STATE, load_head, read_json, read_tensors
+from fsar.heads.run_folder import STATE, load_head, read_json, read_tensors
 from fsar.heads.setup.task import make_task
-from fsar.heads.testing import Plan
 from fsar.heads.training import experiment as experiment_module
 from fsar.heads.training.experiment import Experiment, run
 from fsar.heads.training.optim import make_optimizer, parameter_groups

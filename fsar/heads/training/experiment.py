@@ -16,13 +16,13 @@ from fsar.heads.episodes.feature_source import FeatureSource
 from fsar.heads.episodes.sampler import EpisodePool, Episodes, EpisodeSampler, EpisodeShape
 from fsar.heads.episodes.sampler import describe as describe_shape
 from fsar.heads.episodes.split_parts import usable_pool
-from fsar.heads.evaluate import Evaluation, evaluate
+from fsar.heads.evaluation.evaluate import Evaluation, evaluate
+from fsar.heads.evaluation.protocol import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
+from fsar.heads.evaluation.report import model_card
 from fsar.heads.head import Head, create_head, head_type, list_heads, seeded
 from fsar.heads.recipes.presets import CACHED, Preset
-from fsar.heads.report import model_card
-from fsar.heads.runs import RESULT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
+from fsar.heads.run_folder import RESULT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
 from fsar.heads.setup.task import Task, union_rows
-from fsar.heads.testing import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
 from fsar.heads.training.loop import Batch, TrainOptions, TrainReport, Validate, train
 
 BLOCK_STEPS = 64

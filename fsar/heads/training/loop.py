@@ -14,10 +14,10 @@ from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, PairBatch, Targets
 from fsar.heads.episodes.batches import prefetched
 from fsar.heads.episodes.counter_rng import Counter
-from fsar.heads.evaluate import Evaluation
+from fsar.heads.evaluation.evaluate import Evaluation
 from fsar.heads.head import Head, Losses
 from fsar.heads.recipes.presets import Preset
-from fsar.heads.runs import STATE, save_head
+from fsar.heads.run_folder import STATE, save_head
 from fsar.heads.training.interrupt import stop_requests
 from fsar.heads.training.metrics_log import MetricsLog
 from fsar.heads.training.optim import make_optimizer, set_lr

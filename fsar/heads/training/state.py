@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fsar.errors import InputError
 from fsar.heads.head import Head
-from fsar.heads.runs import read_tensors, write_tensors
+from fsar.heads.run_folder import read_tensors, write_tensors
 
 Weights = dict[str, Tensor]
 

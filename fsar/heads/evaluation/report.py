@@ -89,7 +89,7 @@ The weights are in `head.safetensors`, name and options in `head.json`:
 
 ```python
 from pathlib import Path
-from fsar.heads.runs import load_head
+from fsar.heads.run_folder import load_head
 
 head = load_head(Path("."))
 ```

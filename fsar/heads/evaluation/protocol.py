@@ -12,9 +12,9 @@ from fsar.files import atomic_path, write_atomic
 from fsar.heads.episodes.sampler import EpisodePool, Episodes, EpisodeSampler, EpisodeShape
 from fsar.heads.episodes.saved_list import EpisodeList, load_list, save_list, to_list
 from fsar.heads.episodes.split_parts import STATUS_OK, overlapping_classes, usable_pool
-from fsar.heads.evaluate import Evaluation, evaluate
+from fsar.heads.evaluation.evaluate import Evaluation, evaluate
 from fsar.heads.head import Head
-from fsar.heads.runs import RESULT, n_parameters, write_json
+from fsar.heads.run_folder import RESULT, n_parameters, write_json
 from fsar.heads.setup.task import Task
 from fsar.progress import progress
 

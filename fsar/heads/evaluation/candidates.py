@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from fsar.errors import InputError
 from fsar.heads.episodes.feature_source import Where
 from fsar.heads.episodes.split_parts import STATUS_OK
-from fsar.heads.evaluate import Evaluation
+from fsar.heads.evaluation.evaluate import Evaluation
+from fsar.heads.evaluation.protocol import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
 from fsar.heads.head import Head, create_head, list_heads, seeded
-from fsar.heads.runs import CONFIG, DESCRIPTION, is_run, load_head, n_parameters, read_json
+from fsar.heads.run_folder import CONFIG, DESCRIPTION, is_run, load_head, n_parameters, read_json
 from fsar.heads.setup.options import parse_options
 from fsar.heads.setup.taps import feature_width
 from fsar.heads.setup.task import Task, make_task
-from fsar.heads.testing import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
 
 if TYPE_CHECKING:
     from fsar.pipeline.store import FeatureStore

@@ -1,0 +1,1 @@
+"""Accuracy over many episodes, and its tables."""
