@@ -31,7 +31,7 @@ def command(file: Path, out: Path, settings: Path | None, method: str | None, co
       fsar-prep encode catalog.csv --backbone open_clip:RN50/clip-fsar-released/backbone.safetensors --out NAME.zarr
       fsar-eval-head clip-fsar-released --store NAME.zarr
     """  # noqa: D301 - click needs a real backspace
-    from fsar.heads.import_checkpoint import import_checkpoint, write_import
+    from fsar.heads.checkpoints.importer import import_checkpoint, write_import
 
     report = import_checkpoint(file, settings=settings, method=method, compat=compat)
     written = write_import(report, file, out)

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fsar.heads import EpisodeBatch, Head, Targets
-from fsar.heads.official import import_official, official_format
-from fsar.heads.official.formats import matches, our_name
+from fsar.heads.checkpoints.official import import_official, official_format
+from fsar.heads.checkpoints.official.formats import matches, our_name
 
 VALUE_TOLERANCE = 2e-5
 """|a - b| <= 2e-5 * max(1, |b|): the official float32 results are themselves that far from float64 ones."""

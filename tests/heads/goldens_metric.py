@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 
 from fsar.heads import Head
+from fsar.heads.checkpoints.official.settings import DIVISOR
 from fsar.heads.head import cross_entropy
 from fsar.heads.layers.functional import frame_distances, soft_alignment
-from fsar.heads.official.settings import DIVISOR
 from tests.heads.goldens import Comparison, Golden, episode, golden_method, leaves
 
 

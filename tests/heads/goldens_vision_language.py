@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from fsar.heads import EpisodeBatch, Head, Targets
+from fsar.heads.checkpoints.official.settings import DIVISOR
 from fsar.heads.methods.clip_mei import ClipMeiHead
 from fsar.heads.methods.emp_net.head import LEVELS
-from fsar.heads.official.settings import DIVISOR
 from tests.heads.goldens import Comparison, Golden, class_ids, episode, golden_method, leaves
 
 

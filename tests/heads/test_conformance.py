@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fsar.heads import EpisodeBatch, Features, Head, TableHead, create_head, list_heads
-from fsar.heads.official.formats import matches
+from fsar.heads.checkpoints.official.formats import matches
 from tests.heads.cases import CASES, make_batch, make_head, training_loss
 
 NAMES = sorted(CASES)

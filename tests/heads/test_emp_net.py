@@ -7,8 +7,8 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads import EpisodeBatch, Targets, create_head, seeded
+from fsar.heads.checkpoints.official import import_official
 from fsar.heads.methods.emp_net.head import LEVELS
-from fsar.heads.official import import_official
 from tests.conftest import GOLDENS
 from tests.heads.cases import make_batch, make_head, make_targets, training_loss
 from tests.heads.goldens import assert_close, read_golden

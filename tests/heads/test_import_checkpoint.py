@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from fsar.errors import InputError
 from fsar.heads import EpisodeBatch
-from fsar.heads.checkpoint_backbone import recognise_backbone
-from fsar.heads.checkpoint_reader import read_checkpoint, read_settings
-from fsar.heads.import_checkpoint import import_checkpoint, write_import
+from fsar.heads.checkpoints.backbone import recognise_backbone
+from fsar.heads.checkpoints.importer import import_checkpoint, write_import
+from fsar.heads.checkpoints.reader import read_checkpoint, read_settings
 from fsar.heads.run_folder import load_head
 from tests.conftest import GOLDENS
 from tests.heads.goldens import METHODS, assert_close, read_golden, without_dropout

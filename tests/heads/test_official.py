@@ -5,9 +5,9 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads import create_head, list_heads, seeded
-from fsar.heads.official import import_official, list_official, official_format
-from fsar.heads.official.formats import head_state, our_name
-from fsar.heads.official.settings import flag, present_pair
+from fsar.heads.checkpoints.official import import_official, list_official, official_format
+from fsar.heads.checkpoints.official.formats import head_state, our_name
+from fsar.heads.checkpoints.official.settings import flag, present_pair
 
 
 def trx_state(dim=8, out_dim=6):

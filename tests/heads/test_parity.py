@@ -2,7 +2,7 @@
 
 import pytest
 
-from fsar.heads.official import list_official
+from fsar.heads.checkpoints.official import list_official
 from tests.conftest import GOLDENS
 from tests.heads.goldens import METHODS, check
 

@@ -7,10 +7,10 @@ from torch.nn import functional
 
 from fsar.errors import InputError
 from fsar.heads import EpisodeBatch, Targets, create_head, seeded
+from fsar.heads.checkpoints.official import import_official
 from fsar.heads.layers.attention import sinusoid_table
 from fsar.heads.methods.strm.enrich import FOLD_ABOVE, PatchEnrichment
 from fsar.heads.methods.strm.head import TupleSimilarity
-from fsar.heads.official import import_official
 from fsar.heads.setup.task import make_task
 from fsar.pipeline.store import VideoRow
 from tests.conftest import GOLDENS

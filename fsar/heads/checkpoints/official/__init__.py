@@ -1,7 +1,7 @@
 """Importers of published checkpoints, one file per code base. Importing a file registers its methods."""
 
-from fsar.heads.official import clip_fsar, clip_mei, emp_net, hcl, hyrsm, metric, strm
-from fsar.heads.official.formats import (
+from fsar.heads.checkpoints.official import clip_fsar, clip_mei, emp_net, hcl, hyrsm, metric, strm
+from fsar.heads.checkpoints.official.formats import (
     TRANSFORMER_RENAMES,
     OfficialFormat,
     import_official,

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from fsar.errors import InputError, unknown_name
 from fsar.files import sha256_file
-from fsar.heads.checkpoint_backbone import ImportedBackbone, recognise_backbone, split_backbone
-from fsar.heads.checkpoint_reader import Checkpoint, read_checkpoint, read_settings
+from fsar.heads.checkpoints.backbone import ImportedBackbone, recognise_backbone, split_backbone
+from fsar.heads.checkpoints.official import import_official, list_official, official_format
+from fsar.heads.checkpoints.official.formats import head_state, our_name
+from fsar.heads.checkpoints.official.settings import head_name, train_flags
+from fsar.heads.checkpoints.reader import Checkpoint, read_checkpoint, read_settings
 from fsar.heads.head import Head, seeded
-from fsar.heads.official import import_official, list_official, official_format
-from fsar.heads.official.formats import head_state, our_name
-from fsar.heads.official.settings import head_name, train_flags
 from fsar.heads.run_folder import save_head, write_json, write_tensors
 
 BACKBONE_FILE, REPORT_FILE = "backbone.safetensors", "import.json"

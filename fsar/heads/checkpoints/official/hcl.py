@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import Metadata, OfficialFormat, State, register_official
+from fsar.heads.checkpoints.official.formats import Metadata, OfficialFormat, State, register_official
 
 ENCODER = r"st_transformer_encoder\."
 SIGMAS = tuple(f"sigma_{level}" for level in ("global", "temp", "spa", "ce", "temp_cycle", "spa_cycle"))

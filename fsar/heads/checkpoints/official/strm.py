@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import TRX_FRAMES, Metadata, OfficialFormat, State, register_official
+from fsar.heads.checkpoints.official.formats import TRX_FRAMES, Metadata, OfficialFormat, State, register_official
 
 SIMILARITY = r"new_dist_loss_post_pat\."
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import (
+from fsar.heads.checkpoints.official.formats import (
     RESNET_FRAMES,
     TRANSFORMER_RENAMES,
     Metadata,
@@ -10,7 +10,7 @@ from fsar.heads.official.formats import (
     State,
     register_official,
 )
-from fsar.heads.official.settings import DIVISOR, flag, head_name, present_pair, train_flags
+from fsar.heads.checkpoints.official.settings import DIVISOR, flag, head_name, present_pair, train_flags
 
 DEFAULT_POSITION = (10.0, 1.0)
 

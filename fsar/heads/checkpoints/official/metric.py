@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import RESNET_FRAMES, TRX_FRAMES, Metadata, OfficialFormat, State, register_official
+from fsar.heads.checkpoints.official.formats import (
+    RESNET_FRAMES,
+    TRX_FRAMES,
+    Metadata,
+    OfficialFormat,
+    State,
+    register_official,
+)
 
 
 def _nothing(metadata: Metadata, state: State) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import (
+from fsar.heads.checkpoints.official.formats import (
     CLIPFSAR_FRAMES,
     TRANSFORMER_RENAMES,
     Metadata,
@@ -10,7 +10,7 @@ from fsar.heads.official.formats import (
     State,
     register_official,
 )
-from fsar.heads.official.settings import flag
+from fsar.heads.checkpoints.official.settings import flag
 
 
 def options(metadata: Metadata, state: State) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fsar.heads.official.formats import (
+from fsar.heads.checkpoints.official.formats import (
     TRANSFORMER_RENAMES,
     TRX_FRAMES,
     Metadata,
@@ -10,7 +10,7 @@ from fsar.heads.official.formats import (
     State,
     register_official,
 )
-from fsar.heads.official.settings import section
+from fsar.heads.checkpoints.official.settings import section
 
 RENAMES = (
     *TRANSFORMER_RENAMES,
