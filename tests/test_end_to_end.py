@@ -10,7 +10,7 @@ import pytest
 
 from fsar.cli import eval_head, prep, prep_run, train_head
 from fsar.cli.common import run_command
-from fsar.pipeline.config import read_config
+from fsar.cli.run_file import read_config
 
 SAMPLE_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "ssv2-sample.toml"
 ENCODER = ["--size", 64, "--frames", 8, "--batch-size", 32, "--jobs", 0]

@@ -16,7 +16,7 @@ import click
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
 
 if TYPE_CHECKING:
-    from fsar.pipeline.config import Key, Stage
+    from fsar.cli.run_file import Key, Stage
 
 PROGRAMS = {
     "train": ("fsar-train-head", "fsar.cli.train_head"),
@@ -53,7 +53,7 @@ def command(
     Example:
         fsar-prep run configs/hmdb51.toml --out hmdb51 --set index.videos=/data/hmdb51
     """  # noqa: D301 - click wants the backspace itself
-    from fsar.pipeline.config import read_config
+    from fsar.cli.run_file import read_config
 
     stages = read_config(config, stage_keys, overrides)
     folder = out or Path(config.stem)
@@ -146,7 +146,7 @@ def _wind_down(process: "subprocess.Popen[bytes]") -> int:
 
 
 def _key(parameter: click.Parameter) -> "Key":
-    from fsar.pipeline.config import Key
+    from fsar.cli.run_file import Key
 
     is_argument = isinstance(parameter, click.Argument)
     longs = [name[2:] for name in parameter.opts if name.startswith("--")]

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from fsar import list_heads, list_splits
 from fsar.cli import prep_run
+from fsar.cli.run_file import STAGES, Stage, read_config
 from fsar.errors import InputError
-from fsar.pipeline.config import STAGES, Stage, read_config
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 
@@ -201,7 +201,7 @@ def test_termination_is_passed_on(program, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a child that its parent died")
 def test_a_stage_does_not_outlive_a_killed_run(program, tmp_path):
     code = (
-        "from pathlib import Path; from fsar.cli import prep_run; from fsar.pipeline.config import Stage\n"
+        "from pathlib import Path; from fsar.cli import prep_run; from fsar.cli.run_file import Stage\n"
         "prep_run.PROGRAMS['train'] = ('waiting', 'waiting_program'); prep_run.run_stage(Stage('train', ()), Path('.'))"
     )
     run = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)

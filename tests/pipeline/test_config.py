@@ -1,7 +1,7 @@
 import pytest
 
+from fsar.cli.run_file import STAGES, Key, Stage, read_config
 from fsar.errors import InputError
-from fsar.pipeline.config import STAGES, Key, Stage, read_config
 
 
 def whole_number(text):
