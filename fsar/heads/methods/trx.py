@@ -23,7 +23,8 @@ class TupleAttention(nn.Module):
     """The attention of one cardinality, from frames to minus the squared distance to each class's query-made prototype.
 
     Keys are normed tuple projections, values plain ones, and the same maps serve queries and supports. All of it is
-    done on slot vectors (see `fsar.heads.layers.frame_tuples`): scores, prototypes and distances need only their inner products.
+    done on slot vectors (see `fsar.heads.layers.frame_tuples`): scores, prototypes and distances need only their inner
+    products.
     """
 
     def __init__(self, dim: int, *, size: int, out_dim: int, dropout: float) -> None:

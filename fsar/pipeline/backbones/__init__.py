@@ -7,8 +7,8 @@ from fsar.pipeline.backbones.base import (
     IMAGENET_STD,
     Backbone,
     TapPoints,
-    load_backbone,
 )
+from fsar.pipeline.backbones.load import load_backbone
 from fsar.pipeline.backbones.spec import BackboneSpec, parse_spec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, save_weights, state_sha256
 

@@ -1,18 +1,15 @@
-"""Image backbones of three libraries behind one small record."""
+"""What a backbone is once loaded, and what the builders of every library share."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsar.errors import InputError
-from fsar.pipeline.backbones.spec import BackboneSpec, parse_spec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,40 +68,6 @@ class Backbone:
         for index in range(len(self.points.blocks)):
             names += [f"tokens.{index}"] * (self.points.finish is not None) + [f"tokens.{index}.raw"]
         return names
-
-
-def load_backbone(spec: str | BackboneSpec, *, weights: Path | None = None, size: int | None = None) -> Backbone:
-    """Return the backbone that `spec` names, with its weights loaded.
-
-    Args:
-        spec: `open_clip:NAME/TAG|FILE`, `torchvision:NAME/WEIGHTS|FILE`, `timm:NAME/TAG|FILE` or
-            `random:LIBRARY/NAME[@SEED]`.
-        weights: checkpoint file to load instead of published weights.
-        size: height and width of the frames in pixels; None takes the size that the model was made for.
-
-    Raises:
-        InputError: unknown library, model or weights (with the nearest names), weights that cannot be fetched, a
-            checkpoint that does not fit.
-
-    """
-    parsed = parse_spec(spec, weights) if isinstance(spec, str) else spec
-    if size is not None and size < 1:
-        raise InputError(f"frame size must be a positive number of pixels, got {size}")
-    backbone = _builder(parsed.library)(parsed, size)
-    if parsed.seed is not None:
-        sys.stderr.write(f"warning: {parsed.library} {parsed.name} has RANDOM weights (seed {parsed.seed})\n")
-    backbone.module.eval().requires_grad_(False)
-    return backbone
-
-
-def _builder(library: str) -> Callable[[BackboneSpec, int | None], Backbone]:
-    if library == "open_clip":
-        from fsar.pipeline.backbones.open_clip import build
-    elif library == "torchvision":
-        from fsar.pipeline.backbones.torchvision import build
-    else:
-        from fsar.pipeline.backbones.timm import build
-    return build
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import Any
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import NO_PART, Catalog, CatalogRow
-from fsar.pipeline.catalog.scan import Scan, scan_dataset
+from fsar.pipeline.catalog.media import Scan
+from fsar.pipeline.catalog.scan import scan_dataset
 from fsar.splits import Matching, Split, match_videos
 
 MAX_LINES = 5

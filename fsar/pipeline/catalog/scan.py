@@ -1,31 +1,19 @@
 """Datasets on disk, each with the quirks of its folders, as rows of a catalog."""
 
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fsar.errors import InputError, unknown_name
 from fsar.pipeline.catalog.catalog import CatalogRow, check_unique, read_rows
+from fsar.pipeline.catalog.media import Scan, existing_folder, frames_bytes, media_in
+from fsar.pipeline.catalog.ssv2 import scan_ssv2
 from fsar.splits import PARTS, class_key
 
-VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"))
-IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".webp"))
 _KINETICS_ROOT = re.compile(r"(train|val|validate|test)(_\d+)?")
 _UCF_NAME = re.compile(r"v_(?P<class>.+)_g\d+_c\d+")
-
-
-@dataclass
-class Scan:
-    """What a dataset's folder holds."""
-
-    rows: list[CatalogRow]
-    missing: list[tuple[str, str]] = field(default_factory=list)
-    """(video id, class) of videos that the annotations list and the disk lacks."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences for the report."""
 
 
 def scan_dataset(name: str, videos: Path | None, annotations: Path | None) -> Scan:
@@ -42,54 +30,12 @@ def scan_dataset(name: str, videos: Path | None, annotations: Path | None) -> Sc
     return scan
 
 
-def media_in(folder: Path) -> Iterator[tuple[str, Path, int]]:
-    """Yield (name without suffix, path, bytes) of the video files and frame folders in `folder`, sorted by name."""
-    with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
-    for entry in listed:
-        path = Path(entry.path)
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            size = _frames_bytes(path)
-            if size is not None:
-                yield entry.name, path, size
-        elif path.suffix.lower() in VIDEO_SUFFIXES:
-            yield path.stem, path, _file_bytes(entry)
-
-
-def existing_folder(path: Path | None, option: str) -> Path:
-    """Return `path` if it is a folder, else raise an error that names the option."""
-    if path is None:
-        raise InputError(f"{option} DIR is needed for this dataset")
-    if not path.is_dir():
-        raise FileNotFoundError(f"{option}: no folder {path.absolute()}" + (" (it is a file)" if path.exists() else ""))
-    return path.absolute()
-
-
-def _file_bytes(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except FileNotFoundError:  # a link to nowhere: listed like an empty file, so that it is seen
-        return 0
-
-
-def _frames_bytes(folder: Path) -> int | None:
-    with os.scandir(folder) as entries:
-        sizes = [
-            entry.stat().st_size
-            for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file()
-        ]
-    return sum(sizes) if sizes else None
-
-
 def _class_tree(root: Path) -> list[CatalogRow]:
     """Return the videos of root/class/video, also where archives unpacked to root/class/class/video."""
     rows = []
     for folder in _folders(root):
         inner = folder / folder.name
-        source = inner if inner.is_dir() and _frames_bytes(inner) is None else folder
+        source = inner if inner.is_dir() and frames_bytes(inner) is None else folder
         rows += [CatalogRow(stem, path, folder.name, size) for stem, path, size in media_in(source)]
     return rows
 
@@ -180,13 +126,11 @@ def _scan_csv(videos: Path | None, annotations: Path | None) -> Scan:
 
 def _size(path: Path) -> int | None:
     if path.is_dir():
-        return _frames_bytes(path)
+        return frames_bytes(path)
     return path.stat().st_size if path.is_file() else None
 
 
 def _scan_ssv2(videos: Path | None, annotations: Path | None) -> Scan:
-    from fsar.pipeline.catalog.ssv2 import scan_ssv2
-
     return scan_ssv2(existing_folder(videos, "--videos"), existing_folder(annotations, "--annotations"))
 
 

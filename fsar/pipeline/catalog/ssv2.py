@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import CatalogRow, check_unique
-from fsar.pipeline.catalog.scan import Scan, media_in
+from fsar.pipeline.catalog.media import Scan, media_in
 from fsar.splits import class_key
 
 PART_OF_FILE = {"train": "train", "validation": "test"}
