@@ -55,7 +55,7 @@ def command(
       fsar-prep text ssv2.zarr --encoder open_clip:ViT-B-16/openai --templates clip-fsar
     """  # noqa: D301
     from fsar.errors import InputError
-    from fsar.pipeline.store import open_store
+    from fsar.pipeline.store import open_store, write_text
     from fsar.pipeline.text.hcl import read_hcl_text
 
     if (encoder is None) == (hcl_files is None):
@@ -67,7 +67,7 @@ def command(
         assert hcl_files is not None
         videos = [(video.video_id, video.class_name) for video in opened.videos]
         made = read_hcl_text(*hcl_files, videos, name=table or "hcl", average=average)
-    opened.write_text(made, overwrite=overwrite)
+    write_text(opened.path, made, overwrite=overwrite)
     summary(_data(store, made), _text(store, made), as_json=as_json)
     return EXIT_DONE
 

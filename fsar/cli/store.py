@@ -209,9 +209,9 @@ def merge(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool) -> i
     from fsar.pipeline.store.copy import merge_stores
     from fsar.progress import progress
 
-    total = sum(open_store(path).n_videos for path in sources)
-    with progress("merge", total, quiet=quiet) as advance:
-        merged = merge_stores(sources, out, advance=advance)
+    stores = [open_store(path) for path in sources]
+    with progress("merge", sum(store.n_videos for store in stores), quiet=quiet) as advance:
+        merged = merge_stores(stores, out, advance=advance)
     return _copied(merged, as_json)
 
 
@@ -250,11 +250,11 @@ def export(
     n_rows = len(select_videos(source, parts=parts, classes=classes))
     if out.suffix == ".safetensors":
         with progress("export", n_rows * len(set(taps) or source.taps), unit="rows", quiet=quiet) as advance:
-            export_safetensors(path, out, taps=taps, parts=parts, classes=classes, advance=advance)
+            export_safetensors(source, out, taps=taps, parts=parts, classes=classes, advance=advance)
         summary({"path": str(out), "videos": n_rows}, f"{out}: {n_rows} videos", as_json=as_json)
         return EXIT_DONE
     with progress("export", n_rows, quiet=quiet) as advance:
-        exported = export_store(path, out, taps=taps, parts=parts, classes=classes, advance=advance)
+        exported = export_store(source, out, taps=taps, parts=parts, classes=classes, advance=advance)
     return _copied(exported, as_json)
 
 

@@ -15,6 +15,7 @@ from fsar.pipeline.store import (
     VideoRow,
     create_store,
     open_store,
+    write_text,
 )
 
 RECIPE = {"library": "random", "backbone": "test", "pretrained": "random@0", "sampler": "uniform-center", "n_slots": 8}
@@ -53,9 +54,8 @@ def make_store(
                 ),
             )
         writer.seal()
-    store = open_store(path)
     if text is not None:
-        store.write_text(text)
+        write_text(path, text)
     return open_store(path)
 
 

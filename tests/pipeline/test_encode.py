@@ -24,7 +24,7 @@ from fsar.pipeline.encode.images import ImageSpec, draw_view, prepare
 from fsar.pipeline.encode.taps import TapExtractor
 from fsar.pipeline.store import STATUS_FAILED, STATUS_OK, Chunk, StoreWriter, VideoRow, extend_store, open_store
 from fsar.pipeline.store.format.files import StoreFiles
-from fsar.pipeline.store.journal.seal import is_sealed
+from fsar.pipeline.store.journal.manifest import is_sealed
 from fsar.pipeline.store.retry import reset_failed
 from tests.pipeline.encode_helpers import fake_decode, files_of, made_up_rows, pixels, slow_decode
 from tests.videos import write_clip

@@ -15,7 +15,7 @@ import pytest
 
 from fsar.pipeline.store import open_store
 from fsar.pipeline.store.format.files import StoreFiles
-from fsar.pipeline.store.journal.journal import stored_rows
+from fsar.pipeline.store.journal.records import stored_rows
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.encode_helpers import files_of
 from tests.videos import write_clip

@@ -8,6 +8,7 @@ from fsar.pipeline.store.format.layout import STATUS_FAILED, STATUS_OK, STATUS_P
 from fsar.pipeline.store.format.registry import list_formats
 from fsar.pipeline.store.format.text_table import TextTable
 from fsar.pipeline.store.reader import FeatureStore, open_store
+from fsar.pipeline.store.text_tables import write_text
 from fsar.pipeline.store.writer import StoreWriter
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "open_store",
     "open_writer",
     "recipe_id",
+    "write_text",
     "zarr_format",
 ]

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from fsar.errors import InputError, unknown_name
+from fsar.pipeline.store.checked_rows import CheckedRows
 from fsar.pipeline.store.create import create_store
 from fsar.pipeline.store.format.chunk_data import ChunkData
 from fsar.pipeline.store.format.identity import differing_fields
 from fsar.pipeline.store.format.layout import STATUS_PENDING, Chunk, VideoRow, refuse_other_parts
 from fsar.pipeline.store.format.text_table import TextTable
-from fsar.pipeline.store.journal.intact import IntactRows, intact_tables
-from fsar.pipeline.store.journal.seal import PARTS
+from fsar.pipeline.store.journal.damage import intact_tables
+from fsar.pipeline.store.journal.manifest import PARTS
 from fsar.pipeline.store.reader import FeatureStore, open_store
+from fsar.pipeline.store.text_tables import write_text
 from fsar.pipeline.store.writer import StoreWriter
 
 Advance = Callable[[int], None]
@@ -33,6 +35,11 @@ class _Source:
 
     store: FeatureStore
     row: int
+
+
+def opened(store: str | Path | FeatureStore) -> FeatureStore:
+    """Return a store that is given open, or by its path."""
+    return store if isinstance(store, FeatureStore) else open_store(store)
 
 
 def select_videos(
@@ -61,7 +68,7 @@ def select_videos(
 
 
 def export_store(
-    source: str | Path,
+    source: str | Path | FeatureStore,
     target: str | Path,
     *,
     taps: Sequence[str] = (),
@@ -72,21 +79,23 @@ def export_store(
     """Write a subset of a store, or all of it, as another store, zarr or HDF5 by its suffix; return it.
 
     Args:
-        source: a sealed store.
+        source: a sealed store, or its path.
         target: NAME.zarr or NAME.h5; an interrupted export to it is completed.
         taps: only these; all by default.
         parts: only these split parts.
         classes: only these classes.
         advance: called with the number of rows after each chunk.
     """
-    store = open_store(source)
+    store = opened(source)
     rows = select_videos(store, parts=parts, classes=classes)
     tables = list(intact_tables(store.files).values())
     sources = [_Source(store, int(row)) for row in rows]
     return _copy(target, sources, known_taps(store, taps), tables, advance)
 
 
-def merge_stores(sources: Sequence[str | Path], target: str | Path, *, advance: Advance | None = None) -> FeatureStore:
+def merge_stores(
+    sources: Sequence[str | Path | FeatureStore], target: str | Path, *, advance: Advance | None = None
+) -> FeatureStore:
     """Join sealed stores of equal recipe and disjoint videos into a new one, rows grouped by part and class; return it.
 
     Raises:
@@ -95,7 +104,7 @@ def merge_stores(sources: Sequence[str | Path], target: str | Path, *, advance: 
     """
     if len(sources) < 2:
         raise InputError("merging needs at least two stores")
-    stores = [open_store(path) for path in sources]
+    stores = [opened(source) for source in sources]
     for store in stores[1:]:
         _refuse_unequal(stores[0], store)
     _refuse_shared_videos(stores)
@@ -165,7 +174,7 @@ def _copy(
     advance: Advance | None,
 ) -> FeatureStore:
     first = sources[0].store
-    intact = {store: IntactRows(store) for store in {source.store for source in sources}}
+    intact = {store: CheckedRows(store) for store in {source.store for source in sources}}
     if any(store.path.resolve() == Path(target).resolve() for store in intact):
         raise InputError(f"{target} is one of the stores to copy from: choose another name")
     writer = create_store(
@@ -183,10 +192,9 @@ def _copy(
             if advance:
                 advance(len(chunk.rows))
         writer.seal()
-    store = open_store(target)
     for table in tables:
-        store.write_text(table)
-    return store
+        write_text(target, table)
+    return open_store(target)
 
 
 def _refuse_older_copy(writer: StoreWriter, sources: Sequence[_Source]) -> None:
@@ -212,7 +220,7 @@ def _chunks_to_copy(writer: StoreWriter) -> Iterator[Chunk]:
 
 
 def _chunk_data(
-    chunk: Chunk, sources: Sequence[_Source], taps: Sequence[str], intact: Mapping[FeatureStore, IntactRows]
+    chunk: Chunk, sources: Sequence[_Source], taps: Sequence[str], intact: Mapping[FeatureStore, CheckedRows]
 ) -> ChunkData:
     found = [(row, source.store.failure_of(source.row)) for row, source in zip(chunk.rows, sources, strict=True)]
     failures = [(row, *failure) for row, failure in found if failure is not None]
@@ -221,7 +229,7 @@ def _chunk_data(
     return ChunkData(features, **{name: _gather(sources, name, intact) for name in names}, failures=failures)
 
 
-def _gather(sources: Sequence[_Source], name: str, intact: Mapping[FeatureStore, IntactRows]) -> np.ndarray[Any, Any]:
+def _gather(sources: Sequence[_Source], name: str, intact: Mapping[FeatureStore, CheckedRows]) -> np.ndarray[Any, Any]:
     """Return the rows of an array, read in one go for each run of rows of one store."""
     pieces, start = [], 0
     while start < len(sources):

@@ -22,8 +22,9 @@ from fsar.pipeline.store.format.files import (
 from fsar.pipeline.store.format.identity import differing_fields
 from fsar.pipeline.store.format.layout import Layout, TapSpec, VideoRow, check_videos, plan_layout, refuse_other_parts
 from fsar.pipeline.store.journal.claims import live_claims, metadata_claim
-from fsar.pipeline.store.journal.intact import intact_tables, refuse_damaged_chunk
-from fsar.pipeline.store.journal.journal import intents, metadata_entries, publish, redo, stored_rows
+from fsar.pipeline.store.journal.damage import intact_tables, refuse_damaged_chunk
+from fsar.pipeline.store.journal.publish import publish, redo
+from fsar.pipeline.store.journal.records import intents, metadata_entries, stored_rows
 from fsar.pipeline.store.repair import mend_master
 from fsar.pipeline.store.writer import StoreWriter
 

@@ -9,7 +9,7 @@ import numpy as np
 from fsar.pipeline.store.format.files import StoreFiles, read_runs
 from fsar.pipeline.store.format.identity import differing_fields
 from fsar.pipeline.store.format.layout import STATUS_FAILED, STATUS_OK
-from fsar.pipeline.store.journal.seal import PARTS
+from fsar.pipeline.store.journal.manifest import PARTS
 from fsar.pipeline.store.reader import FeatureStore, open_store
 
 BLOCK_ROWS = 64

@@ -12,7 +12,7 @@ from fsar.pipeline.store.address_space import AddressSpace
 from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.format.layout import ArraySpec, Layout
 from fsar.pipeline.store.journal.chunk_rows import stored_chunk
-from fsar.pipeline.store.journal.journal import read_chunk_record
+from fsar.pipeline.store.journal.records import read_chunk_record
 from fsar.pipeline.store.recycled import RecycledMemory
 
 Array = np.ndarray[Any, Any]

@@ -13,12 +13,10 @@ from fsar.pipeline.store.format.layout import STATUS_OK, TapSpec
 from fsar.pipeline.store.format.text_table import TextTable
 from fsar.pipeline.store.gather import Gather
 from fsar.pipeline.store.indices import row_index, slot_index, view_index
-from fsar.pipeline.store.journal.journal import metadata_entries, stored_rows
+from fsar.pipeline.store.journal.manifest import describe_missing, is_sealed, read_manifest
+from fsar.pipeline.store.journal.records import metadata_entries, stored_rows
 from fsar.pipeline.store.journal.row_status import RowStates
-from fsar.pipeline.store.journal.seal import describe_missing, is_sealed, read_manifest
 from fsar.pipeline.store.recycled import RecycledMemory
-from fsar.pipeline.store.repair import refuse_lost_master
-from fsar.pipeline.store.text_tables import read_table, write_table
 
 if TYPE_CHECKING:
     import torch
@@ -37,11 +35,19 @@ def open_store(path: str | Path, *, allow_unsealed: bool = False) -> "FeatureSto
             is missing.
     """
     files = StoreFiles.at(path)
-    refuse_lost_master(files)
+    _refuse_lost_master(files)
     store = FeatureStore(files)
     if not store.sealed and not allow_unsealed:
         raise InputError(f"{path} is not sealed: {_what_is_missing(store)} (or open it with allow_unsealed=True)")
     return store
+
+
+def _refuse_lost_master(files: StoreFiles) -> None:
+    if files.exists() and files.lacks_master():
+        raise InputError(
+            f"{files.path} is missing, only its folder {files.home.name} is there: `fsar-store seal {files.path}` "
+            "makes it anew (or restore it from a copy, with its text tables)"
+        )
 
 
 def _what_is_missing(store: "FeatureStore") -> str:
@@ -269,20 +275,15 @@ class FeatureStore:
         return sorted(self.files.format.read_tables(self.files.path))
 
     def text(self, name: str) -> TextTable:
-        """Return a text table.
+        """Return a text table; `write_text` adds one.
 
         Raises:
-            InputError: there is none of that name; the nearest names are given.
+            InputError: there is none of that name (the nearest names are given), or it is damaged.
         """
-        return read_table(self.files, name)
-
-    def write_text(self, table: TextTable, *, overwrite: bool = False) -> None:
-        """Add a text table as one step; a sealed store stays sealed.
-
-        Raises:
-            InputError: the store has another table of that name and `overwrite` is off.
-        """
-        write_table(self.files, table, overwrite=overwrite)
+        tables = self.files.format.read_tables(self.files.path)
+        if name not in tables:
+            raise unknown_name("text table", name, tables)
+        return tables[name]
 
     def _index(self, rows: Rows) -> Array:
         return row_index(rows, self.row_of, self.n_videos)

@@ -2,13 +2,14 @@
 
 import sys
 
-from fsar.errors import InputError
 from fsar.pipeline.store.disk import FileEntry
 from fsar.pipeline.store.format.files import CLAIMS, METADATA_KEY, StoreFiles, read_store
 from fsar.pipeline.store.journal.claims import metadata_claim
-from fsar.pipeline.store.journal.intact import intact_tables
-from fsar.pipeline.store.journal.journal import metadata_entries, redo
-from fsar.pipeline.store.journal.seal import is_sealed, publish_metadata
+from fsar.pipeline.store.journal.damage import intact_tables
+from fsar.pipeline.store.journal.manifest import is_sealed
+from fsar.pipeline.store.journal.publish import redo
+from fsar.pipeline.store.journal.records import metadata_entries
+from fsar.pipeline.store.journal.seal import publish_metadata
 
 
 def mend_master(files: StoreFiles) -> None:
@@ -24,26 +25,13 @@ def mend_master(files: StoreFiles) -> None:
             _write_anew(files)
 
 
-def refuse_lost_master(files: StoreFiles) -> None:
-    """Raise InputError when there is a store without its master file."""
-    if files.exists() and _is_lost(files):
-        raise InputError(
-            f"{files.path} is missing, only its folder {files.home.name} is there: `fsar-store seal {files.path}` "
-            "makes it anew (or restore it from a copy, with its text tables)"
-        )
-
-
 def _needs_mending(files: StoreFiles) -> bool:
-    return files.exists() and (_is_lost(files) or not files.format.leads_home(files.path))
-
-
-def _is_lost(files: StoreFiles) -> bool:
-    return not all(files.locate(name).exists() for name in files.format.extra_names())
+    return files.exists() and (files.lacks_master() or not files.format.leads_home(files.path))
 
 
 def _write_anew(files: StoreFiles) -> None:
     layout, videos = read_store(files)
-    lost, recorded = _is_lost(files), metadata_entries(files)
+    lost, recorded = files.lacks_master(), metadata_entries(files)
     tables = {} if lost else intact_tables(files)
     contents = files.format.metadata_files(files.path, layout, len(videos), tables)
     if lost and any(recorded.get(name) != FileEntry.of(data) for name, data in contents.items()):

@@ -9,7 +9,8 @@ from fsar.pipeline.store.create import finish_interrupted, refuse_busy
 from fsar.pipeline.store.format.files import CLAIMS, JOURNAL, MANIFEST_FILE, StoreFiles, read_store
 from fsar.pipeline.store.format.layout import VideoRow
 from fsar.pipeline.store.journal.claims import metadata_claim
-from fsar.pipeline.store.journal.journal import chunk_key, chunk_records, intents, redo, stored_rows
+from fsar.pipeline.store.journal.publish import redo
+from fsar.pipeline.store.journal.records import chunk_key, chunk_records, intents, stored_rows
 
 
 @dataclass(frozen=True)

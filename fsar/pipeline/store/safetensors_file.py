@@ -9,19 +9,19 @@ import numpy as np
 
 from fsar.errors import InputError
 from fsar.files import atomic_path
-from fsar.pipeline.store.copy import Advance, known_taps, select_videos
+from fsar.pipeline.store.checked_rows import CheckedRows
+from fsar.pipeline.store.copy import Advance, known_taps, opened, select_videos
 from fsar.pipeline.store.format.identity import canonical_json
 from fsar.pipeline.store.format.layout import ArraySpec
 from fsar.pipeline.store.format.registry import raw_bytes
-from fsar.pipeline.store.journal.intact import IntactRows
-from fsar.pipeline.store.reader import open_store
+from fsar.pipeline.store.reader import FeatureStore
 
 BLOCK_ROWS = 64
 _DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64", "int32": "I32", "uint8": "U8"}
 
 
 def export_safetensors(
-    source: str | Path,
+    source: str | Path | FeatureStore,
     target: str | Path,
     *,
     taps: Sequence[str] = (),
@@ -43,8 +43,8 @@ def export_safetensors(
         raise InputError(f"the name must end in .safetensors, got {str(target)!r}")
     if path.exists():
         raise InputError(f"{path} exists: remove it or choose another name")
-    store = open_store(source)
-    rows, intact = select_videos(store, parts=parts, classes=classes), IntactRows(store)
+    store = opened(source)
+    rows, intact = select_videos(store, parts=parts, classes=classes), CheckedRows(store)
     wanted = {f"features/{tap}" for tap in known_taps(store, taps)}
     specs = [spec for spec in store.layout.arrays().values() if spec.name in wanted or "/" not in spec.name]
     videos = [[v.video_id, v.class_name, v.part] for v in (store.videos[int(row)] for row in rows)]

@@ -1,32 +1,26 @@
-"""Read and write the text tables of a store."""
+"""Add text tables to a store."""
 
-from fsar.errors import InputError, unknown_name
+from pathlib import Path
+
+from fsar.errors import InputError
 from fsar.pipeline.store.format.files import CLAIMS, METADATA_KEY, StoreFiles, read_store
 from fsar.pipeline.store.format.text_table import TextTable
 from fsar.pipeline.store.journal.claims import metadata_claim
-from fsar.pipeline.store.journal.intact import intact_tables
-from fsar.pipeline.store.journal.journal import redo
-from fsar.pipeline.store.journal.seal import is_sealed, publish_metadata
+from fsar.pipeline.store.journal.damage import intact_tables
+from fsar.pipeline.store.journal.manifest import is_sealed
+from fsar.pipeline.store.journal.publish import redo
+from fsar.pipeline.store.journal.seal import publish_metadata
 
 
-def read_table(files: StoreFiles, name: str) -> TextTable:
-    """Return a text table.
-
-    Raises:
-        InputError: there is none of that name (the nearest names are given), or it is damaged.
-    """
-    tables = files.format.read_tables(files.path)
-    if name not in tables:
-        raise unknown_name("text table", name, tables)
-    return tables[name]
-
-
-def write_table(files: StoreFiles, table: TextTable, *, overwrite: bool) -> None:
-    """Add a text table as one step; a sealed store stays sealed.
+def write_text(path: str | Path, table: TextTable, *, overwrite: bool = False) -> None:
+    """Add a text table to the store at `path` as one step; a sealed store stays sealed.
 
     Raises:
-        InputError: the store has another table of that name and `overwrite` is off, or its tables are damaged.
+        FileNotFoundError: there is no store.
+        InputError: it has another table of that name and `overwrite` is off, or its tables are damaged.
     """
+    files = StoreFiles.at(path)
+    read_store(files)  # says what is wrong before anything is made
     with metadata_claim(files.folder(CLAIMS)):
         redo(files, METADATA_KEY)
         tables = intact_tables(files)

@@ -21,7 +21,8 @@ from fsar.pipeline.store.format.files import (
     read_store,
 )
 from fsar.pipeline.store.format.layout import Layout, VideoRow
-from fsar.pipeline.store.journal.journal import (
+from fsar.pipeline.store.journal.manifest import is_sealed, read_manifest
+from fsar.pipeline.store.journal.records import (
     Entries,
     announced_files,
     chunk_key,
@@ -30,7 +31,6 @@ from fsar.pipeline.store.journal.journal import (
     record_entries,
     stored_rows,
 )
-from fsar.pipeline.store.journal.seal import is_sealed, read_manifest
 
 N_THREADS = 4
 _RECORD_NAME = re.compile(rf"{JOURNAL}/(\d+)\.(\d+)\.json")

@@ -13,8 +13,9 @@ from fsar.pipeline.store.format.files import CLAIMS, JOURNAL, StoreFiles, read_s
 from fsar.pipeline.store.format.layout import Chunk, pending_chunks
 from fsar.pipeline.store.journal.chunk_rows import stored_chunk
 from fsar.pipeline.store.journal.claims import Claims, metadata_claim
-from fsar.pipeline.store.journal.intact import refuse_damaged_chunk
-from fsar.pipeline.store.journal.journal import chunk_key, publish, read_record, redo, stored_rows
+from fsar.pipeline.store.journal.damage import refuse_damaged_chunk
+from fsar.pipeline.store.journal.publish import publish, redo
+from fsar.pipeline.store.journal.records import chunk_key, read_record, stored_rows
 from fsar.pipeline.store.journal.seal import seal_files
 
 

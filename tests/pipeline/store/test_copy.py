@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.store import TextTable, VideoRow, create_store, list_formats, open_store
+from fsar.pipeline.store import TextTable, VideoRow, create_store, list_formats, open_store, write_text
 from fsar.pipeline.store.copy import export_store, merge_stores
 from fsar.pipeline.store.describe import compare_stores, describe_store
 from fsar.pipeline.store.retry import reset_failed
@@ -21,7 +21,7 @@ TABLE = TextTable("clip", np.ones((1, 2, 3), np.float32), ("a", "b"), ("{}",), {
 
 @pytest.mark.parametrize("to", list_formats())
 def test_a_store_comes_out_the_same_in_every_format(sealed: Path, tmp_path: Path, to: str) -> None:
-    open_store(sealed).write_text(TABLE)
+    write_text(sealed, TABLE)
     exported = export_store(sealed, tmp_path / f"exported{to}")
     assert compare_stores(sealed, exported.path)["equal"]
     assert exported.failures() == open_store(sealed).failures()
@@ -122,7 +122,7 @@ def test_a_store_is_not_exported_onto_itself(sealed: Path) -> None:
 def test_merged_stores_hold_all_videos_grouped_by_part(path: Path, tmp_path: Path) -> None:
     other = write_sample(tmp_path / "other.zarr", samples.videos(6, prefix="w"))
     write_sample(path)
-    open_store(other).write_text(TABLE)
+    write_text(other, TABLE)
     merged = merge_stores([path, other], tmp_path / f"merged{path.suffix}")
     assert [video.part for video in merged.videos] == ["train"] * 8 + ["test"] * 8
     for video in merged.videos:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fsar.pipeline.store import TextTable, VideoRow, disk, extend_store, open_store
+from fsar.pipeline.store import TextTable, VideoRow, disk, extend_store, open_store, write_text
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import bytes_of, fill, write_sample
@@ -315,14 +315,14 @@ class TestTextIsInterrupted:
         table = TextTable("clip", np.ones((1, 2, 3), np.float32), ("a", "b"), ("{}",))
         whole = write_sample(tmp_path / "whole" / f"sample{suffix}", samples.videos(5))
         with at_step(-1, disk_full) as seen:
-            open_store(whole).write_text(table)
+            write_text(whole, table)
         for number in numbers(len(seen)):
             path = write_sample(tmp_path / str(number) / f"sample{suffix}", samples.videos(5))
             with at_step(number, disk_full), contextlib.suppress(OSError):
-                open_store(path).write_text(table)
+                write_text(path, table)
             store = open_store(path)  # still open for everyone
             assert store.load("pooled").shape[0] == 5
-            store.write_text(table)
+            write_text(store.path, table)
             assert bytes_of(path.parent) == bytes_of(whole.parent), f"step {number}"
 
     def test_some_step_fails(self, tmp_path: Path, suffix: str) -> None:
@@ -336,12 +336,12 @@ class TestTextIsInterrupted:
         write_sample(path, samples.videos(5))
         tables = [TextTable(name, np.ones((1, 2, 3), np.float32), ("a", "b"), ("{}",)) for name in ("one", "two")]
         with at_step(-1, disk_full) as seen:
-            open_store(path).write_text(tables[0])
+            write_text(path, tables[0])
         announced = seen.index("os.link", seen.index("os.link") + 1)  # the first link is the claim, then the intent
-        open_store(path).write_text(TextTable("one", np.zeros((1, 2, 3)), ("a", "b"), ("{}",)), overwrite=True)
+        write_text(path, TextTable("one", np.zeros((1, 2, 3)), ("a", "b"), ("{}",)), overwrite=True)
         with at_step(announced + 3, disk_full), pytest.raises(OSError, match="No space"):
-            open_store(path).write_text(tables[0], overwrite=True)
-        open_store(path).write_text(tables[1])
+            write_text(path, tables[0], overwrite=True)
+        write_text(path, tables[1])
         store = open_store(path)
         assert store.text_tables() == ["one", "two"]
         assert store.text("one").same_as(tables[0])
@@ -353,6 +353,6 @@ class TestTextIsInterrupted:
         with ThreadPoolExecutor(3) as pool:
             stores = [open_store(path) for _ in names]
             one = np.ones((1, 1, 2), np.float32)
-            list(pool.map(lambda s, n: s.write_text(TextTable(n, one, ("a",), ("{}",))), stores, names))
+            list(pool.map(lambda s, n: write_text(s.path, TextTable(n, one, ("a",), ("{}",))), stores, names))
         assert open_store(path).text_tables() == names
         assert verify(path).problems == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.store import TextTable, open_store
+from fsar.pipeline.store import TextTable, open_store, write_text
 from fsar.pipeline.store.describe import describe_store
 from fsar.pipeline.store.format.identity import checked_json
 from fsar.pipeline.store.verify import verify
@@ -118,7 +118,7 @@ def test_a_broken_master_is_one_error(sealed: Path, content: bytes) -> None:
     master.write_bytes(content)
     store = open_store(sealed)
     table = TextTable("t", [[[1.0]]], ("a",), ("{}",))  # type: ignore[arg-type]
-    for action in (store.text_tables, lambda: describe_store(sealed), lambda: store.write_text(table)):
+    for action in (store.text_tables, lambda: describe_store(sealed), lambda: write_text(store.path, table)):
         with pytest.raises(InputError, match=r"is damaged \(.*run `fsar-store verify"):
             action()
 

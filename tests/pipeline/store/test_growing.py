@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.store import TextTable, VideoRow, extend_store, open_store
+from fsar.pipeline.store import TextTable, VideoRow, extend_store, open_store, write_text
 from fsar.pipeline.store.retry import Reset, reset_failed
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.store import samples
@@ -106,7 +106,7 @@ class TestText:
         vectors = np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float32)
         names = ("Pushing [something]", "naïve", "a,b\n")
         table = TextTable("clip-fsar", vectors, names, ("a photo of {}", "{}"), {"weights": "ab", "pooling": "eos"})
-        open_store(sealed).write_text(table)
+        write_text(sealed, table)
         store = open_store(sealed)
         assert store.text_tables() == ["clip-fsar"]
         assert store.text("clip-fsar").same_as(table)
@@ -118,30 +118,30 @@ class TestText:
     def test_no_trace_of_the_work_stays(self, sealed: Path) -> None:
         store = open_store(sealed)
         before = {file.name for file in store.files.home.iterdir()}
-        store.write_text(TextTable("t", np.zeros((1, 1, 2), np.float32), ("a",), ("{}",)))
+        write_text(store.path, TextTable("t", np.zeros((1, 1, 2), np.float32), ("a",), ("{}",)))
         assert {file.name for file in store.files.home.iterdir()} == before
 
     def test_another_table_of_the_same_name_needs_overwrite(self, sealed: Path) -> None:
         store = open_store(sealed)
         table = TextTable("t", np.zeros((1, 1, 2), np.float32), ("a",), ("{}",))
-        store.write_text(table)
-        store.write_text(table)
+        write_text(store.path, table)
+        write_text(store.path, table)
         wider = TextTable("t", np.zeros((1, 1, 4), np.float32), ("a",), ("{}",))
         with pytest.raises(InputError, match="has another text table 't'"):
-            store.write_text(wider)
-        store.write_text(wider, overwrite=True)
+            write_text(store.path, wider)
+        write_text(store.path, wider, overwrite=True)
         assert open_store(sealed).text("t").vectors.shape == (1, 1, 4)
 
     def test_long_lists_of_names_fit(self, sealed: Path) -> None:
         names = tuple(f"a class with quite a long name, number {index}" for index in range(3000))
         table = TextTable("many", np.zeros((1, 3000, 2), np.float32), names, ("{}",))
-        open_store(sealed).write_text(table)
+        write_text(sealed, table)
         assert open_store(sealed).text("many").class_names == names
 
     def test_an_unsealed_store_takes_text_too(self, path: Path) -> None:
         with samples.open_sample(path) as writer:
             table = TextTable("t", np.zeros((1, 1, 2), np.float32), ("a",), ("{}",))
-            open_store(path, allow_unsealed=True).write_text(table)
+            write_text(path, table)
             fill(writer)
             writer.seal()
         assert open_store(path).text_tables() == ["t"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.store import TextTable, open_store, open_writer
+from fsar.pipeline.store import TextTable, open_store, open_writer, write_text
 from fsar.pipeline.store.copy import export_store
 from fsar.pipeline.store.describe import compare_stores
 from fsar.pipeline.store.verify import verify
@@ -51,7 +51,7 @@ def test_text_tables_that_go_with_the_master_are_not_lost_in_silence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_sample(tmp_path / "a.h5")
-    open_store(path).write_text(TABLE)
+    write_text(path, TABLE)
     path.unlink()
     seal(path)
     assert "text tables that were in it are lost" in capsys.readouterr().err
@@ -63,7 +63,7 @@ def test_text_tables_that_go_with_the_master_are_not_lost_in_silence(
 @pytest.mark.parametrize("mend", [seal, write_sample])
 def test_a_renamed_store_is_told_and_mended(tmp_path: Path, name: str, mend: Callable[[Path], object]) -> None:
     path = write_sample(tmp_path / "a.h5")
-    open_store(path).write_text(TABLE)
+    write_text(path, TABLE)
     path = rename(path, name)
     (problem,) = verify(path).problems
     assert "the store was renamed: `fsar-store seal" in problem.what

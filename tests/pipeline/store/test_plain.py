@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsar.pipeline.store import TextTable, open_store
+from fsar.pipeline.store import TextTable, open_store, write_text
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import CHUNK_ROWS, RECIPE, TAPS, expected, fill
 
@@ -33,7 +33,7 @@ class TestPlainLibraries:
 
     def test_recipe_and_text_are_visible(self, sealed: Path) -> None:
         table = TextTable("clip", np.ones((2, 1, 3), np.float32), ("a class",), ("t1 {}", "t2 {}"), {"tower": "x"})
-        open_store(sealed).write_text(table)
+        write_text(sealed, table)
         if sealed.suffix == ".zarr":
             import zarr
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.store import TextTable, open_store
+from fsar.pipeline.store import TextTable, open_store, write_text
 from fsar.pipeline.store.verify import Verification, verify
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import fill
@@ -21,7 +21,7 @@ def full(path: Path) -> Path:
         writer.seal()
         writer.record_run({"device": "cpu"})
     table = TextTable("clip", np.ones((2, 3, 4), np.float32), ("a", "b", "c"), ("{}", "a {}"), {"weights": "ff"})
-    open_store(path).write_text(table)
+    write_text(path, table)
     return path
 
 

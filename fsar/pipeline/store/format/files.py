@@ -55,6 +55,10 @@ class StoreFiles:
         """Return whether the creation of a store here was completed."""
         return (self.home / JOURNAL / f"{METADATA_KEY}.json").exists()
 
+    def lacks_master(self) -> bool:
+        """Return whether a file that the format keeps outside the home folder is not there."""
+        return not all(self.locate(name).exists() for name in self.format.extra_names())
+
     def names(self) -> list[str]:
         """Return the names of all files on disk, book-keeping included."""
         inside = [path.relative_to(self.home).as_posix() for path in self.home.rglob("*") if not path.is_dir()]

@@ -9,8 +9,8 @@ import numpy as np
 from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.format.layout import Layout, pending_chunks
 from fsar.pipeline.store.journal.chunk_rows import read_column
-from fsar.pipeline.store.journal.journal import read_chunk_record
-from fsar.pipeline.store.journal.seal import failures_in
+from fsar.pipeline.store.journal.manifest import failures_in
+from fsar.pipeline.store.journal.records import read_chunk_record
 
 Array = np.ndarray[Any, Any]
 

@@ -1,8 +1,7 @@
 """The manifest: sha256 and size of every file, written last. A store without one is unfinished."""
 
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fsar.errors import InputError
@@ -24,37 +23,19 @@ from fsar.pipeline.store.format.files import (
 )
 from fsar.pipeline.store.format.identity import checked_json
 from fsar.pipeline.store.format.layout import Layout, VideoRow, pending_chunks
-from fsar.pipeline.store.format.schema import RECORD, read_document
 from fsar.pipeline.store.journal.chunk_rows import read_column
 from fsar.pipeline.store.journal.claims import drop_chunk_claims, metadata_claim
-from fsar.pipeline.store.journal.journal import (
+from fsar.pipeline.store.journal.manifest import describe_missing, failures_in, is_sealed
+from fsar.pipeline.store.journal.publish import publish, redo, remove_superseded
+from fsar.pipeline.store.journal.records import (
     Entries,
     chunk_key,
     chunk_records,
     intents,
     metadata_entries,
-    publish,
     record_entries,
-    redo,
-    remove_superseded,
     stored_rows,
 )
-
-PARTS = ("train", "val", "test", "")
-
-
-def is_sealed(files: StoreFiles) -> bool:
-    """Return whether the store has a manifest."""
-    return files.locate(MANIFEST_FILE).exists()
-
-
-def read_manifest(files: StoreFiles) -> Entries:
-    """Return file name -> sha256 and size.
-
-    Raises:
-        InputError: the manifest itself is damaged.
-    """
-    return record_entries(read_document(files.locate(MANIFEST_FILE), RECORD))
 
 
 def seal_files(files: StoreFiles) -> None:
@@ -122,19 +103,6 @@ def chunk_entries(files: StoreFiles) -> Entries:
     return entries
 
 
-def failures_in(records: Iterable[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
-    """Return (row, reason, message) of every failed row, in row order."""
-    return sorted((int(row), reason, message) for record in records for row, reason, message in record["failures"])
-
-
 def _failure_row(videos: Sequence[VideoRow], failure: tuple[int, str, str]) -> list[Any]:
     row, reason, message = failure
     return [videos[row].video_id, videos[row].path, "encode", reason, message]
-
-
-def describe_missing(videos: Sequence[VideoRow], rows: Iterable[int]) -> str:
-    """Return how many videos of which split part are missing: "12 of 40 videos are missing (train 8, test 4)"."""
-    missing = Counter(videos[row].part for row in rows)
-    parts = [part for part in PARTS if missing[part]] + sorted(missing.keys() - set(PARTS))
-    listed = ", ".join(f"{part or 'no part'} {missing[part]}" for part in parts)
-    return f"{missing.total()} of {len(videos)} videos are missing ({listed})"

@@ -34,26 +34,17 @@ from fsar.pipeline.store.disk import (
 )
 from fsar.pipeline.store.format.files import JOURNAL, METADATA_KEY, STAGING, StoreFiles
 from fsar.pipeline.store.format.identity import checked_json
-from fsar.pipeline.store.format.schema import FILE_ENTRY, INTENT, RECORD, check_fields, check_record, read_document
+from fsar.pipeline.store.format.schema import INTENT, read_document
+from fsar.pipeline.store.journal.records import (
+    Entries,
+    chunk_key,
+    intent_path,
+    record_entries,
+    record_path,
+    stored_rows,
+)
 
-Entries = dict[str, FileEntry]
 LastFile = Callable[[Entries, bytes], dict[str, bytes]]
-
-
-def chunk_key(index: int, n_rows: int) -> str:
-    """Return the journal's name of chunk `index` with `n_rows` rows stored in it."""
-    return f"{index:06d}.{n_rows:06d}"
-
-
-def stored_rows(files: StoreFiles) -> dict[int, int]:
-    """Return how many rows of each finished chunk are stored, by listing names only."""
-    stored: dict[int, int] = {}
-    for name in list_names(files.folder(JOURNAL)):
-        index, _, rest = name.partition(".")
-        n_rows, _, suffix = rest.partition(".")
-        if index.isdigit() and n_rows.isdigit() and suffix == "json":
-            stored[int(index)] = max(stored.get(int(index), 0), int(n_rows))
-    return stored
 
 
 def remove_superseded(files: StoreFiles) -> None:
@@ -64,42 +55,6 @@ def remove_superseded(files: StoreFiles) -> None:
         key, _, suffix = name.rpartition(".")
         if suffix == "json" and key != METADATA_KEY and not name.startswith(".") and key not in newest:
             (folder / name).unlink(missing_ok=True)
-
-
-def read_record(files: StoreFiles, key: str) -> dict[str, Any]:
-    """Return the record of a published set of files: files (name -> sha256, bytes) and what its writer added.
-
-    Raises:
-        FileNotFoundError: there is none of that key.
-        InputError: it is damaged, or another version of fsar wrote it.
-    """
-    path = _record_path(files, key)
-    record = read_document(path, RECORD)
-    return record if key == METADATA_KEY else check_record(record, str(path))
-
-
-def read_chunk_record(files: StoreFiles, index: int, n_rows: int) -> dict[str, Any]:
-    """Return the record of a chunk with at least `n_rows` rows: it may have grown since they were counted."""
-    try:
-        return read_record(files, chunk_key(index, n_rows))
-    except FileNotFoundError:
-        grown = stored_rows(files).get(index, 0)
-        if grown <= n_rows:
-            raise
-        return read_record(files, chunk_key(index, grown))
-
-
-def chunk_records(files: StoreFiles) -> dict[int, dict[str, Any]]:
-    """Return the record of every finished chunk, by its index."""
-    return {index: read_record(files, chunk_key(index, rows)) for index, rows in sorted(stored_rows(files).items())}
-
-
-def record_entries(record: Mapping[str, Any]) -> Entries:
-    """Return the files that a record names."""
-    entries = {
-        name: check_fields(entry, FILE_ENTRY, f"the record of {name}") for name, entry in record["files"].items()
-    }
-    return {name: FileEntry(entry["sha256"], entry["bytes"]) for name, entry in entries.items()}
 
 
 def publish(
@@ -132,7 +87,7 @@ def publish(
             raise InputError(f"{folder} was removed while it was being published")
         return ours
     except FileNotFoundError:  # another writer published the same, sealed the store and cleared what was staged
-        if keep is None and _record_path(files, key).exists():
+        if keep is None and record_path(files, key).exists():
             return False
         raise
     except OSError as error:
@@ -165,11 +120,11 @@ def _stage(
 
 
 def _announce(files: StoreFiles, key: str, intent: bytes, folder: Path, *, replaces: bool) -> bool:
-    path = _intent_path(files, key)
+    path = intent_path(files, key)
     while not create_exclusive(path, intent, folder / "intent"):
         if redo(files, key) and not replaces:
             return False
-    if not replaces and _record_path(files, key).exists():
+    if not replaces and record_path(files, key).exists():
         path.unlink(missing_ok=True)  # another writer finished between our check and our intent
         return False
     return True
@@ -177,7 +132,7 @@ def _announce(files: StoreFiles, key: str, intent: bytes, folder: Path, *, repla
 
 def _is_announced(files: StoreFiles, key: str, token: str) -> bool:
     try:
-        return token.encode() in _intent_path(files, key).read_bytes()
+        return token.encode() in intent_path(files, key).read_bytes()
     except FileNotFoundError:
         return False
 
@@ -187,7 +142,7 @@ def redo(files: StoreFiles, key: str) -> bool:
 
     An intent whose staged files are gone or torn is discarded.
     """
-    path, record = _intent_path(files, key), _record_path(files, key)
+    path, record = intent_path(files, key), record_path(files, key)
     try:
         intent = read_document(path, INTENT)
     except FileNotFoundError:
@@ -204,14 +159,6 @@ def redo(files: StoreFiles, key: str) -> bool:
     path.unlink(missing_ok=True)
     shutil.rmtree(staging, ignore_errors=True)
     return done
-
-
-def _intent_path(files: StoreFiles, key: str) -> Path:
-    return files.folder(JOURNAL) / f"{key}.intent"
-
-
-def _record_path(files: StoreFiles, key: str) -> Path:
-    return files.folder(JOURNAL) / f"{key}.json"
 
 
 def _move_all(files: StoreFiles, staging: Path, entries: Entries) -> bool:
@@ -233,29 +180,5 @@ def _move(files: StoreFiles, staging: Path, name: str, entry: FileEntry) -> bool
     return True
 
 
-def intents(files: StoreFiles) -> list[str]:
-    """Return the keys that were announced and not finished."""
-    names = list_names(files.folder(JOURNAL))
-    return [name.removesuffix(".intent") for name in names if name.endswith(".intent") and not name.startswith(".")]
-
-
-def announced_files(files: StoreFiles) -> set[str]:
-    """Return the names of files that unfinished publications are about to put in place, or already have."""
-    names: set[str] = set()
-    for key in intents(files):
-        path = _intent_path(files, key)
-        try:
-            intent = read_document(path, INTENT)
-        except (FileNotFoundError, InputError):  # just finished, or torn: then it moved nothing
-            continue
-        names |= {name for step in intent["steps"] for name in step}
-    return names
-
-
 def _listed(entries: Entries) -> dict[str, dict[str, Any]]:
     return {name: {"sha256": entry.sha256, "bytes": entry.n_bytes} for name, entry in sorted(entries.items())}
-
-
-def metadata_entries(files: StoreFiles) -> Entries:
-    """Return the files of the metadata record."""
-    return record_entries(read_record(files, METADATA_KEY))
