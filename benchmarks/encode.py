@@ -130,8 +130,8 @@ def measure(name: str, videos: list[Path], arguments: argparse.Namespace, folder
     from fsar.pipeline.encode.encode import EncodeOptions, plan
     from fsar.pipeline.encode.engine import EngineOptions
     from fsar.pipeline.encode.forward import Forward
-    from fsar.pipeline.encode.images import CENTRE, prepare
     from fsar.pipeline.encode.taps import TapExtractor
+    from fsar.pipeline.pixels.prepare import CENTRE, prepare
 
     backbone, size, n_rows = MODELS[name]
     engine = EngineOptions(device=arguments.device, batch_size=arguments.batch_size, jobs=arguments.jobs)

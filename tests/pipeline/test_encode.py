@@ -20,8 +20,9 @@ from fsar.pipeline.encode.chunk import ChunkWork
 from fsar.pipeline.encode.clip_task import InlineDecoder, view_generator
 from fsar.pipeline.encode.encode import EncodeOptions, add_videos, encode, plan
 from fsar.pipeline.encode.engine import EngineOptions
-from fsar.pipeline.encode.images import ImageSpec, draw_view, prepare
 from fsar.pipeline.encode.taps import TapExtractor
+from fsar.pipeline.pixels.prepare import draw_view, prepare
+from fsar.pipeline.pixels.spec import ImageSpec
 from fsar.pipeline.store import STATUS_FAILED, STATUS_OK, Chunk, StoreWriter, VideoRow, extend_store, open_store
 from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.journal.manifest import is_sealed

@@ -1,22 +1,11 @@
 """Image backbones: `load_backbone("open_clip:ViT-B-16/openai")`."""
 
-from fsar.pipeline.backbones.base import (
-    CLIP_MEAN,
-    CLIP_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Backbone,
-    TapPoints,
-)
+from fsar.pipeline.backbones.base import Backbone, TapPoints
 from fsar.pipeline.backbones.load import load_backbone
 from fsar.pipeline.backbones.spec import BackboneSpec, parse_spec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, save_weights, state_sha256
 
 __all__ = [
-    "CLIP_MEAN",
-    "CLIP_STD",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "Backbone",
     "BackboneSpec",
     "TapPoints",

@@ -14,10 +14,6 @@ from fsar.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
 _INIT_LOCK = threading.Lock()
 """Libraries initialise from the process-wide generator: two models at once would share its draws."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fsar.errors import unknown_name
-from fsar.pipeline.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, TapPoints, seeded_init, unreachable
+from fsar.pipeline.backbones.base import Backbone, TapPoints, seeded_init, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
+from fsar.pipeline.pixels.spec import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fsar.errors import InputError
-from fsar.pipeline.encode.images import View, prepare
 from fsar.pipeline.encode.lanes import Lanes
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.taps import TapExtractor
+from fsar.pipeline.pixels.prepare import View, prepare
 
 if TYPE_CHECKING:
     import torch

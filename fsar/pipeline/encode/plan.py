@@ -144,16 +144,10 @@ def tap_specs(extractor: TapExtractor, recipe: Recipe) -> dict[str, TapSpec]:
 
 def _normalisation(backbone: Backbone | None, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     from fsar.errors import unknown_name
-    from fsar.pipeline.backbones import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
+    from fsar.pipeline.pixels.spec import NORMALISATIONS as KNOWN
 
-    known: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-        "clip": (CLIP_MEAN, CLIP_STD),
-        "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
-        "half": ((0.45,) * 3, (0.225,) * 3),
-        "none": ((0.0,) * 3, (1.0,) * 3),
-    }
     if backbone is not None and name == "backbone":
         return backbone.mean, backbone.std
-    if name not in known:
+    if name not in KNOWN:
         raise unknown_name("normalisation", name, NORMALISATIONS)
-    return known[name]
+    return KNOWN[name]

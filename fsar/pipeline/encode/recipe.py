@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.encode.images import ImageSpec
+from fsar.pipeline.pixels.spec import ImageSpec
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone

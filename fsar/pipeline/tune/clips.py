@@ -99,7 +99,8 @@ def _decode_all(
 
 def small_clip(row: CatalogRow, *, spec: ClipSpec) -> np.ndarray:
     """Return the middle frame of each of T segments, resized and cropped to a square, (T, S, S, 3) uint8."""
-    from fsar.pipeline.encode.images import ImageSpec, prepare
+    from fsar.pipeline.pixels.prepare import prepare
+    from fsar.pipeline.pixels.spec import ImageSpec
 
     clip = decode_clip(row.path, lambda n: sample_indices("uniform-center", n, spec.n_frames), decoder=spec.decoder)
     image = ImageSpec(mode=spec.resize, resize=spec.size, size=spec.size, antialias=spec.antialias)

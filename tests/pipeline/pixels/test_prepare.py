@@ -7,8 +7,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from fsar.errors import InputError
-from fsar.pipeline.backbones import CLIP_MEAN, CLIP_STD
-from fsar.pipeline.encode.images import CENTRE, ImageSpec, Jitter, View, draw_view, prepare, resized_shape
+from fsar.pipeline.pixels.colour import Jitter
+from fsar.pipeline.pixels.prepare import CENTRE, View, draw_view, prepare
+from fsar.pipeline.pixels.spec import CLIP_MEAN, CLIP_STD, ImageSpec, resized_shape
 
 LEVEL = 1 / 255
 
