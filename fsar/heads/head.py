@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError, unknown_name
 from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
+from fsar.heads.explain.evidence import Explanation
+from fsar.heads.explain.sensitivity import leave_frames_out
 
 Outputs = dict[str, Tensor]
 """What a head computes for a batch: "logits" (B, Q, N), and whatever its loss or a curious user wants besides."""
@@ -70,6 +72,15 @@ class Head(nn.Module):
         """Return the loss terms of the method, each a mean over the B episodes; "total" is their weighted sum."""
         classification = cross_entropy(outputs["logits"], targets.query_labels)
         return {"classification": classification, "total": classification}
+
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return the logits for a batch and the evidence for them; call it in evaluation mode.
+
+        This default leaves out one query frame after the other, which serves any head; a head that matches parts of
+        videos returns what it matched instead.
+        """
+        scores = leave_frames_out(self, batch)
+        return Explanation(scores.score, (scores,))
 
     def pair_loss(self, batch: PairBatch) -> Losses:
         """Return the loss terms of a head with `training_unit = "pairs"`."""

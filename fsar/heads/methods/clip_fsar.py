@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.explain.evidence import Explanation, FrameScores, Link, mean_cosine_frames, prototype_labels
+from fsar.heads.explain.sensitivity import align
 from fsar.heads.head import Losses, Outputs, TableHead, register_head
 from fsar.heads.layers.attention import CrossBlock
 from fsar.heads.layers.functional import (
@@ -93,14 +95,17 @@ class ClipFsarHead(TableHead):
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) and the alignment "cost" (B, Q, N)."""
         text = mean_text(batch.class_text, "clip-fsar", self.dim)  # (B, N, D)
+        return self._compare(*self._episode_in_context(batch, text), batch.n_way, text)
+
+    def _episode_in_context(self, batch: EpisodeBatch, text: Tensor) -> tuple[Features, Tensor, Features]:
+        """Return supports (or class means) in context, their labels, and the queries."""
         support, labels, raw_query = batch.support["frames"], batch.support_labels, batch.query["frames"]
         if self._merges(labels, batch.n_way):
             support = class_means(support, labels, batch.n_way)
             labels = torch.arange(batch.n_way, device=labels.device).expand(len(labels), -1)
         own_text = text.gather(1, labels.unsqueeze(-1).expand(-1, -1, self.dim))
         query, support = self._in_context([raw_query, _with_text(support, own_text)])
-        embedded = {"frames": query, "raw": raw_query}
-        return self._compare({"frames": support[..., :-1, :]}, labels, embedded, batch.n_way, text)
+        return {"frames": support[..., :-1, :]}, labels, {"frames": query, "raw": raw_query}
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
         """Return "frames" (..., T, D) in context, and the "raw" frames where matching needs them."""
@@ -126,12 +131,45 @@ class ClipFsarHead(TableHead):
 
     def _compare(self, support: Features, labels: Tensor, query: Features, n_way: int, text: Tensor) -> Outputs:
         prototypes = class_means(support["frames"], labels, n_way)  # (B, N, T, D)
-        distance = frame_distances(query["frames"], prototypes)
-        align = soft_alignment if self.single_direction else two_way_alignment
-        cost = align(distance, SMOOTHING, MAX_COSINE_DISTANCE)
+        cost = self._cost(frame_distances(query["frames"], prototypes))
         if self.training or self.scoring == "visual":
             return {"logits": -cost, "cost": cost}
         return {"logits": self._text_scores(query["raw"], text, cost), "cost": cost}
+
+    def _cost(self, distance: Tensor) -> Tensor:
+        """Return the alignment cost of distances (..., T, U): (...)."""
+        aligned = soft_alignment if self.single_direction else two_way_alignment
+        return aligned(distance, SMOOTHING, MAX_COSINE_DISTANCE)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return the alignment of queries with prototypes, and how close each frame is to the class texts.
+
+        With visual scoring, as released, class text acts through the prototypes alone: its scores only illustrate.
+        """
+        text = mean_text(batch.class_text, "clip-fsar", self.dim)
+        support, labels, query = self._episode_in_context(batch, text)
+        prototypes = class_means(support["frames"], labels, batch.n_way)
+        by_text = {"visual": 0.0, "text": 1.0, "combined": self.text_exponent}[self.scoring]
+        link: Link = "linear" if self.scoring == "visual" else "log_softmax"
+        divisor = 1 if self.scoring == "visual" else self._n_frames(query["raw"])
+        paths = align(
+            "frame alignment",
+            frame_distances(query["frames"], prototypes),
+            prototype_labels(prototypes, batch.n_way),
+            batch.n_way,
+            lambda distance: self._cost(distance) / divisor,
+            weight=1 - by_text,
+            link=link,
+            exact=False,
+        )
+        parts = mean_cosine_frames(query["raw"], text, scale=self.scale)
+        words = FrameScores(
+            name="class text", score=parts.sum(-1), weight=by_text, link=link, parts=parts, method="text"
+        )
+        return Explanation(
+            self(batch), (paths, words), exponential=self.compat == "official" and self.scoring != "visual"
+        )
 
     def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return "classification" over the episode's classes, "text" over all training classes, and "total"."""
@@ -166,11 +204,14 @@ class ClipFsarHead(TableHead):
     def _text_scores(self, raw: Tensor, text: Tensor, cost: Tensor) -> Tensor:
         videos = F.normalize(raw.mean(2), dim=-1)  # (B, Q, D)
         by_text = self.scale * videos @ F.normalize(text, dim=-1).transpose(1, 2)
-        n_frames = OFFICIAL_FRAMES if self.compat == "official" else raw.shape[2]
-        log_text, log_visual = by_text.log_softmax(-1), (-cost / n_frames).log_softmax(-1)
+        log_text, log_visual = by_text.log_softmax(-1), (-cost / self._n_frames(raw)).log_softmax(-1)
         weight = 1.0 if self.scoring == "text" else self.text_exponent
         scores = weight * log_text + (1 - weight) * log_visual
         return scores.exp() if self.compat == "official" else scores
+
+    def _n_frames(self, raw: Tensor) -> int:
+        """Return what alignment costs are divided by before they are compared with text."""
+        return OFFICIAL_FRAMES if self.compat == "official" else raw.shape[2]
 
 
 def _with_text(frames: Tensor, text: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.explain.evidence import Explanation, FrameScores, mean_cosine_frames, prototype_labels
+from fsar.heads.explain.sensitivity import align
 from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers.attention import CrossBlock, FeedForward
 from fsar.heads.layers.functional import (
@@ -24,6 +26,8 @@ from fsar.heads.layers.text_checks import mean_text
 from fsar.heads.recipes.presets import Preset, register_preset
 
 SMOOTHING = 0.5
+WITHIN_VIDEO = 0.5
+"""Weight of the alignment within videos against that within the episode."""
 TOKEN_SHARE = 0.1
 """How much of a video's token is added to each of its frames."""
 
@@ -158,19 +162,53 @@ class ClipMeiHead(TableHead):
     def _cost(self, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return 0.5 alignment within videos + alignment within the episode + one term per class: (B, Q, N)."""
         n_query = query.shape[1]
+        cost = self._aligned(torch.cat(self._distances(support, labels, query, n_way), 1))  # (B, 2Q + 1, N)
+        return WITHIN_VIDEO * cost[:, :n_query] + cost[:, n_query:-1] + cost[:, -1:]
+
+    def _aligned(self, distance: Tensor) -> Tensor:
+        """Return the alignment cost of distances (..., T, U): (...)."""
+        cost = soft_alignment if self.single_direction else two_way_alignment
+        return cost(distance, SMOOTHING, MAX_COSINE_DISTANCE)
+
+    def _distances(self, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return distances of frames within videos and within the episode, (B, Q, N, T, T), and of the tokens of the
+        queries together, (B, 1, N, T, T).
+        """
         class_token = self._class_tokens(support, labels, query, n_way)  # (B, N, T, D)
         query_token = class_token.mean(1, keepdim=True)
         (class_token_2, support_2), (query_token_2, query_2) = self._across_videos(
             (class_token, support), (query_token, query)
         )
-        distances = (
+        return (
             frame_distances(query, class_means(support, labels, n_way)),
             frame_distances(query_2, class_means(support_2, labels, n_way)),
             frame_distances(query_token_2, class_token_2),
         )
-        align = soft_alignment if self.single_direction else two_way_alignment
-        cost = align(torch.cat(distances, 1), SMOOTHING, MAX_COSINE_DISTANCE)  # (B, 2Q + 1, N)
-        return 0.5 * cost[:, :n_query] + cost[:, n_query:-1] + cost[:, -1:]
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return the three alignments of the score, and how close each query frame is to the class texts.
+
+        The third one compares what all queries have in common with each class: it is the same for every query.
+        """
+        text = mean_text(batch.class_text, "clip-mei", self.dim)
+        query, labels, n_way = batch.query["frames"], batch.support_labels, batch.n_way
+        _, frames = self._attend(query, self._query_token(query, text.mean(1)))
+        _, support = self._attend(batch.support["frames"], take_rows(text, labels))
+        within, across, common = self._distances(support, labels, frames, n_way)
+        terms = (
+            ("frame alignment within videos", within, WITHIN_VIDEO),
+            ("frame alignment within the episode", across, 1.0),
+            ("alignment of all queries together", common.expand_as(within), 1.0),
+        )
+        rows = prototype_labels(labels, n_way)
+        paths = [
+            align(name, distance, rows, n_way, self._aligned, weight=weight, exact=False)
+            for name, distance, weight in terms
+        ]
+        parts = mean_cosine_frames(query, text)
+        words = FrameScores(name="class text", score=parts.sum(-1), weight=0.0, parts=parts, method="text")
+        return Explanation(self(batch), (*paths, words))
 
     @staticmethod
     def _class_tokens(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:

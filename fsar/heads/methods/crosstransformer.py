@@ -2,12 +2,14 @@
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fsar.heads.batch import Features
+from fsar.heads.batch import EpisodeBatch, Features
+from fsar.heads.explain.evidence import Explanation, TupleMatch, frame_tuples, within_classes
 from fsar.heads.head import Outputs, TableHead, register_head
-from fsar.heads.layers.functional import group_by_class, take_videos
+from fsar.heads.layers.functional import group_by_class, membership, take_videos
 from fsar.heads.layers.option_checks import check_choice, check_positive
 
 OFFICIAL_FRAMES = 8
@@ -64,3 +66,26 @@ class CrossTransformer(TableHead):
         cosine = F.cosine_similarity(prototypes, query["values"].flatten(1, 2).unsqueeze(1), dim=-1)
         total = cosine.view(len(labels), n_way, n_query, n_frames).sum(-1).transpose(1, 2)
         return {"logits": total / (self.divisor or n_frames)}
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return for each query frame its cosine to each class's prototype, and the support frames it attends to."""
+        support, query, labels = self.embed(batch.support), self.embed(batch.query), batch.support_labels
+        n_frames, width = query["keys"].shape[2:]
+        scores = torch.einsum("bqtd,bsud->bqtsu", query["keys"], support["keys"]) * width**-0.5
+        attention = within_classes(scores, labels, batch.n_way)
+        of_support = torch.einsum("bqtsu,bsud->bqtsd", attention, support["values"])
+        member = membership(labels, batch.n_way).to(of_support.dtype)
+        prototypes = torch.einsum("bqtsd,bsn->bqntd", of_support, member)
+        cosine = F.cosine_similarity(prototypes, query["values"].unsqueeze(2), dim=-1)
+        parts = cosine / (self.divisor or n_frames)  # (B, Q, N, T)
+        match = TupleMatch(
+            name="frame attention",
+            score=parts.sum(-1),
+            parts=parts,
+            attention=attention,
+            tuples=frame_tuples(n_frames, 1),
+            n_frames=n_frames,
+            labels=labels,
+        )
+        return Explanation(self(batch), (match,))

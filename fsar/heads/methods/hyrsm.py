@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Targets
+from fsar.heads.explain.evidence import Explanation, prototype_labels
+from fsar.heads.explain.sensitivity import align, leave_frames_out
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
 from fsar.heads.layers.attention import SelfAttention, position_code, steep_sinusoid_table
 from fsar.heads.layers.dropout import Dropout
@@ -156,13 +158,28 @@ class HyRSM(Head):
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) and, with a class loss, "class_logits" (B, S+Q, T, K), supports first."""
         support, query = self.encode_episode(batch)
-        if self.relate_videos:
-            cost = hausdorff(self.relation(support, query).distances())  # (B, Q, S)
-            logits = -class_scores(cost, batch.support_labels, batch.n_way)
-        else:
-            prototypes = class_means(support, batch.support_labels, batch.n_way)
-            logits = -hausdorff(self.relation(prototypes, query).distances())
+        relation, labels = self.relate(batch, support, query)
+        logits = -class_scores(hausdorff(relation.distances()), labels, batch.n_way)
         return {"logits": logits} | self.class_outputs(support, query)
+
+    def relate(self, batch: EpisodeBatch, support: Tensor, query: Tensor) -> tuple[Relation, Tensor]:
+        """Return the relation of encoded queries with supports, or with class means, and the labels (B, R) of those."""
+        if self.relate_videos:
+            return self.relation(support, query), batch.support_labels
+        prototypes = class_means(support, batch.support_labels, batch.n_way)
+        return self.relation(prototypes, query), prototype_labels(prototypes, batch.n_way)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return which frames of a query and of the supports, or prototypes, are nearest to each other.
+
+        Every frame carries the relation of its whole video to the others by then: which frame of the query mattered is
+        told by leaving frames out.
+        """
+        relation, labels = self.relate(batch, *self.encode_episode(batch))
+        distance = relation.distances().transpose(-1, -2)  # query frames first
+        nearest = align("nearest frames", distance, labels, batch.n_way, hausdorff, exact=True)
+        return Explanation(self(batch), (nearest,), frames=leave_frames_out(self, batch, weight=0.0))
 
     def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return "classification", the per-frame "classes" loss if the head has it, and "total"."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads.batch import EpisodeBatch, Targets
+from fsar.heads.explain.evidence import prototype_labels
 from fsar.heads.head import Losses, Outputs, register_head
 from fsar.heads.layers.functional import class_scores, hausdorff, membership
 from fsar.heads.layers.option_checks import check_choice
@@ -87,20 +88,19 @@ class HyRSMPlusPlus(HyRSM):
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N), the scalar "temporal" regulariser and, with a class loss, "class_logits"."""
         support, query = self.encode_episode(batch)
-        shares = membership(batch.support_labels, batch.n_way).to(support.dtype)  # (B, S, N)
-        members = support
-        if batch.unlabelled is not None:
-            extra = self.encode(batch.unlabelled["frames"])
-            members = torch.cat((support, extra), 1)
-            shares = torch.cat((shares, self.confident(weighted_means(support, shares), extra)), 1)
-        if self.relate_videos and batch.unlabelled is None:
-            relation = self.relation(support, query)
-            cost = hausdorff(relation.distances())
-            logits = -class_scores(cost, batch.support_labels, batch.n_way)
-        else:
-            relation = self.relation(weighted_means(members, shares), query)
-            logits = -hausdorff(relation.distances())
+        relation, labels = self.relate(batch, support, query)
+        logits = -class_scores(hausdorff(relation.distances()), labels, batch.n_way)
         return {"logits": logits, "temporal": self.regulariser(relation)} | self.class_outputs(support, query)
+
+    def relate(self, batch: EpisodeBatch, support: Tensor, query: Tensor) -> tuple[Relation, Tensor]:
+        """Return what `HyRSM.relate` does; unlabelled videos join the means of the classes they surely belong to."""
+        if batch.unlabelled is None:
+            return super().relate(batch, support, query)
+        shares = membership(batch.support_labels, batch.n_way).to(support.dtype)  # (B, S, N)
+        extra = self.encode(batch.unlabelled["frames"])
+        shares = torch.cat((shares, self.confident(weighted_means(support, shares), extra)), 1)
+        prototypes = weighted_means(torch.cat((support, extra), 1), shares)
+        return self.relation(prototypes, query), prototype_labels(prototypes, batch.n_way)
 
     def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return the losses of `HyRSM` with the "temporal" one."""

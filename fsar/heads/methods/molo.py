@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.explain.evidence import Alignment, Explanation, prototype_labels
+from fsar.heads.explain.sensitivity import align
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers.attention import (
     FEED_FORWARD_WIDTH,
@@ -200,16 +202,34 @@ class MoLo(TableHead):
 
     def _stream(self, prototypes: Tensor, query: Tensor, scale: Tensor | None) -> Outputs:
         distance = frame_distances(query, prototypes)  # (B, Q, N, tokens, tokens), class tokens first
-        local = distance[..., 1:, 1:]
-        cost = local.amin(-1).sum(-1)
-        if not self.single_direction:
-            cost = cost + local.amin(-2).sum(-1)
+        cost = self._cost(distance[..., 1:, 1:])
         factor: Any = self.temperature if scale is None else scale
         return {
             "cost": cost,
             "s2q": -factor * distance[..., 0, 1:].sum(-1),
             "q2s": -factor * distance[..., 1:, 0].sum(-1),
         }
+
+    def _cost(self, distance: Tensor) -> Tensor:
+        """Return the sum of the nearest distances in (..., T, U), from both sides unless told otherwise."""
+        cost = distance.amin(-1).sum(-1)
+        return cost if self.single_direction else cost + distance.amin(-2).sum(-1)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return which frames, and which changes between frames, of a query and of the prototypes are nearest."""
+        support, query = self.embed(batch.support), self.embed(batch.query)
+
+        def nearest(role: str, name: str, weight: float) -> Alignment:
+            prototypes = class_means(support[role], batch.support_labels, batch.n_way)
+            distance = frame_distances(query[role], prototypes)[..., 1:, 1:]
+            labels, between = prototype_labels(prototypes, batch.n_way), role == "motion"
+            return align(
+                name, distance, labels, batch.n_way, self._cost, weight=weight, exact=True, between_frames=between
+            )
+
+        streams = nearest("appearance", "nearest frames", 1.0), nearest("motion", "nearest motion", self.motion_weight)
+        return Explanation(self(batch), streams)
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return what `match` does, "class_logits" (B, S+Q, K) and, in training with pixels, "reconstruction"."""

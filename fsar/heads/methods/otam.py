@@ -1,9 +1,12 @@
 """Ordered temporal alignment."""
 
+import torch
 from torch import Tensor
 
 from fsar.errors import InputError
-from fsar.heads.batch import Features
+from fsar.heads.batch import EpisodeBatch, Features
+from fsar.heads.explain.evidence import Explanation
+from fsar.heads.explain.sensitivity import align
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.layers.adapters import AdapterName, make_adapter
 from fsar.heads.layers.functional import MAX_COSINE_DISTANCE, class_scores, frame_distances, two_way_alignment
@@ -61,6 +64,20 @@ class OTAM(TableHead):
         distance = frame_distances(query["frames"], support["frames"])
         cost = two_way_alignment(distance, self.smoothing, MAX_COSINE_DISTANCE)  # (B, Q, S)
         return {"logits": -class_scores(cost, labels, n_way)}
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return the share of the alignment paths that pass each pair of a query's and a support's frames."""
+        query, support = (self.embed(side)["frames"] for side in (batch.query, batch.support))
+        paths = align(
+            "ordered frame alignment",
+            frame_distances(query, support),
+            batch.support_labels,
+            batch.n_way,
+            lambda distance: two_way_alignment(distance, self.smoothing, MAX_COSINE_DISTANCE),
+            exact=False,
+        )
+        return Explanation(self(batch), (paths,))
 
 
 register_preset(

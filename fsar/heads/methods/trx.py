@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.explain.evidence import Explanation, TupleMatch, frame_tuples, within_classes
 from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers.attention import position_code, sinusoid_table
 from fsar.heads.layers.dropout import Dropout
 from fsar.heads.layers.frame_tuples import slot_vectors, tuple_slots
-from fsar.heads.layers.functional import group_by_class, take_videos
+from fsar.heads.layers.functional import group_by_class, membership, take_videos
 from fsar.heads.layers.option_checks import check_choice, check_positive
 from fsar.heads.recipes.presets import Preset, register_preset
 
@@ -105,6 +106,37 @@ class TupleAttention(nn.Module):
         attention: Tensor = scores.view(n_batch, n_query * n_tuples, n_way, -1).softmax(-1)
         return attention.view(n_batch, n_query * n_tuples, n_way * n_shot, n_tuples)
 
+    def explain(self, support: Features, query: Features, labels: Tensor, n_way: int, weight: float) -> TupleMatch:
+        """Return what `match` gives, tuple by tuple, from tables of supports (B, S, ...) with labels (B, S).
+
+        Tuples are built here, one by one, which `match` avoids: to be read, not to be fast.
+        """
+        n_slots, dim = query["keys"].shape[2:]
+        n_tuples = query["rates"].shape[2]
+        slots = slots_of(n_tuples, n_slots, self.size, query["keys"])
+        asked, keys = (
+            table["rates"].unsqueeze(-1) * (slots @ table["keys"]) + self.norm_k.bias.float()
+            for table in (query, support)
+        )  # (B, V, P, d)
+        scores = torch.einsum("bqpd,bsud->bqpsu", asked, keys) * dim**-0.5
+        attention = within_classes(scores, labels, n_way)
+        of_support = torch.einsum("bqpsu,bsud->bqpsd", attention, slots @ support["values"])
+        member = membership(labels, n_way).to(of_support.dtype)
+        prototypes = torch.einsum("bqpsd,bsn->bqnpd", of_support, member)
+        own = (slots @ query["values"]).unsqueeze(2)
+        n_frames = n_slots // self.size + self.size - 1
+        parts = -(own - prototypes).square().sum(-1) / n_tuples  # (B, Q, N, P)
+        return TupleMatch(
+            name=f"tuples of {self.size} frames",
+            score=parts.sum(-1),
+            weight=weight,
+            parts=parts,
+            attention=attention,
+            tuples=frame_tuples(n_frames, self.size),
+            n_frames=n_frames,
+            labels=labels,
+        )
+
 
 @register_head("trx")
 class TRX(TableHead):
@@ -184,6 +216,23 @@ class TRX(TableHead):
         ]
         stacked = torch.stack(scores, -1)
         return {"logits": stacked.mean(-1), "per_cardinality": stacked}
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return for each tuple size the distance of every query tuple to its prototypes, and where it attends."""
+        support, query = self.embed(batch.support), self.embed(batch.query)
+        transformers = self._transformers()
+        matches = [
+            transformer.explain(
+                sub_tables(support, number),
+                sub_tables(query, number),
+                batch.support_labels,
+                batch.n_way,
+                1 / len(transformers),
+            )
+            for number, transformer in enumerate(transformers)
+        ]
+        return Explanation(self(batch), tuple(matches))
 
     def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return the cross entropy, reduced over queries as asked."""

@@ -1,9 +1,11 @@
 """Baselines without parameters on CLIP features: class text alone, and class text times visual prototypes."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsar.heads.batch import Features
+from fsar.heads.batch import EpisodeBatch, Features
+from fsar.heads.explain.evidence import Explanation, FrameScores, mean_cosine_frames
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.layers.functional import class_means
 from fsar.heads.layers.option_checks import check_share
@@ -50,6 +52,17 @@ class ClipZeroShotHead(TableHead):
         videos = query["frames"].squeeze(2)
         return {"logits": self.scale * cosine(videos, mean_text(class_text, "clip-zero-shot", videos.shape[-1]))}
 
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return the part of each frame in the cosine of a query and the class texts."""
+        return Explanation(self(batch), (self._text_scores(batch, 1.0),))
+
+    def _text_scores(self, batch: EpisodeBatch, weight: float) -> FrameScores:
+        frames = batch.query["frames"]
+        text = mean_text(batch.class_text, "clip-zero-shot", frames.shape[-1])
+        parts = mean_cosine_frames(frames, text, scale=self.scale)
+        return FrameScores(name="class text", score=parts.sum(-1), weight=weight, parts=parts, method="text")
+
 
 @register_head("clip-proto-text")
 class ClipProtoTextHead(ClipZeroShotHead):
@@ -76,3 +89,12 @@ class ClipProtoTextHead(ClipZeroShotHead):
         visual = cosine(videos, class_means(support["frames"].squeeze(2), labels, n_way))
         logits = self.scale * (self.text_weight * text + (1 - self.text_weight) * visual)
         return {"logits": logits, "text": text, "visual": visual}
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return the part of each frame in the cosines of a query with the class texts and with the prototypes."""
+        support = batch.support["frames"].mean(2)
+        prototypes = class_means(support, batch.support_labels, batch.n_way)
+        parts = mean_cosine_frames(batch.query["frames"], prototypes, scale=self.scale)
+        visual = FrameScores(name="class prototype", score=parts.sum(-1), weight=1 - self.text_weight, parts=parts)
+        return Explanation(self(batch), (self._text_scores(batch, self.text_weight), visual))

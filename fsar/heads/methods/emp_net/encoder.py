@@ -128,10 +128,30 @@ def score(levels: Levels, text: Tensor) -> Tensor:
 
     The mean class token, the best 2 frames and the best 49 patches (of their means over time) count.
     """
-    token = offset_cosine(levels.token, text).mean(1)
-    frame = offset_cosine(levels.frame, text)  # (V, T, K)
-    patch = offset_cosine(levels.patch, text.unsqueeze(1)).mean(1)  # (V, P, K)
-    return torch.stack((token, _top_mean(frame, TOP_FRAMES), _top_mean(patch, TOP_PATCHES)), 1)
+    token, frame, patch = text_cosines(levels, text)
+    return torch.stack((token.mean(1), _top_mean(frame, TOP_FRAMES), _top_mean(patch.mean(1), TOP_PATCHES)), 1)
+
+
+def text_cosines(levels: Levels, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the cosines of class tokens and frames (V, T, K) and of patches (V, T, P, K) to texts (V, K, C)."""
+    return (
+        offset_cosine(levels.token, text),
+        offset_cosine(levels.frame, text),
+        offset_cosine(levels.patch, text.unsqueeze(1)),
+    )
+
+
+def score_parts(token: Tensor, frame: Tensor, patch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what each class token, frame (V, T, K) and patch (V, T, P, K) adds to `score`, from their cosines."""
+    n_frames = token.shape[1]
+    patches = patch * _chosen(patch.mean(1), TOP_PATCHES).unsqueeze(1) / n_frames
+    return token / n_frames, frame * _chosen(frame, TOP_FRAMES), patches
+
+
+def _chosen(x: Tensor, n_best: int) -> Tensor:
+    """Return the weights with which `_top_mean` adds up axis 1 of (V, L, K)."""
+    n_best = min(n_best, x.shape[1])
+    return torch.zeros_like(x).scatter_(1, x.topk(n_best, 1).indices, 1 / n_best)
 
 
 def _streams(tokens: Tensor) -> tuple[Tensor, Tensor]:

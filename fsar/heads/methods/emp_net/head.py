@@ -1,5 +1,6 @@
 """EMP-Net: class tokens, frames and patches of three depths of a frozen CLIP, matched by text and by alignment."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -9,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.explain.evidence import Evidence, Explanation, FrameScores, PatchScores, prototype_labels
+from fsar.heads.explain.sensitivity import align
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers.functional import (
     MAX_COSINE_DISTANCE,
@@ -19,7 +22,7 @@ from fsar.heads.layers.functional import (
 )
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.layers.text_checks import mean_text
-from fsar.heads.methods.emp_net.encoder import DEPTHS, LEVELS, Encoder, Levels, score
+from fsar.heads.methods.emp_net.encoder import DEPTHS, LEVELS, Encoder, Levels, score, score_parts, text_cosines
 from fsar.heads.recipes.presets import Preset, register_for_five_shots, register_preset
 from fsar.heads.recipes.schedules import DoubleClock
 
@@ -92,6 +95,14 @@ class EmpNetHead(TableHead):
         `default_text` (D,), the text of class 0, is what the official code gives to a class that it overlooks; it is
         needed with compat="official" and several shots only.
         """
+        scored, labels, support = self._episode(batch, default_text)
+        query = self._encode(batch.query, None, scored)
+        outputs = self._compare(support["levels"], labels, query["levels"], query["scores"], batch.n_way)
+        scores = torch.cat((support["scores"], query["scores"]), 1).softmax(-1)  # (B, S+Q, 3, N)
+        return {**outputs, **{f"{level}_class_logits": scores[:, :, i] for i, level in enumerate(LEVELS)}}
+
+    def _episode(self, batch: EpisodeBatch, default_text: Tensor | None) -> tuple[Tensor, Tensor, Features]:
+        """Return the texts (B, N, D) to score, and the labels and the fusions of supports or of their class means."""
         text = mean_text(batch.class_text, "emp-net", self.dim)  # (B, N, D)
         labels, n_way = batch.support_labels, batch.n_way
         if default_text is None and batch.first_class_text is not None:
@@ -103,10 +114,58 @@ class EmpNetHead(TableHead):
         else:
             own = text.gather(1, labels.unsqueeze(-1).expand(-1, -1, self.dim))  # (B, S, D)
             support = self._encode(batch.support, own, scored)
-        query = self._encode(batch.query, None, scored)
-        outputs = self._compare(support["levels"], labels, query["levels"], query["scores"], n_way)
-        scores = torch.cat((support["scores"], query["scores"]), 1).softmax(-1)  # (B, S+Q, 3, N)
-        return {**outputs, **{f"{level}_class_logits": scores[:, :, i] for i, level in enumerate(LEVELS)}}
+        return scored, labels, support
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return the six terms of the logits: per level the alignment of frames, and what in the query meets the text.
+
+        Of the patches, one position counts in all frames or in none.
+        """
+        scored, labels, support = self._episode(batch, None)
+        prototypes = class_means(support["levels"], labels, batch.n_way)
+        query = self._encode(batch.query, None, None)["levels"]
+        evidence = [*self._text_evidence(batch, scored)]
+        for i, level in enumerate(LEVELS):
+            distance = frame_distances(query[:, :, i], prototypes[:, :, i])
+            rows = prototype_labels(labels, batch.n_way)
+            name = f"alignment of {level}s"
+            evidence.append(
+                align(name, distance, rows, batch.n_way, _aligned, weight=1 / 6, link="softmax", exact=False)
+            )
+        return Explanation(self(batch), tuple(evidence))
+
+    def _text_evidence(self, batch: EpisodeBatch, scored: Tensor) -> list[Evidence]:
+        def parts_of(tokens: Features, own: Tensor | None, text: Tensor | None) -> tuple[Tensor, ...]:
+            assert text is not None
+            return score_parts(*text_cosines(self.encoder.describe(tokens), text))
+
+        token, frame, patch = self._in_chunks(parts_of, batch.query, None, scored)  # (B, Q, T, [P,] N)
+        token, frame = token.transpose(-1, -2), frame.transpose(-1, -2)
+        patch = patch.movedim(-1, 2)  # (B, Q, N, T, P)
+        side = math.isqrt(patch.shape[-1])
+        grid = (side, side) if side**2 == patch.shape[-1] else (1, patch.shape[-1])
+        share = 1 / (2 * len(LEVELS))
+        return [
+            FrameScores(
+                name="text by class tokens",
+                score=token.sum(-1),
+                weight=share,
+                link="softmax",
+                parts=token,
+                method="text",
+            ),
+            FrameScores(
+                name="text by frames", score=frame.sum(-1), weight=share, link="softmax", parts=frame, method="text"
+            ),
+            PatchScores(
+                name="text by patches",
+                score=patch.sum((-2, -1)),
+                weight=share,
+                link="softmax",
+                parts=patch.reshape(*patch.shape[:-1], *grid),
+            ),
+        ]
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
         """Return "levels" (..., 3, T, C): class tokens, frames and patch means, of supports after fusion with text."""
@@ -224,7 +283,7 @@ class EmpNetHead(TableHead):
         prototypes = class_means(support, labels, n_way)
         # The levels join the episodes, so that one sweep aligns all of them.
         query, prototypes = (x.transpose(1, 2).flatten(0, 1) for x in (query, prototypes))
-        cost = two_way_alignment(frame_distances(query, prototypes), SMOOTHING, MAX_COSINE_DISTANCE)
+        cost = _aligned(frame_distances(query, prototypes))
         cost = cost.view(-1, len(LEVELS), *cost.shape[1:])  # (B, 3, Q, N)
         aligned = (-cost).softmax(-1)
         outputs = {"logits": (aligned.sum(1) + scores.softmax(-1).sum(2)) / (2 * len(LEVELS))}
@@ -245,6 +304,11 @@ class EmpNetHead(TableHead):
                 "at hand here: use compat='fixed', or pass default_text"
             )
         return torch.where(overlooked.unsqueeze(-1), default_text, text)
+
+
+def _aligned(distance: Tensor) -> Tensor:
+    """Return the alignment cost of distances (..., T, T): (...)."""
+    return two_way_alignment(distance, SMOOTHING, MAX_COSINE_DISTANCE)
 
 
 def _overlooked(labels: Tensor, n_way: int) -> Tensor:

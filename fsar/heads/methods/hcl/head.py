@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.errors import InputError
-from fsar.heads.batch import Features, PairBatch
+from fsar.heads.batch import EpisodeBatch, Features, PairBatch
+from fsar.heads.explain.evidence import Evidence, Explanation
 from fsar.heads.head import Input, Losses, Outputs, register_head
 from fsar.heads.layers.functional import class_means, class_scores
-from fsar.heads.methods.hcl import matching
+from fsar.heads.methods.hcl import evidence, matching
 from fsar.heads.methods.hcl.losses import MatchedVideos, contrast
 from fsar.heads.methods.hcl.parts import TERMS, HCLParts
 from fsar.heads.methods.hcl.quirks import mix_episode, mix_frames, released_row_weights
@@ -86,7 +87,7 @@ class HCL(HCLParts):
         `semantic` reads; it serves to check parity with the released code, and nothing else passes it.
         """
         several_shots = labels.shape[1] > n_way
-        metric = self.metric if self.metric != "auto" else "euclidean" if several_shots else "dot"
+        metric = self._metric(several_shots)
         if self.official and self.multi_scale and "patches" in query:
             support, query = mix_episode(support, query)
         prototypes = class_means(support["mean"], labels, n_way)
@@ -102,6 +103,84 @@ class HCL(HCLParts):
         weighted = [self.fusion_weights[level] * score for level, score in levels.items()]
         return {"logits": torch.stack(weighted).sum(0), **levels}
 
+    def _metric(self, several_shots: bool) -> str:
+        return self.metric if self.metric != "auto" else "euclidean" if several_shots else "dot"
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return what patches and tuples of frames add to the scores of the levels.
+
+        `compat="official"` mixes up frames and tuples of several videos: there, frames are left out one by one.
+        """
+        if self.official:
+            return super().explain(batch)
+        own_text = None
+        if batch.class_text is not None:
+            index = batch.support_labels[..., None, None].expand(-1, -1, *batch.class_text.shape[2:])
+            own_text = batch.class_text.gather(1, index)
+        support, query = self.embed(batch.support, own_text), self.embed(batch.query)
+        maps = batch.query["map"]
+        found = [self._global_evidence(batch, support, maps)]
+        for size in self.temp_set:
+            found += self._size_evidence(batch, support, query, size)
+        return Explanation(self(batch), tuple(found))
+
+    def _global_evidence(self, batch: EpisodeBatch, support: Features, maps: Tensor) -> Evidence:
+        labels, n_way = batch.support_labels, batch.n_way
+        metric = self._metric(labels.shape[1] > n_way)
+        patches = self._scales(matching.unit(self.encoder(maps)), maps).flatten(2, 3)  # (B, Q, T*P, d)
+        n_parts = patches.shape[2]
+        prototypes = class_means(support["mean"], labels, n_way).unsqueeze(1).expand(-1, patches.shape[1], -1, -1)
+        shares = patches.new_full((*prototypes.shape[:3], n_parts), 1 / n_parts)
+        parts = evidence.mean_parts(shares, patches, prototypes, metric)
+        return evidence.patch_evidence(
+            "whole videos", self.fusion_weights["global"], parts, maps.shape[2], (maps.shape[-2], maps.shape[-1])
+        )
+
+    def _size_evidence(self, batch: EpisodeBatch, support: Features, query: Features, size: int) -> list[Evidence]:
+        """Return the evidence of the temporal and the spatial level for one tuple size, those of weight above zero."""
+        if f"tuples.{size}" not in query:
+            return []
+        labels, n_way, maps = batch.support_labels, batch.n_way, batch.query["map"]
+        metric, n_frames = self._metric(labels.shape[1] > n_way), maps.shape[2]
+        own_tuples, other_tuples = query[f"tuples.{size}"], support[f"tuples.{size}"]
+        pairs = own, other = matching.rank_tuples(own_tuples, other_tuples, self.n_tuples)
+        found: list[Evidence] = []
+        if self.fusion_weights["temporal"]:
+            n_tuples = own_tuples.shape[2]
+            counts = matching.count(own, n_tuples), matching.count(other, n_tuples)
+            parts = evidence.of_classes(evidence.counted_parts(counts, own_tuples, other_tuples, metric), labels, n_way)
+            weight = self.fusion_weights["temporal"] / len(self.temp_set)
+            found.append(evidence.tuple_evidence(weight, parts, pairs, n_frames, size, labels))
+        if self.fusion_weights["spatial"]:
+            counts = self._patch_counts(support, query, pairs, size)
+            parts = evidence.counted_parts(
+                counts, query["patches"].flatten(2, 3), support["patches"].flatten(2, 3), metric
+            )
+            weight = self.fusion_weights["spatial"] / len(self.temp_set)
+            parts = evidence.of_classes(parts, labels, n_way)
+            grid = (maps.shape[-2], maps.shape[-1])
+            found.append(evidence.patch_evidence(f"patches of tuples of {size}", weight, parts, n_frames, grid))
+        return found
+
+    def _patch_counts(
+        self,
+        support: Features,
+        query: Features,
+        pairs: tuple[Tensor, Tensor],
+        size: int,
+        video_text: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return how often each patch of queries and supports is chosen, both (B, Q, S, T*P)."""
+        patches, others = query["patches"], support["patches"]
+        frames = matching.frame_tuples(patches.shape[2], size, patches.device)
+        ranked = [frames[side[..., : self.n_ranks]] for side in pairs]
+        if self.semantic is not None and not self.official and "patch_weights" not in support:
+            raise InputError(MISSING_TEXT)
+        weights = self._released_weights(patches, ranked[0], video_text)
+        weighted = others * support["patch_weights"].unsqueeze(-1) if "patch_weights" in support else others
+        return matching.choose_patches(patches, weighted, ranked[0], ranked[1], self.n_patches, weights)
+
     def _video_scores(
         self, support: Features, query: Features, size: int, metric: str, scramble: bool, video_text: Tensor | None
     ) -> dict[str, Tensor]:
@@ -114,15 +193,9 @@ class HCL(HCLParts):
             counts = matching.count(own, n_tuples), matching.count(other, n_tuples)
             scores["temporal"] = matching.pooled_similarity(counts, own_tuples, other_tuples, metric)
         if self.fusion_weights["spatial"]:
-            patches, others = query["patches"], support["patches"]
-            frames = matching.frame_tuples(patches.shape[2], size, own.device)
-            ranked = frames[own[..., : self.n_ranks]], frames[other[..., : self.n_ranks]]
-            if self.semantic is not None and not self.official and "patch_weights" not in support:
-                raise InputError(MISSING_TEXT)
-            weights = self._released_weights(patches, ranked[0], video_text)
-            weighted = others * support["patch_weights"].unsqueeze(-1) if "patch_weights" in support else others
-            counts = matching.choose_patches(patches, weighted, *ranked, self.n_patches, weights)
-            scores["spatial"] = matching.pooled_similarity(counts, patches.flatten(2, 3), others.flatten(2, 3), metric)
+            counts = self._patch_counts(support, query, (own, other), size, video_text)
+            patches, others = query["patches"].flatten(2, 3), support["patches"].flatten(2, 3)
+            scores["spatial"] = matching.pooled_similarity(counts, patches, others, metric)
         return scores
 
     def _released_weights(self, patches: Tensor, frames: Tensor, video_text: Tensor | None) -> Tensor | None:

@@ -1,5 +1,7 @@
 """STRM: patches enrich frames, frames enrich videos, and tuples of frames are matched at both depths."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -9,10 +11,12 @@ from torch import Tensor, nn
 
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.explain.evidence import Explanation, TupleMatch, frame_tuples
+from fsar.heads.explain.sensitivity import fade_patches
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers.dropout import Dropout
 from fsar.heads.layers.frame_tuples import slot_vectors, tuple_slots
-from fsar.heads.layers.functional import group_by_class, take_videos
+from fsar.heads.layers.functional import group_by_class, membership, take_videos
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.methods.strm.enrich import FrameEnrichment, PatchEnrichment
 from fsar.heads.methods.trx import TupleAttention, key_width, sub_tables
@@ -58,6 +62,28 @@ class TupleSimilarity(nn.Module):
         square = nearest + rows.square().sum(-1, keepdim=True)
         distance = square.clamp(min=SMALLEST_SQUARE).sqrt()
         return -distance.view(n_batch, -1, n_tuples, n_way).mean(2)
+
+    def explain(self, support: Tensor, query: Tensor, labels: Tensor, n_way: int, weight: float) -> TupleMatch:
+        """Return what `match` gives, tuple by tuple, for supports (B, S, P, E) and queries (B, Q, P, E)."""
+        n_batch, n_query, n_tuples, _ = query.shape
+        rows, keys = query.float().flatten(1, 2), support.float().flatten(1, 2)
+        distance = torch.cdist(rows, keys).view(n_batch, n_query, n_tuples, -1, n_tuples)  # (B, Q, P, S, P)
+        other = ~membership(labels, n_way)[:, None, None, :, None]  # (B, 1, 1, S, 1, N)
+        of_class = distance.unsqueeze(-1).masked_fill(other, torch.inf).flatten(3, 4)  # (B, Q, P, S*P, N)
+        nearest, place = of_class.min(3)
+        chosen = torch.zeros_like(distance).flatten(3).scatter_(3, place, 1.0)
+        n_frames = next(n for n in itertools.count(self.size) if math.comb(n, self.size) == n_tuples)
+        parts = -nearest.clamp(min=SMALLEST_SQUARE**0.5).transpose(2, 3) / n_tuples
+        return TupleMatch(
+            name=f"nearest tuples of {self.size} frames",
+            score=parts.sum(-1),
+            weight=weight,
+            parts=parts,
+            attention=chosen.view_as(distance),
+            tuples=frame_tuples(n_frames, self.size),
+            n_frames=n_frames,
+            labels=labels,
+        )
 
 
 @register_head("strm")
@@ -169,6 +195,30 @@ class STRMHead(TableHead):
         stacked = {f"{name}_per_cardinality": torch.stack(scores, -1) for name, scores in per_size.items()}
         streams = {name: stacked[f"{name}_per_cardinality"].mean(-1) for name in per_size}
         return {"logits": self._weighted_sum(streams), **streams, **stacked}
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explanation:
+        """Return the tuples of both streams that met, and the slope of the logits along the patches of the queries."""
+        support, query = self.embed(batch.support), self.embed(batch.query)
+        labels, n_way, share = batch.support_labels, batch.n_way, 1 / len(self.transformers)
+        found = []
+        for number, (transformer, similarity) in enumerate(zip(self.transformers, self.similarities, strict=True)):
+            assert isinstance(transformer, TupleAttention)
+            assert isinstance(similarity, TupleSimilarity)
+            of_support, of_query = sub_tables(support, number), sub_tables(query, number)
+            nearest = [tables.pop("similarity", None) for tables in (of_support, of_query)]
+            found.append(transformer.explain(of_support, of_query, labels, n_way, share))
+            if nearest[0] is not None and nearest[1] is not None:
+                weight = self.similarity_weight * share
+                found.append(similarity.explain(nearest[0], nearest[1], labels, n_way, weight))
+        patches = fade_patches("patches", self, batch, {"patches": self._as_maps})
+        return Explanation(self(batch), (*found, patches))
+
+    def _as_maps(self, x: Tensor) -> Tensor:
+        """Return patches (..., P, C) as maps (..., C, h, w); maps stay as they are."""
+        if x.shape[-1] == self.dim and x.shape[-2] == GRID**2:
+            return x.transpose(-1, -2).reshape(*x.shape[:-2], self.dim, GRID, GRID)
+        return x
 
     def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return the cross entropies of both streams, "matching" and "similarity", and their weighted sum.
