@@ -74,6 +74,6 @@ def refuse_given(names: Sequence[str], reason: str) -> None:
 
 def choose_device(device: str | None) -> str:
     """Return a device that exists: the one asked for, else the GPU where there is one."""
-    from fsar.pipeline.encode.forward import resolve_device
+    from fsar.device import resolve_device
 
     return str(resolve_device(device or "auto"))

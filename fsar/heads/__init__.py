@@ -1,7 +1,8 @@
 """Heads: features to predictions. Importing a head's module registers it; third parties use `register_head`."""
 
+from fsar.device import seeded
 from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
-from fsar.heads.head import Head, Input, TableHead, create_head, list_heads, register_head, seeded
+from fsar.heads.head import Head, Input, TableHead, create_head, list_heads, register_head
 from fsar.heads.methods import (
     clip_fsar,
     clip_mei,

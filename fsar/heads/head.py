@@ -4,13 +4,11 @@ import functools
 import importlib.metadata
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -214,11 +212,3 @@ def create_head(name: str, **options: Any) -> Head:
     head = kind(**options)
     head.options = dict(options)  # a plain dict: heads are deep-copied and pickled
     return head
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Make weight initialisation inside the block depend on `seed` alone; torch's generator is restored after it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from fsar.device import seeded
 from fsar.errors import InputError
-from fsar.heads.head import create_head, seeded
+from fsar.heads.head import create_head
 from fsar.heads.layers.adapters import make_adapter, positions
 
 

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from fsar.device import seeded
 from fsar.errors import InputError
 from fsar.heads import list_heads
 from fsar.heads.episodes.sampler import EpisodeSampler, EpisodeShape
 from fsar.heads.evaluation.evaluate import Evaluation, compare, evaluate, half_width
 from fsar.heads.evaluation.protocol import Plan, measure, plan_test, refuse_seen
-from fsar.heads.head import create_head, seeded
+from fsar.heads.head import create_head
 from fsar.heads.setup.task import make_task
 from fsar.pipeline.store import TextTable
 from tests.heads.stores import PARTS, make_store, ordered_features, rows_of

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from fsar.device import seeded
 from fsar.errors import InputError
-from fsar.heads.head import create_head, seeded
+from fsar.heads.head import create_head
 from fsar.heads.run_folder import differences, load_head, open_run, read_json, save_head, write_json, write_tensors
 
 

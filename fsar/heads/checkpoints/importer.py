@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from fsar.device import seeded
 from fsar.errors import InputError, unknown_name
 from fsar.files import sha256_file
 from fsar.heads.checkpoints.backbone import ImportedBackbone, recognise_backbone, split_backbone
@@ -15,7 +16,7 @@ from fsar.heads.checkpoints.official import import_official, list_official, offi
 from fsar.heads.checkpoints.official.formats import head_state, our_name
 from fsar.heads.checkpoints.official.settings import head_name, train_flags
 from fsar.heads.checkpoints.reader import Checkpoint, read_checkpoint, read_settings
-from fsar.heads.head import Head, seeded
+from fsar.heads.head import Head
 from fsar.heads.run_folder import save_head, write_json, write_tensors
 
 BACKBONE_FILE, REPORT_FILE = "backbone.safetensors", "import.json"

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsar.device import seeded
 from fsar.errors import InputError
 from fsar.heads.episodes.feature_source import Where
 from fsar.heads.episodes.split_parts import STATUS_OK
 from fsar.heads.evaluation.evaluate import Evaluation
 from fsar.heads.evaluation.protocol import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
-from fsar.heads.head import Head, create_head, list_heads, seeded
+from fsar.heads.head import Head, create_head, list_heads
 from fsar.heads.run_folder import CONFIG, DESCRIPTION, is_run, load_head, n_parameters, read_json
 from fsar.heads.setup.options import parse_options
 from fsar.heads.setup.taps import feature_width

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fsar.device import seeded
 from fsar.errors import InputError
 from fsar.files import write_atomic
 from fsar.heads.episodes.batches import EpisodeData, PairData
@@ -19,7 +20,7 @@ from fsar.heads.episodes.split_parts import usable_pool
 from fsar.heads.evaluation.evaluate import Evaluation, evaluate
 from fsar.heads.evaluation.protocol import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
 from fsar.heads.evaluation.report import model_card
-from fsar.heads.head import Head, create_head, head_type, list_heads, seeded
+from fsar.heads.head import Head, create_head, head_type, list_heads
 from fsar.heads.recipes.presets import CACHED, Preset
 from fsar.heads.run_folder import RESULT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
 from fsar.heads.setup.task import Task, union_rows

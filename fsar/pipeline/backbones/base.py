@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +13,6 @@ from fsar.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_INIT_LOCK = threading.Lock()
-"""Libraries initialise from the process-wide generator: two models at once would share its draws."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +61,6 @@ class Backbone:
         for index in range(len(self.points.blocks)):
             names += [f"tokens.{index}"] * (self.points.finish is not None) + [f"tokens.{index}.raw"]
         return names
-
-
-@contextmanager
-def seeded_init(seed: int) -> Iterator[None]:
-    """Initialise modules from `seed` and leave the caller's random state as it was."""
-    import torch
-
-    with _INIT_LOCK, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 @contextmanager

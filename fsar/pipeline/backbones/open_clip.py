@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fsar.device import seeded
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging, seeded_init, unreachable
+from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
 
@@ -80,7 +81,7 @@ def _create(spec: BackboneSpec, size: int | None, quick_gelu: bool) -> Any:
     options: dict[str, Any] = {"force_image_size": size} if size is not None else {}
     if not spec.tag:
         options["pretrained_hf"] = False  # no download for a text tower whose weights come from elsewhere
-    with seeded_init(spec.seed or 0), quiet_logging():
+    with seeded(spec.seed or 0), quiet_logging():
         try:
             return open_clip.create_model(
                 spec.name, pretrained=spec.tag or None, precision="fp32", force_quick_gelu=quick_gelu, **options

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fsar.device import seeded
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging, seeded_init, unreachable
+from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
 
@@ -39,7 +40,7 @@ def _load(spec: BackboneSpec, size: int | None) -> Any:
     options: dict[str, Any] = {"num_classes": 0, "pretrained": bool(tag)}
     if size is not None and timm.models.is_model_in_modules(name, ["vision_transformer"]):
         options["img_size"] = size
-    with seeded_init(spec.seed or 0), quiet_logging():
+    with seeded(spec.seed or 0), quiet_logging():
         try:
             module = timm.create_model(f"{name}.{tag}" if tag else name, **options)
         except (OSError, RuntimeError, ValueError) as error:

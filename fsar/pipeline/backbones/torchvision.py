@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fsar.device import seeded
 from fsar.errors import unknown_name
-from fsar.pipeline.backbones.base import Backbone, TapPoints, seeded_init, unreachable
+from fsar.pipeline.backbones.base import Backbone, TapPoints, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
 from fsar.pipeline.pixels.spec import IMAGENET_MEAN, IMAGENET_STD
@@ -40,7 +41,7 @@ def _load(spec: BackboneSpec) -> tuple[nn.Module, int]:
     names = [name for name in torchvision.models.list_models() if name.startswith(FAMILIES)]
     if spec.name not in names:
         raise unknown_name("torchvision backbone", spec.name, names)
-    with seeded_init(spec.seed or 0):
+    with seeded(spec.seed or 0):
         module = _published(spec) if spec.tag else torchvision.models.get_model(spec.name, weights=None)
     dim, module.fc = module.fc.in_features, nn.Identity()
     if spec.file is not None:

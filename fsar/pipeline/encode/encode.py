@@ -96,7 +96,7 @@ def add_videos(
     Raises:
         InputError: no such device or backbone, other weights than the store's, none of the new videos is on the disk.
     """
-    from fsar.pipeline.encode.forward import resolve_device
+    from fsar.device import resolve_device
     from fsar.pipeline.store import extend_store, open_writer
 
     options = engine or EngineOptions()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fsar.errors import InputError
+from fsar.device import resolve_device
 from fsar.pipeline.encode.lanes import Lanes
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.taps import TapExtractor
@@ -132,25 +132,6 @@ class _OnDevice:
 
 def _per_item(features: Features, n_slots: int) -> Features:
     return {tap: values.reshape(-1, n_slots, *values.shape[1:]) for tap, values in features.items()}
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device; `auto` is a GPU where there is one. Raises InputError for what this machine lacks."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {name!r}: write cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device {name!r} is not supported: write cpu, cuda or cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {name!r} asked for, but this machine has no CUDA device (or torch no CUDA support)")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {name!r} asked for, but this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 @contextmanager

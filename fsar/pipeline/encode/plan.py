@@ -71,8 +71,8 @@ class EncodePlan:
 
 def plan(rows: Sequence[CatalogRow], options: EncodeOptions) -> EncodePlan:
     """Load the backbone and settle the recipe. Raises InputError for anything that cannot work."""
+    from fsar.device import resolve_device
     from fsar.pipeline.backbones import load_backbone
-    from fsar.pipeline.encode.forward import resolve_device
 
     videos = _video_rows(rows)
     _settle(options, "x", {})  # wrong options are found before weights are fetched

@@ -80,9 +80,9 @@ def tune(
     Raises:
         InputError: fewer than two classes or too few videos, unknown backbone, no such device.
     """
+    from fsar.device import resolve_device
     from fsar.files import sha256_file
     from fsar.pipeline.backbones import load_backbone, save_weights
-    from fsar.pipeline.encode.forward import resolve_device
 
     options = replace(options, device=str(resolve_device(options.device)))
     classes = sorted({row.class_name for row in rows})
