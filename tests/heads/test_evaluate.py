@@ -40,9 +40,8 @@ def test_embedding_each_video_once_gives_what_episodes_give_one_by_one(store, na
         head = create_head(name, **task.head_options({}, pool)).eval()
     episodes = EpisodeSampler(pool, EpisodeShape(4, 2, 2), seed=0).draw(0, 12)
     data = task.episode_data(task.source(episodes.rows()), pool)
-    text = task.class_text(pool)
-    found = evaluate(head, data, episodes, pool.class_names, class_text=text)
-    limited = evaluate(head, data, episodes, pool.class_names, class_text=text, table_bytes=0)
+    found = evaluate(head, data, episodes, pool.class_names)
+    limited = evaluate(head, data, episodes, pool.class_names, table_bytes=0)
     expected = []
     with torch.inference_mode():
         for e in range(12):

@@ -37,7 +37,7 @@ class EpisodeData:
         """
         self.source = source
         self._counter = None if visits_seed is None else Counter(visits_seed)
-        self._text = None if class_text is None else class_text.to(source.device)
+        self.class_text = None if class_text is None else class_text.to(source.device)
 
     def batch(self, episodes: Episodes) -> tuple[EpisodeBatch, Targets]:
         """Return B episodes as tensors on the device of the source."""
@@ -66,15 +66,15 @@ class EpisodeData:
             query_labels=self._tensor(episodes.query_labels),
             support_class_ids=self._tensor(np.take_along_axis(episodes.class_ids, episodes.support_labels, 1)),
             query_class_ids=self._tensor(np.take_along_axis(episodes.class_ids, episodes.query_labels, 1)),
-            all_class_text=self._text,
+            all_class_text=self.class_text,
         )
 
     def _texts(self, episodes: Episodes) -> tuple[Tensor | None, Tensor | None]:
         """Return the text of the part's first class (B, M, D) and of the episodes' classes (B, N, M, D)."""
-        if self._text is None:
+        if self.class_text is None:
             return None, None
         first = np.zeros_like(episodes.class_ids[:, :1])
-        text = self._text[self._tensor(np.concatenate([first, episodes.class_ids], 1))]  # (B, 1 + N, M, D)
+        text = self.class_text[self._tensor(np.concatenate([first, episodes.class_ids], 1))]  # (B, 1 + N, M, D)
         if self._counter is not None:
             text = self._one_template(text, episodes)
         return text[:, 0], text[:, 1:]

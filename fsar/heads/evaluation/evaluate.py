@@ -65,7 +65,6 @@ def evaluate(
     episodes: Episodes,
     class_names: Sequence[str],
     *,
-    class_text: Tensor | None = None,
     advance: Advance = lambda n_items=1: None,
     table_bytes: int = TABLE_BYTES,
 ) -> Evaluation:
@@ -73,10 +72,9 @@ def evaluate(
 
     Args:
         head: On the device of the data.
-        data: Makes the batches; without random visits.
+        data: Makes the batches, without random visits; holds the text of the classes for heads that use it.
         episodes: Class ids point to `class_names`.
         class_names: K names.
-        class_text: (K, M, D) vectors of the classes, for heads that use text.
         advance: Called with numbers of finished episodes.
         table_bytes: Limit of the table of embedded videos.
 
@@ -87,7 +85,7 @@ def evaluate(
     head.eval()
     tables = None
     if isinstance(head, TableHead) and head.tabular(_n_shot(episodes)):
-        tables = _Tables.build(head, data, episodes, class_text, table_bytes)
+        tables = _Tables.build(head, data, episodes, table_bytes)
     accuracies, confusion = [], np.zeros((len(class_names),) * 2, np.int64)
     for part in episodes.batches(_batch_size(episodes, tables, data)):
         logits = head(data.batch(part)[0]) if tables is None else tables.logits(part)
@@ -142,16 +140,13 @@ class _Tables:
         return sum(table[0].numel() * table.element_size() for table in self.query.values())
 
     @classmethod
-    def build(
-        cls, head: TableHead, data: EpisodeData, episodes: Episodes, class_text: Tensor | None, limit: int
-    ) -> "_Tables | None":
+    def build(cls, head: TableHead, data: EpisodeData, episodes: Episodes, limit: int) -> "_Tables | None":
         """Return the tables of all videos that the episodes use, None if they would be larger than `limit` bytes."""
         rows = np.unique(np.concatenate([episodes.support.ravel(), episodes.query.ravel()]))
         place = np.full(int(rows[-1]) + 1, -1, np.int64)
         place[rows] = np.arange(len(rows))
-        text = None if class_text is None else class_text.to(data.source.device)
-        tables = _embed(head, data, rows, _class_of_row(episodes, place, len(rows)), text, limit)
-        return None if tables is None else cls(head, *tables, place, text)
+        tables = _embed(head, data, rows, _class_of_row(episodes, place, len(rows)), limit)
+        return None if tables is None else cls(head, *tables, place, data.class_text)
 
     def logits(self, episodes: Episodes) -> Tensor:
         """Return (B, Q, N)."""
@@ -193,12 +188,13 @@ def _take(table: Tensor, places: Tensor) -> Tensor:
 
 
 def _embed(
-    head: TableHead, data: EpisodeData, rows: Ints, classes: Ints, text: Tensor | None, limit: int
+    head: TableHead, data: EpisodeData, rows: Ints, classes: Ints, limit: int
 ) -> tuple[Features, Features] | None:
     """Embed videos in chunks, as supports and as queries: one table for both if there is no class text.
 
     `classes` says whose text each video has as a support. None if the tables would be larger than `limit` bytes.
     """
+    text = data.class_text
     chunk = int(np.clip(BATCH_BYTES // max(4 * data.source.bytes_per_video, 1), 1, MAX_BATCH))
     tables: tuple[Features, ...] = ()
     for start in range(0, len(rows), chunk):

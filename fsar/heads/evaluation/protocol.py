@@ -108,8 +108,7 @@ def measure(head: Head, task: Task, planned: Planned, *, label: str = "test", qu
     data = task.episode_data(task.source(planned.episodes.rows()), planned.pool)
     n_episodes = len(planned.episodes)
     with progress(label, n_episodes, unit="episodes", quiet=quiet) as advance:
-        text = task.class_text(planned.pool)
-        return evaluate(head, data, planned.episodes, planned.pool.class_names, class_text=text, advance=advance)
+        return evaluate(head, data, planned.episodes, planned.pool.class_names, advance=advance)
 
 
 def describe_result(

@@ -207,11 +207,12 @@ class _Batches:
         if self._pairs is not None:
             return self._pairs.batch(step)
         block, place = divmod(step, BLOCK_STEPS)
-        if self._drawn is None or self._drawn[0] != block:
+        drawn = self._drawn  # another thread may ask for other steps
+        if drawn is None or drawn[0] != block:
             n_episodes = BLOCK_STEPS * self._n_episodes
-            self._drawn = block, self._sampler.draw(block * n_episodes, n_episodes)
+            self._drawn = drawn = block, self._sampler.draw(block * n_episodes, n_episodes)
         start = place * self._n_episodes
-        return self._data.batch(self._drawn[1][start : start + self._n_episodes])
+        return self._data.batch(drawn[1][start : start + self._n_episodes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +225,10 @@ class _Validation:
 
     def validate(self, task: Task, source: FeatureSource) -> Validate:
         episodes = EpisodeSampler(self.pool, self.shape, seed=VAL_SEED).draw(0, self.n_episodes)
-        data, text = task.episode_data(source, self.pool), task.class_text(self.pool)
+        data = task.episode_data(source, self.pool)
 
         def validate(head: Head) -> Evaluation:
-            return evaluate(head, data, episodes, self.pool.class_names, class_text=text)
+            return evaluate(head, data, episodes, self.pool.class_names)
 
         return validate
 

@@ -1,27 +1,28 @@
 """The training loop: steps from a seed and a number, validation for selection, exact resume."""
 
+import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from fsar.device import forked_generators, seed_generators
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, PairBatch, Targets
 from fsar.heads.episodes.batches import prefetched
 from fsar.heads.episodes.counter_rng import Counter
 from fsar.heads.evaluation.evaluate import Evaluation
-from fsar.heads.head import Head, Losses
+from fsar.heads.head import Head
 from fsar.heads.recipes.presets import Preset
 from fsar.heads.run_folder import STATE, save_head
 from fsar.heads.training.interrupt import stop_requests
 from fsar.heads.training.metrics_log import MetricsLog
 from fsar.heads.training.optim import make_optimizer, set_lr
 from fsar.heads.training.state import Progress, Weights, load_state, save_state
+from fsar.heads.training.step import StepMonitor, autocast, train_step
 from fsar.progress import progress
 
 Batch = PairBatch | tuple[EpisodeBatch, Targets]
@@ -100,9 +101,9 @@ def train(
     best, done = snapshot(head), Progress()
     if (folder / STATE).is_file():
         best, done = load_state(folder / STATE, head, optimizer, device)
-    loop = _Loop(head, optimizer, validate, folder, options, device, best, done)
+    loop = _Loop(head, optimizer, make_batch, validate, folder, options, device, best, done, StepMonitor(device))
     with MetricsLog(folder, step=done.n_steps) as log:
-        report = loop.run(make_batch, log, quiet=quiet)
+        report = loop.run(log, quiet=quiet)
     head.load_state_dict(loop.best if validate else snapshot(head))
     head.eval()
     save_head(folder, head)
@@ -118,20 +119,27 @@ def snapshot(head: Head) -> Weights:
 class _Loop:
     head: Head
     optimizer: torch.optim.Optimizer
+    make_batch: Callable[[int], Batch]
     validate: Validate | None
     folder: Path
     options: TrainOptions
     device: str
     best: Weights
     done: Progress
+    monitor: StepMonitor
+    first_step: int = field(init=False)
+    """The step that the monitor counts from."""
 
-    def run(self, make_batch: Callable[[int], Batch], log: MetricsLog, *, quiet: bool) -> TrainReport:
+    def __post_init__(self) -> None:
+        self.first_step = self.done.n_steps
+
+    def run(self, log: MetricsLog, *, quiet: bool) -> TrainReport:
         """Do the remaining steps."""
         begin = saved = time.monotonic()
-        steps = range(self.done.n_steps, self.options.n_steps)
-        batches = prefetched(make_batch, steps) if self.options.prefetch else map(make_batch, steps)
+        steps = range(self.first_step, self.options.n_steps)
+        batches = prefetched(self.make_batch, steps) if self.options.prefetch else map(self.make_batch, steps)
         bar = progress("train", self.options.n_steps, n_done=steps.start, unit="steps", quiet=quiet)
-        with stop_requests() as stop_requested, bar as advance, _kept_generators(self.device):
+        with stop_requests() as stop_requested, bar as advance, forked_generators(self.device):
             if self._exhausted():  # killed between the end of the training and its result
                 steps = range(0)
             for step, batch in zip(steps, batches, strict=False):
@@ -161,39 +169,50 @@ class _Loop:
         lr = preset.lr * preset.schedule.factor(last_episode, preset.n_episodes)
         set_lr(self.optimizer, lr)
         seed_step(self.options.seed, step, self.device)
-        self.head.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        with _autocast(self.device, self.options.amp):
-            losses, accuracy = _losses(self.head, batch)
-        total = losses["total"].float()
-        if not bool(torch.isfinite(total)):
-            raise self._broken(f"loss is {float(total.detach())}", step, batch)
-        if preset.reduction == "sum":
-            total = total * preset.episodes_per_step
-        total.backward()  # type: ignore[no-untyped-call]
-        norm = _clip(self.head, preset.clip_norm)
-        if not bool(torch.isfinite(norm)):
-            raise self._broken(f"gradient has norm {float(norm)}", step, batch)
-        self.optimizer.step()
+        episodes, targets = batch if isinstance(batch, tuple) else (batch, None)
+        train_step(
+            self.head,
+            episodes,
+            targets,
+            self.optimizer,
+            clip_norm=preset.clip_norm,
+            gradient_scale=preset.episodes_per_step if preset.reduction == "sum" else 1.0,
+            amp=self.options.amp,
+            monitor=self.monitor,
+        )
         if (step + 1) % self.options.log_every == 0 or step == 0:
-            terms = {f"loss/{name}": float(value.detach()) for name, value in losses.items()}
-            log.write(step + 1, lr=lr, **terms, **({} if accuracy is None else {"train/accuracy": accuracy}))
+            self._refuse_broken()
+            log.write(step + 1, lr=lr, **self.monitor.latest())
 
-    def _broken(self, what: str, step: int, batch: Batch) -> InputError:
-        """Return the error that names the step and, where an answer shows it, the episode; no weight has changed."""
-        n_episodes = self.options.preset.episodes_per_step
-        numbers = [step * n_episodes + place for place in range(n_episodes)]
-        if not isinstance(batch, PairBatch):
-            with torch.no_grad(), _autocast(self.device, self.options.amp):
-                answers = self.head.outputs(batch[0])["logits"].flatten(1)
-            numbers = [n for n, right in zip(numbers, answers.isfinite().all(1).tolist(), strict=True) if not right]
-        named = f", in episode {', '.join(map(str, numbers))}" if numbers else ""
-        return InputError(
-            f"the {what} at step {step + 1}{named}; lower --lr or check the features "
+    def _refuse_broken(self) -> None:
+        """Raise InputError if a loss or gradient was not finite, naming the step and, where an answer shows it, the
+        episode: no weight has changed since.
+        """
+        broken = self.monitor.broken_step()
+        if broken is None:
+            return
+        step = self.first_step + broken.step
+        what = f"gradient has norm {broken.gradient_norm}" if math.isfinite(broken.loss) else f"loss is {broken.loss}"
+        named = ", ".join(map(str, self._broken_episodes(step)))
+        raise InputError(
+            f"the {what} at step {step + 1}{named and f', in episode {named}'}; lower --lr or check the features "
             "(what was saved before this step is kept)"
         )
 
+    def _broken_episodes(self, step: int) -> list[int]:
+        """Return the numbers of the episodes of a step that the head, as it was then, answers without a number."""
+        n_episodes = self.options.preset.episodes_per_step
+        numbers = [step * n_episodes + place for place in range(n_episodes)]
+        batch = self.make_batch(step)
+        if isinstance(batch, PairBatch):
+            return numbers
+        seed_step(self.options.seed, step, self.device)
+        with torch.no_grad(), autocast(self.device, self.options.amp):
+            answers = self.head.train().outputs(batch[0])["logits"].flatten(1)
+        return [n for n, whole in zip(numbers, answers.isfinite().all(1).tolist(), strict=True) if not whole]
+
     def _validate(self, log: MetricsLog) -> None:
+        self._refuse_broken()
         if self.validate is None:
             return
         result = self.validate(self.head)
@@ -208,6 +227,7 @@ class _Loop:
 
     def save(self) -> None:
         """Write the state that `train` goes on from."""
+        self._refuse_broken()
         save_state(self.folder / STATE, self.head, self.optimizer, self.best, self.done)
 
     def _report(self, seconds: float) -> TrainReport:
@@ -221,36 +241,6 @@ class _Loop:
         )
 
 
-def _losses(head: Head, batch: Batch) -> tuple[Losses, float | None]:
-    """Return the loss terms, and the share of right answers for a batch of episodes."""
-    if isinstance(batch, PairBatch):
-        return head.pair_loss(batch), None
-    episodes, targets = batch
-    outputs = head.outputs(episodes)
-    right: Tensor = outputs["logits"].detach().argmax(-1) == targets.query_labels
-    return head.loss(episodes, outputs, targets), float(right.float().mean())
-
-
-def _clip(head: Head, largest: float | None) -> Tensor:
-    """Return the norm of the gradient of all parameters together, after limiting it if a limit is given."""
-    if largest is not None:
-        return torch.nn.utils.clip_grad_norm_(head.parameters(), largest)
-    return torch.nn.utils.get_total_norm([p.grad for p in head.parameters() if p.grad is not None])
-
-
-def _autocast(device: str, amp: bool) -> AbstractContextManager[object]:
-    return torch.autocast(device.split(":")[0], torch.bfloat16) if amp else nullcontext()
-
-
-def _kept_generators(device: str) -> AbstractContextManager[object]:
-    """Give torch's own generators back as they were."""
-    devices = [torch.device(device)] if device.startswith("cuda") else []
-    return torch.random.fork_rng(devices=devices)
-
-
 def seed_step(seed: int, step: int, device: str) -> None:
     """Set torch's generators from the seed and the number of a step."""
-    key = int(Counter(seed).stream("dropout", np.array([step]))[0] >> np.uint64(1))
-    torch.default_generator.manual_seed(key)
-    if device.startswith("cuda"):
-        torch.cuda.default_generators[torch.device(device).index or 0].manual_seed(key)
+    seed_generators(int(Counter(seed).stream("dropout", np.array([step]))[0] >> np.uint64(1)), device)
