@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-
 @dataclass(frozen=True)
 class TapPoints:
     """Where a tower can be tapped."""
