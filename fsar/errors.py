@@ -17,6 +17,11 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}: {hint}")
 
 
+def count_of(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: "1 video", "2 videos", "1 class", "0 classes"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + ('es' if noun.endswith('s') else 's')}"
+
+
 _ADVICE = ("Weights only load failed", "Please file an issue", "Check the documentation")
 
 

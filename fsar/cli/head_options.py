@@ -20,6 +20,7 @@ STORE_OPTIONS: tuple[Decorator, ...] = (
     click.option("--features", type=click.Choice(["auto", "memory", "disk"]), default="auto", show_default=True,
                  help="Where features are read from: resident in memory, or mapped from disk."),
     click.option("--drop-small-classes", is_flag=True, help="Leave classes out that are too small for an episode."),
+    click.option("--allow-duplicates", is_flag=True, help="Draw videos that are the same file under two ids, too."),
     click.option("--quiet", is_flag=True, help="No progress on stderr."),
 )  # fmt: skip
 

@@ -87,6 +87,7 @@ def command(
     """  # noqa: D301
     from fsar.errors import InputError
     from fsar.pipeline.catalog.catalog import read_catalog, select_rows
+    from fsar.pipeline.catalog.duplicates import describe_duplicates
     from fsar.pipeline.encode.encode import encode, plan
     from fsar.splits import load_split
 
@@ -102,6 +103,8 @@ def command(
     report = encode(rows, path, chosen, prepared=prepared)
     for video_id, _, reason, message in report.failures:
         click.echo(f"failed: {video_id} ({reason}): {message}", err=True)
+    if report.duplicates:
+        click.echo(f"warning: {describe_duplicates(report.duplicates)}", err=True)
     summary(_report_data(report), _report_text(report), as_json=as_json)
     return EXIT_FAILED if report.failures else EXIT_DONE
 
@@ -158,6 +161,7 @@ def _report_data(report: Any) -> dict[str, Any]:
         "n_resumed": report.n_resumed,
         "n_encoded": run.n_ok + run.n_failed,
         "n_failed": len(report.failures),
+        "duplicates": report.duplicates,
         "failures": [dict(zip(("video_id", "path", "reason", "message"), f, strict=True)) for f in report.failures],
         "seconds": run.seconds,
         "frames_per_second": run.n_frames / run.seconds if run.seconds else 0.0,

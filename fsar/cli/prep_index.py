@@ -24,6 +24,9 @@ NEEDED = {"ssv2": ("--videos", "--annotations"), "csv": ("--annotations",)}
 @click.option("--way", default=5, show_default=True, type=click.IntRange(min=2), help="Classes of an episode.")
 @click.option("--shot", default=5, show_default=True, type=click.IntRange(min=1), help="Supports of a class.")
 @click.option("--query", default=1, show_default=True, type=click.IntRange(min=1), help="Queries of a class.")
+@click.option(
+    "--duplicates/--no-duplicates", default=True, show_default=True, help="Look for videos that hold the same bytes."
+)
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the whole report as JSON here.")
 @json_option
 def command(
@@ -36,6 +39,7 @@ def command(
     way: int,
     shot: int,
     query: int,
+    duplicates: bool,
     report: Path | None,
     as_json: bool,
 ) -> None:
@@ -47,7 +51,7 @@ def command(
     hmdb51    class/clip.avi
     ucf101    class/v_Class_g01_c01.avi, or all clips in one folder
     kinetics  class/ID_000012_000022.mp4, or such trees in train_256 and val_256
-    folder    class/clip.* or class/clip/*.jpg; below folders train, val, test these are the parts
+    folder    class/clip.* or class/clip/*.jpg; below folders train, val, test these are the parts. Ids are paths.
     csv       --annotations FILE with the columns path, class and optionally video_id, part
 
     The part column follows --split if one is given; with several it stays empty and later stages take --split.
@@ -70,6 +74,7 @@ def command(
         splits=[load_split(name) for name in splits],
         only_splits=only_split,
         episode=EpisodeSize(way, shot, query),
+        compare_content=duplicates,
     )
     _refuse_overwriting(out, report, [*_files_read(dataset, annotations, splits), *(row.path for row in catalog.rows)])
     write_catalog(catalog, out)

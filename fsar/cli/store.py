@@ -136,6 +136,7 @@ def add(
       fsar-store add ssv2.zarr newer-catalog.csv
     """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.catalog.catalog import read_catalog, select_rows
+    from fsar.pipeline.catalog.duplicates import describe_duplicates
     from fsar.pipeline.encode.encode import add_videos
     from fsar.pipeline.encode.engine import EngineOptions
     from fsar.pipeline.store import VideoRow, open_store
@@ -153,7 +154,16 @@ def add(
     failures = [failure for failure in report.failures if failure[0] not in done]
     for video_id, _, reason, message in failures:
         click.echo(f"failed: {video_id} ({reason}): {message}", err=True)
-    data = {"path": str(path), "videos": report.n_videos, "added": n_new, "encoded": n_encoded, "failed": len(failures)}
+    if report.duplicates:
+        click.echo(f"warning: {describe_duplicates(report.duplicates)}", err=True)
+    data: dict[str, Any] = {
+        "path": str(path),
+        "videos": report.n_videos,
+        "added": n_new,
+        "encoded": n_encoded,
+        "failed": len(failures),
+    }
+    data["duplicates"] = report.duplicates
     text = f"{path}: {report.n_videos} videos, {n_new} of them new, {n_encoded} encoded now, {len(failures)} failed"
     if len(failures) < len(report.failures):
         text += (

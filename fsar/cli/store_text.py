@@ -21,6 +21,8 @@ LISTS_OF_VIDEOS = {
 
 def info_text(data: dict[str, Any]) -> str:
     """Return the page that `fsar-store info` prints."""
+    from fsar.pipeline.catalog.duplicates import describe_duplicates
+
     state = "sealed" if data["sealed"] else "NOT SEALED"
     lines = [
         f"{data['path']}: {data['format']} store, {state}, {size_text(data['bytes_on_disk'])}",
@@ -36,6 +38,7 @@ def info_text(data: dict[str, Any]) -> str:
         counted = ", ".join(f"{counts[state]} {state}" for state in ("ok", "failed", "pending"))
         lines.append(f"  {part or '(no part)'}: {counts['videos']} videos: {counted}")
     lines += [f"  failed, {reason}: {count}" for reason, count in data["failures"].items()]
+    lines += [f"  warning: {describe_duplicates(data['duplicates'])}"] if data["duplicates"] else []
     return "\n".join(lines)
 
 

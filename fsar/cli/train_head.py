@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="Validations without a better one; 0: never stop early.",
 )
+@click.option(
+    "--val-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Hold this share of the training classes out for validation, where the split has no val part.",
+)
 @click.option("--amp", is_flag=True, help="Compute in bfloat16 where it is safe.")
 @click.option(
     "--test-episodes",
@@ -141,6 +146,8 @@ def _experiment(arguments: dict[str, Any]) -> Any:
         n_frames=arguments["frames"],
         device=choose_device(arguments["device"]),
         where=arguments["features"],
+        val_share=arguments["val_share"],
+        allow_duplicates=arguments["allow_duplicates"],
     )
     shot = parse_counts("shot", arguments["shot"], at_least=1)
     preset = _preset(arguments, task.parts.name, shot if isinstance(shot, int) else max(shot))

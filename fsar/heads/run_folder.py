@@ -14,12 +14,13 @@ from fsar.errors import InputError
 from fsar.files import write_atomic, write_safetensors
 from fsar.heads.head import _REGISTRY, Head, create_head
 
-WEIGHTS, DESCRIPTION, CONFIG, RESULT, STATE = (
+WEIGHTS, DESCRIPTION, CONFIG, RESULT, STATE, SPLIT = (
     "head.safetensors",
     "head.json",
     "config.json",
     "result.json",
     "state.safetensors",
+    "split.csv",
 )
 
 

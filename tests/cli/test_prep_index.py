@@ -38,9 +38,9 @@ def test_index_writes_catalog_and_report(tmp_path):
     assert result.exception is None
     assert "mine test: 1 of 2 videos of 1 classes on disk" in result.stdout
     assert [(row.video_id, row.part) for row in read_catalog(tmp_path / "catalog.csv").rows] == [
-        ("3", "test"),
-        ("1", "train"),
-        ("2", "train"),
+        ("run/3.webm", "test"),
+        ("walk/1.webm", "train"),
+        ("walk/2.webm", "train"),
     ]
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["splits"]["mine"][1]["missing_ids"] == {"run": ["4"]}

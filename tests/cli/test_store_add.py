@@ -48,11 +48,23 @@ def test_a_store_that_grew_equals_one_made_at_once(
     encode(clips[:3], path, OPTIONS, quiet=True)
     write_catalog(Catalog(tuple(clips), "clips"), catalog)
     data = fsar_store("add", path, catalog, "--device", "cpu")
-    assert data == {"path": str(path), "videos": 5, "added": 2, "encoded": 2, "failed": 0}
+    assert data == {"path": str(path), "videos": 5, "added": 2, "encoded": 2, "failed": 0, "duplicates": []}
     at_once = encode(clips, tmp_path / "at once.zarr", OPTIONS, quiet=True).path
     assert compare_stores(path, at_once)["equal"]
     assert fsar_store("verify", path)["problems"] == []
     assert fsar_store("add", path, catalog)["encoded"] == 0
+
+
+def test_a_clip_that_is_there_under_another_name_is_said(
+    tmp_path: Path, clips: list[CatalogRow], fsar_store: Callable[..., dict]
+) -> None:
+    path, catalog = tmp_path / "twice.zarr", tmp_path / "newer.csv"
+    encode(clips[:2], path, OPTIONS, quiet=True)
+    copy = replace(clips[0], video_id="again")
+    write_catalog(Catalog((*clips[:2], copy), "clips"), catalog)
+    data = fsar_store("add", path, catalog, "--device", "cpu")
+    assert data["duplicates"] == [[clips[0].video_id, "again"]]
+    assert fsar_store("info", path)["duplicates"] == data["duplicates"]
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -121,6 +133,7 @@ def test_a_failed_video_is_tried_again_once_it_is_mended(
         "added": 0,
         "encoded": data["pending"],
         "failed": 0,
+        "duplicates": [],
     }
     assert open_store(path).ok_rows.tolist() == [0, 1, 2]
     assert fsar_store("retry", path) == {"path": str(path), "failed": 0, "pending": 0}

@@ -38,7 +38,7 @@ def test_train_then_evaluate(call, tmp_path):
     code, out, err = call(train_head, "otam", "-o", "adapter=temporal", "--out", tmp_path / "run", *SHORT)
     assert code == 0, err
     assert "otam seed 0" in out
-    assert "1 videos could not be encoded" in out
+    assert "1 video could not be encoded" in out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     arguments = ["--episodes", "20", "--quiet", "--json", "--compare", "tsn"]
     code, out, err = call(eval_head, tmp_path / "run", *arguments)
@@ -211,3 +211,24 @@ def test_numbers_out_of_range_are_one_line(call, tmp_path, option, value):
     assert code in (1, 2)
     assert option in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_split_without_a_val_part_can_hold_classes_out(call, tmp_path):
+    split = tmp_path / "mine.csv"
+    rows = [(part, name) for part in ("train", "test") for name in PARTS[part]]
+    split.write_text("part,class,video_id\n" + "".join(f"{part},{name},*\n" for part, name in rows))
+    line = [train_head, "otam", "-o", "adapter=linear", "--split", split, *SHORT]
+    code, out, err = call(*line, "--out", tmp_path / "blind")
+    assert code == 0, err
+    assert "no validation part: these are the last weights" in out
+    assert "--val-share 0.2 holds" in out
+    code, out, err = call(*line, "--way", "3", "--val-share", "0.3", "--out", tmp_path / "held")
+    assert code == 0, err
+    assert "last weights" not in out
+    config = json.loads((tmp_path / "held" / "config.json").read_text())
+    assert len(config["val_classes"]) == 3
+    assert sorted(config["val_classes"] + config["train_classes"]) == sorted(PARTS["train"])
+    assert (tmp_path / "held" / "split.csv").read_text() == split.read_text()  # the run can be tested elsewhere
+    code, _, err = call(*line, "--way", "3", "--val-share", "0.4", "--out", tmp_path / "held")
+    assert code == 1
+    assert "val_share: 0.3 != 0.4" in err

@@ -29,8 +29,12 @@ def make_store(
     failed: Sequence[int] = (),
     recipe: dict | None = None,
     text: TextTable | None = None,
+    hashes: Sequence[int] | None = None,
 ) -> FeatureStore:
-    """Write a sealed store of `features` tap -> (N, V, T, *shape)."""
+    """Write a sealed store of `features` tap -> (N, V, T, *shape); equal numbers in `hashes` are equal source files."""
+    sources = np.zeros((len(videos), 32), np.uint8)
+    if hashes is not None:
+        sources[:, :4] = np.array(hashes, ">u4").view(np.uint8).reshape(-1, 4)
     first = next(iter(features.values()))
     taps = {tap: TapSpec(shape=array.shape[3:], dtype=str(array.dtype)) for tap, array in features.items()}
     writer = create_store(
@@ -49,7 +53,7 @@ def make_store(
                     frame_time=np.zeros(slots, np.float64),
                     status=status,
                     n_frames=np.full(len(rows), 30, np.int32),
-                    source_sha256=np.zeros((len(rows), 32), np.uint8),
+                    source_sha256=sources[rows],
                     failures=[(row, "truncated", "made so") for row in rows if row in failed],
                 ),
             )

@@ -164,19 +164,38 @@ def test_kinetics_joins_its_roots(tmp_path):
 
 def test_folder_reads_clips_and_frame_folders(tmp_path):
     root = touch(tmp_path / "v", "walk/b.webm", "walk/a/0.jpg", "walk/a/1.jpg", "run/empty/readme.txt", "run/c.mp4")
-    assert triples(index_dataset("folder", videos=root)[0]) == [("c", "run", ""), ("a", "walk", ""), ("b", "walk", "")]
+    catalog = index_dataset("folder", videos=root)[0]
+    assert triples(catalog) == [("run/c.mp4", "run", ""), ("walk/a", "walk", ""), ("walk/b.webm", "walk", "")]
 
 
-def test_folder_keeps_names_that_repeat_between_classes_apart(tmp_path):
-    root = touch(tmp_path / "v", "walk/001.webm", "run/001.webm")
-    catalog, report = index_dataset("folder", videos=root)
-    assert [row.video_id for row in catalog.rows] == ["run/001", "walk/001"]
-    assert report.notes == ["names repeat between classes: the ids are class/name"]
+def test_ids_of_a_folder_stay_when_it_grows(tmp_path):
+    def ids(*names):
+        return {row.video_id for row in index_dataset("folder", videos=touch(tmp_path / "v", *names))[0].rows}
+
+    before = ids("walk/001.webm", "run/002.webm")
+    after = ids("run/001.webm", "walk/001.avi", "walk/0/1.jpg")
+    assert before < after
+    assert len(after) == 5
+
+
+def test_videos_of_equal_bytes_are_reported(tmp_path):
+    root = touch(tmp_path / "v", "walk/1.mp4", "walk/2.mp4", "run/3.mp4", "run/4/0.jpg", "run/5/0.jpg")
+    for place, data in ("walk/1.mp4", b"a" * 9999), ("walk/2.mp4", b"a" * 9999), ("run/3.mp4", b"b" * 9999):
+        (root / place).write_bytes(data)
+    (root / "walk/6.mp4").write_bytes(b"a" * 5000 + b"c" + b"a" * 4998)  # the ends agree, the middle does not
+    touch(root, "walk/empty1.mp4", "walk/empty2.mp4", data=b"")
+    report = index_dataset("folder", videos=root)[1]
+    assert report.duplicates == [["run/4", "run/5"], ["walk/1.mp4", "walk/2.mp4"]]
+    assert "2 videos with the same content as another" in report.to_text()
+    assert index_dataset("folder", videos=root, compare_content=False)[1].duplicates == []
 
 
 def test_folder_takes_part_folders_only_if_they_share_no_class(tmp_path):
     root = touch(tmp_path / "v", "train/walk/1.webm", "test/run/2.webm")
-    assert triples(index_dataset("folder", videos=root)[0]) == [("2", "run", "test"), ("1", "walk", "train")]
+    assert triples(index_dataset("folder", videos=root)[0]) == [
+        ("test/run/2.webm", "run", "test"),
+        ("train/walk/1.webm", "walk", "train"),
+    ]
     touch(root, "test/Walk/3.webm")
     catalog, report = index_dataset("folder", videos=root)
     assert {row.part for row in catalog.rows} == {""}
@@ -217,7 +236,7 @@ def test_empty_files_stay_and_are_said(tmp_path):
     _, report = index_dataset(
         "folder", videos=root, splits=[Split("s", {"test": {"walk": None}})], episode=EpisodeSize(2, 2)
     )
-    assert report.empty == ["3", "4"]
+    assert report.empty == ["walk/3.webm", "walk/4.webm"]
     assert report.n_videos == 4
     assert report.splits["s"][0].too_few == {"walk": 2}
     assert "warning: 2 empty files" in report.to_text()
@@ -248,5 +267,5 @@ def test_several_splits_leave_the_part_open(tmp_path):
     root = touch(tmp_path / "v", "walk/1.webm", "run/2.webm", "sit/3.webm")
     splits = [Split("one", {"train": {"walk": None}}), Split("two", {"test": {"walk": None, "run": None}})]
     catalog, report = index_dataset("folder", videos=root, splits=splits, only_splits=True)
-    assert triples(catalog) == [("2", "run", ""), ("1", "walk", "")]
+    assert triples(catalog) == [("run/2.webm", "run", ""), ("walk/1.webm", "walk", "")]
     assert list(report.splits) == ["one", "two"]

@@ -1,10 +1,11 @@
 """Which videos of a store belong to training, validation and test, and which of them can be used."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from fsar.errors import InputError, unknown_name
+from fsar.errors import InputError, count_of, unknown_name
 from fsar.heads.episodes.sampler import EpisodePool, EpisodeShape
 from fsar.splits import Split, class_key, match_videos
 
@@ -27,6 +28,12 @@ class StoreParts:
     """part -> classes with their usable rows; a part without videos is absent."""
     failed: dict[str, int] = field(default_factory=dict)
     """class -> number of videos that could not be encoded."""
+    split: Split | None = None
+    """None where the store's own parts are used."""
+    duplicates: dict[str, str] = field(default_factory=dict)
+    """Id of a video that is left out -> id of the one with the same content that is drawn."""
+    val_share: float | None = None
+    """Share of the training classes that `with_val_share` held out."""
 
     def pool(self, part: str) -> EpisodePool:
         """Return the pool of a part; the error says which parts there are."""
@@ -44,19 +51,68 @@ class StoreParts:
         """Return `part` if there is one, or the only part there is: a store of one part is tested as it is."""
         return next(iter(self.pools)) if part not in self.pools and len(self.pools) == 1 else part
 
+    def with_val_share(self, share: float) -> "StoreParts":
+        """Return the parts with a share of the training classes as the validation part.
+
+        Which classes is decided by a hash of their names alone, so that they stay the same as the data grow. At least
+        two are held out, and at least two are left.
+
+        Raises:
+            InputError: there is a validation part, no training part, a share outside (0, 1), or too few classes.
+        """
+        if not 0 < share < 1:
+            raise InputError(f"--val-share must be between 0 and 1, got {share}")
+        if "val" in self.pools:
+            raise InputError(f"{self.name} has a validation part: leave --val-share out")
+        train = self.pool("train")
+        n_held = max(2, round(share * train.n_classes))
+        if train.n_classes - n_held < 2:
+            raise InputError(
+                f"--val-share {share} would hold out {n_held} of {train.n_classes} training classes and leave fewer "
+                "than 2 to train on"
+            )
+        held = set(sorted(train.class_names, key=_name_hash)[:n_held])
+        rows = {name: train.rows_of(i) for i, name in enumerate(train.class_names)}
+        pools = {
+            "train": EpisodePool({name: own for name, own in rows.items() if name not in held}),
+            "val": EpisodePool({name: own for name, own in rows.items() if name in held}),
+            **{part: pool for part, pool in self.pools.items() if part != "train"},
+        }
+        return replace(self, pools=pools, val_share=share)
+
+    def notes(self) -> list[str]:
+        """Return what a reader of a result should know about the videos that are never drawn."""
+        found = []
+        if self.failed:
+            named = ", ".join(f"{name} ({count})" for name, count in self.failed.items())
+            found.append(f"{count_of(self.n_failed, 'video')} could not be encoded, never drawn: {named}")
+        if self.duplicates:
+            copy, kept = next(iter(self.duplicates.items()))
+            found.append(
+                f"{count_of(len(self.duplicates), 'video')} left out: the same file is there under another id "
+                f"({copy} is {kept}); --allow-duplicates draws both"
+            )
+        return found
+
     @property
     def n_failed(self) -> int:
         """Number of videos that could not be encoded."""
         return sum(self.failed.values())
 
 
-def store_parts(store: "FeatureStore", split: Split | None = None) -> StoreParts:
+def _name_hash(class_name: str) -> str:
+    return hashlib.sha256(class_key(class_name).encode()).hexdigest()
+
+
+def store_parts(store: "FeatureStore", split: Split | None = None, *, allow_duplicates: bool = False) -> StoreParts:
     """Return the parts that `split` gives a store's videos, or those that were recorded when it was encoded.
 
     Classes keep the order of the split (the class ids of published checkpoints), else of the store. Rows whose video
-    failed are left out and counted.
+    failed are left out and counted. So are rows that repeat an earlier video of their part byte for byte, unless
+    `allow_duplicates` is on: one of them in the support and the other in the query is an answer, not a question.
     """
     places, status = _places(store, split), store.status
+    first_of = {} if allow_duplicates else _first_copies(store, places)
     members: dict[str, dict[str, list[int]]] = {}
     failed: dict[str, int] = {}
     for row, place in enumerate(places):
@@ -65,7 +121,8 @@ def store_parts(store: "FeatureStore", split: Split | None = None) -> StoreParts
         part, class_name = place
         rows = members.setdefault(part, {}).setdefault(class_name, [])
         if status[row] == STATUS_OK:
-            rows.append(row)
+            if row not in first_of:
+                rows.append(row)
         else:
             failed[class_name] = failed.get(class_name, 0) + 1
     if not members:
@@ -76,7 +133,22 @@ def store_parts(store: "FeatureStore", split: Split | None = None) -> StoreParts
     }
     if split is None:
         _check_disjoint(pools)
-    return StoreParts(split.name if split else str(store.path), split.sha256 if split else "", pools, failed)
+    ids = [video.video_id for video in store.videos]
+    duplicates = {ids[row]: ids[first] for row, first in first_of.items()}
+    name, sha256 = (split.name, split.sha256) if split else (str(store.path), "")
+    return StoreParts(name, sha256, pools, failed, split, duplicates)
+
+
+def _first_copies(store: "FeatureStore", places: Sequence[tuple[str, str] | None]) -> dict[int, int]:
+    """Return row -> first row of the same content in the same part, for the rows that are not that first one."""
+    copies = {}
+    for group in store.duplicates():
+        first_in: dict[str, int] = {}
+        for row in group:
+            place = places[row]
+            if place is not None and first_in.setdefault(place[0], row) != row:
+                copies[row] = first_in[place[0]]
+    return copies
 
 
 def _part_order(part: str) -> int:

@@ -16,7 +16,7 @@ from fsar.heads.episodes.split_parts import StoreParts, store_parts
 from fsar.heads.head import Head, head_type
 from fsar.heads.setup.class_text import choose_table, class_vectors
 from fsar.heads.setup.taps import choose_taps, default_options, feature_width
-from fsar.splits import load_split
+from fsar.splits import Split, load_split
 
 if TYPE_CHECKING:
     from fsar.pipeline.store import FeatureStore
@@ -74,14 +74,28 @@ def make_task(
     name: str,
     store: "FeatureStore",
     *,
-    split: str | None = None,
+    split: str | Split | None = None,
     taps: Mapping[str, str] | None = None,
     text: str | None = None,
     n_frames: int | None = None,
     device: str = "cpu",
     where: Where = "auto",
+    val_share: float | None = None,
+    allow_duplicates: bool = False,
 ) -> Task:
     """Return the task of head `name` on a store.
+
+    Args:
+        name: Of the head.
+        store: Where its features are.
+        split: By name, alias or CSV path, or a table; None for the parts recorded in the store.
+        taps: Role -> tap, for roles that shall not be filled by default.
+        text: Text table; None for the only one.
+        n_frames: Frames that a video shows, of those stored; None for all.
+        device: Of the features and the head.
+        where: Whether features are resident in memory.
+        val_share: Hold this share of the training classes out as the validation part of a split that has none.
+        allow_duplicates: Draw videos with the same content, too.
 
     Raises:
         InputError: unknown head, split, tap or text table, or something the head needs is not in the store.
@@ -89,7 +103,10 @@ def make_task(
     kind = head_type(name)
     chosen = choose_taps(name, kind, store, taps)
     table = choose_table(name, kind, store, text)
-    parts = store_parts(store, None if split is None else load_split(split))
+    table_of_split = load_split(split) if isinstance(split, str) else split
+    parts = store_parts(store, table_of_split, allow_duplicates=allow_duplicates)
+    if val_share is not None:
+        parts = parts.with_val_share(val_share)
     return Task(store, parts, name, kind, chosen, table, n_frames or store.n_slots, device, where)
 
 

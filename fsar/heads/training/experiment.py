@@ -22,7 +22,7 @@ from fsar.heads.evaluation.protocol import Plan, Planned, describe_result, measu
 from fsar.heads.evaluation.report import model_card
 from fsar.heads.head import Head, create_head, head_type, list_heads
 from fsar.heads.recipes.presets import CACHED, Preset
-from fsar.heads.run_folder import RESULT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
+from fsar.heads.run_folder import RESULT, SPLIT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
 from fsar.heads.setup.task import Task, union_rows
 from fsar.heads.training.loop import Batch, TrainOptions, TrainReport, Validate, train
 
@@ -81,6 +81,8 @@ def run(experiment: Experiment, out: Path | None, *, quiet: bool = False) -> tup
     config = _config(experiment, options, pool, planned)
     name = f"{task.name}-{Path(task.parts.name).stem}"
     folder = open_run(out, name, config)
+    if task.parts.split is not None:
+        write_atomic(folder.path / SPLIT, task.parts.split.to_csv())
     if folder.is_finished:
         return folder, read_json(folder.path / RESULT)
     with seeded(experiment.seed):
@@ -114,9 +116,7 @@ def _train_pool(experiment: Experiment) -> EpisodePool:
         experiment.notes.append(
             "some training videos were encoded as val or test videos: all their views are the first"
         )
-    if task.parts.failed:
-        named = ", ".join(f"{name} ({count})" for name, count in task.parts.failed.items())
-        experiment.notes.append(f"{task.parts.n_failed} videos could not be encoded and are never drawn: {named}")
+    experiment.notes.extend(task.parts.notes())
     return pool
 
 
@@ -136,6 +136,8 @@ def _config(
         "split": task.parts.name,
         "split_sha256": task.parts.sha256,
         "train_classes": list(pool.class_names),
+        "val_classes": _val_classes(experiment),
+        "val_share": task.parts.val_share,
         "train_videos_sha256": _videos_sha256(task, pool),
         "val_videos_sha256": _videos_sha256(task, task.parts.pools.get("val")),
         "episodes": describe_shape(experiment.shape),
@@ -149,6 +151,12 @@ def _config(
         "device": task.device,
         "test_episodes_sha256": planned.sha256 if planned else None,
     }
+
+
+def _val_classes(experiment: Experiment) -> list[str]:
+    """Return the classes that choose the weights; none without validation."""
+    val = experiment.task.parts.pools.get("val")
+    return list(val.class_names) if val is not None and experiment.val_episodes else []
 
 
 def _videos_sha256(task: Task, pool: EpisodePool | None) -> str:
@@ -237,8 +245,11 @@ def _validation(experiment: Experiment) -> _Validation | None:
     """Return the validation episodes, with fewer ways or queries where the part is small; None if it is absent."""
     pools, shape, notes = experiment.task.parts.pools, experiment.shape, experiment.notes
     if "val" not in pools or experiment.val_episodes == 0:
-        reason = "no validation was asked for" if "val" in pools else "there is no validation part"
-        notes.append(f"{reason}: the last weights are kept")
+        reason = "no validation was asked for" if "val" in pools else "the split has no validation part"
+        notes.append(
+            f"{reason}: these are the last weights, and nothing stopped them from overfitting"
+            + ("" if "val" in pools else "; --val-share 0.2 holds a fifth of the training classes out")
+        )
         return None
     pool, _ = pools["val"].without_small_classes(_shot(shape) + 1)
     if pool.n_classes < 2:

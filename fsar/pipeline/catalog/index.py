@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import NO_PART, Catalog, CatalogRow
+from fsar.pipeline.catalog.duplicates import describe_duplicates, find_duplicates
 from fsar.pipeline.catalog.media import Scan
 from fsar.pipeline.catalog.scan import scan_dataset
 from fsar.splits import Matching, Split, match_videos
@@ -65,6 +66,8 @@ class IndexReport:
     notes: list[str]
     episode: EpisodeSize
     splits: dict[str, list[PartReport]]
+    duplicates: list[list[str]] = field(default_factory=list)
+    """Groups of ids whose videos hold the same bytes."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
@@ -81,6 +84,8 @@ class IndexReport:
             lines.append(
                 f"warning: {len(self.empty)} empty files or dead links, kept as failures to come: {_some(self.empty)}"
             )
+        if self.duplicates:
+            lines.append(f"warning: {describe_duplicates(self.duplicates)}")
         if self.missing:
             counts = {name: len(ids) for name, ids in self.missing.items()}
             lines.append(f"warning: {sum(counts.values())} listed videos are missing on disk")
@@ -99,6 +104,7 @@ def index_dataset(
     splits: Sequence[Split] = (),
     only_splits: bool = False,
     episode: EpisodeSize | None = None,
+    compare_content: bool = True,
 ) -> tuple[Catalog, IndexReport]:
     """Return the catalog of a dataset and what it lacks.
 
@@ -112,6 +118,7 @@ def index_dataset(
         splits: splits to report on.
         only_splits: leave out videos that none of the splits uses.
         episode: what counts as a class with enough videos.
+        compare_content: look for videos that hold the same bytes; reads the ends of those whose sizes are equal.
 
     Raises:
         InputError: what `scan_dataset` refuses, splits of one name, no video of the dataset is in the splits.
@@ -132,7 +139,8 @@ def index_dataset(
         raise InputError("none of the videos is in the chosen splits: is it the same dataset?")
     size = episode or EpisodeSize()
     reports = {split.name: report_split(split, matchings[split.name], scan.rows, size) for split in splits}
-    return Catalog(tuple(rows), dataset), _report(dataset, rows, scan, size, reports)
+    report = _report(dataset, rows, scan, size, reports)
+    return Catalog(tuple(rows), dataset), replace(report, duplicates=find_duplicates(rows) if compare_content else [])
 
 
 def report_split(

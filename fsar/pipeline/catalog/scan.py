@@ -83,7 +83,11 @@ def _scan_kinetics(videos: Path | None, annotations: Path | None) -> Scan:
 
 
 def _scan_folder(videos: Path | None, annotations: Path | None) -> Scan:
-    """Any class/clip tree. Folders train, val, test above the classes become parts if they share no class."""
+    """Any class/clip tree. Folders train, val, test above the classes become parts if they share no class.
+
+    The id of a video is its path below the folder, suffix included: no other file can change it, so that a folder can
+    grow and `fsar-store add` still knows what it has.
+    """
     root = existing_folder(videos, "--videos")
     folders = _folders(root)
     if folders and all(folder.name in PARTS for folder in folders):
@@ -91,9 +95,7 @@ def _scan_folder(videos: Path | None, annotations: Path | None) -> Scan:
     else:
         scan = Scan(_class_tree(root))
     _need_rows(scan.rows, root, "class/clip.mp4 or class/clip/frame.jpg")
-    if len({row.video_id for row in scan.rows}) < len(scan.rows):
-        scan.rows = [replace(row, video_id=f"{row.class_name}/{row.video_id}") for row in scan.rows]
-        scan.notes.append("names repeat between classes: the ids are class/name")
+    scan.rows = [replace(row, video_id=row.path.relative_to(root).as_posix()) for row in scan.rows]
     return scan
 
 

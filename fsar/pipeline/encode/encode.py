@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,8 @@ class EncodeReport:
     failures: list[tuple[str, str, str, str]]
     """(video_id, path, reason, message) of every failed video of the store."""
     run: EngineReport
+    duplicates: list[list[str]] = field(default_factory=list)
+    """Groups of ids whose videos have the same content."""
 
 
 def encode(
@@ -180,7 +182,7 @@ def _fill(
             f"none of the {len(videos)} videos could be read ({reason}); mend that and remove {writer.path}"
         )
     _seal(writer)
-    return EncodeReport(writer.path, recipe.recipe_id, len(videos), n_resumed, failures, run)
+    return EncodeReport(writer.path, recipe.recipe_id, len(videos), n_resumed, failures, run, store.duplicate_ids())
 
 
 def _seal(writer: StoreWriter) -> None:

@@ -42,6 +42,7 @@ def describe_store(path: str | Path) -> dict[str, Any]:
         "chunks": store.layout.n_chunks(store.n_videos),
         "bytes_on_disk": _bytes_on_disk(store.files),
         "parts": _parts(store, status),
+        "duplicates": store.duplicate_ids(),
         "failures": dict(sorted(Counter(reason for _, reason, _ in store.failures()).items())),
         "text_tables": {name: list(store.text(name).vectors.shape) for name in store.text_tables()},
         "runs": read_runs(store.files),

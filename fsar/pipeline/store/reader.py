@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from fsar.errors import InputError, unknown_name
+from fsar.pipeline.store.duplicates import groups_of_equal
 from fsar.pipeline.store.format.files import STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
 from fsar.pipeline.store.format.identity import recipe_id
 from fsar.pipeline.store.format.layout import STATUS_OK, TapSpec
@@ -150,6 +151,14 @@ class FeatureStore:
     def failure_of(self, row: int) -> tuple[str, str] | None:
         """Return (reason, message) of a failed video, None for any other."""
         return self._rows.failure_of(row)
+
+    def duplicates(self) -> list[list[int]]:
+        """Return groups of rows that were encoded from the same bytes, each ascending, in order of their first row."""
+        return groups_of_equal(self.source_sha256, self.ok_rows)
+
+    def duplicate_ids(self) -> list[list[str]]:
+        """Return `duplicates` by video id."""
+        return [[self.videos[row].video_id for row in group] for group in self.duplicates()]
 
     def missing_rows(self) -> Array:
         """Return the rows that are not committed, int64 ascending; none in a sealed store."""
