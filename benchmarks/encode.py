@@ -126,11 +126,11 @@ def cpu_seconds() -> float:
 
 def measure(name: str, videos: list[Path], arguments: argparse.Namespace, folder: Path) -> Row:
     """Measure the parts alone, then the engine."""
+    from fsar.pipeline.backbones.taps import TapExtractor
     from fsar.pipeline.catalog.catalog import CatalogRow
     from fsar.pipeline.encode.encode import EncodeOptions, plan
     from fsar.pipeline.encode.engine import EngineOptions
     from fsar.pipeline.encode.forward import Forward
-    from fsar.pipeline.encode.taps import TapExtractor
     from fsar.pipeline.pixels.prepare import CENTRE, prepare
 
     backbone, size, n_rows = MODELS[name]

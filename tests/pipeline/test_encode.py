@@ -14,13 +14,13 @@ import torch
 
 from fsar.errors import InputError
 from fsar.pipeline.backbones import load_backbone, save_weights
+from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.encode import lanes as engine_lanes
 from fsar.pipeline.encode.chunk import ChunkWork
 from fsar.pipeline.encode.clip_task import InlineDecoder, view_generator
 from fsar.pipeline.encode.encode import EncodeOptions, add_videos, encode, plan
 from fsar.pipeline.encode.engine import EngineOptions
-from fsar.pipeline.encode.taps import TapExtractor
 from fsar.pipeline.pixels.prepare import draw_view, prepare
 from fsar.pipeline.pixels.spec import ImageSpec
 from fsar.pipeline.store import STATUS_FAILED, STATUS_OK, Chunk, StoreWriter, VideoRow, extend_store, open_store

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from fsar.pipeline.backbones import load_backbone
+from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.encode import lanes as engine_lanes
 from fsar.pipeline.encode.lanes import Lanes
-from fsar.pipeline.encode.taps import TapExtractor
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torchvision
 
 from fsar.errors import InputError
 from fsar.pipeline.backbones import load_backbone
-from fsar.pipeline.encode.taps import TapExtractor, resolve_taps
+from fsar.pipeline.backbones.taps import TapExtractor, resolve_taps
 from tests.pipeline.backbone_helpers import add_tiny_clips
 
 close = torch.testing.assert_close

@@ -120,7 +120,7 @@ def add_videos(
 
 
 def _tap_specs(backbone: Backbone, recipe: Recipe) -> dict[str, TapSpec]:
-    from fsar.pipeline.encode.taps import TapExtractor
+    from fsar.pipeline.backbones.taps import TapExtractor
 
     with closing(TapExtractor(backbone, recipe.taps)) as extractor:
         return tap_specs(extractor, recipe)
@@ -157,8 +157,8 @@ def _fill(
     *,
     quiet: bool,
 ) -> EncodeReport:
+    from fsar.pipeline.backbones.taps import TapExtractor
     from fsar.pipeline.encode.forward import Forward
-    from fsar.pipeline.encode.taps import TapExtractor
     from fsar.pipeline.store import open_store
     from fsar.progress import progress
 

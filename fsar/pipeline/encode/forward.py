@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fsar.device import resolve_device
+from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.encode.lanes import Lanes
 from fsar.pipeline.encode.recipe import Recipe
-from fsar.pipeline.encode.taps import TapExtractor
 from fsar.pipeline.pixels.prepare import View, prepare
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from fsar.pipeline.encode.report import EngineOptions
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone
+    from fsar.pipeline.backbones.taps import TapExtractor
     from fsar.pipeline.catalog.catalog import CatalogRow
-    from fsar.pipeline.encode.taps import TapExtractor
     from fsar.pipeline.store import TapSpec, VideoRow
 
 NORMALISATIONS = ("backbone", "clip", "imagenet", "half", "none")
@@ -91,7 +91,7 @@ def _video_rows(rows: Sequence[CatalogRow]) -> list[VideoRow]:
 
 
 def _recipe(backbone: Backbone, options: EncodeOptions) -> tuple[Recipe, dict[str, TapSpec]]:
-    from fsar.pipeline.encode.taps import TapExtractor
+    from fsar.pipeline.backbones.taps import TapExtractor
 
     extractor = TapExtractor(backbone, options.taps)
     mean, std = _normalisation(backbone, options.normalisation)

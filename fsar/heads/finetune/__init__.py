@@ -1,0 +1,1 @@
+"""Train a backbone and a head together, from pixels."""

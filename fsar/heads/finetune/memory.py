@@ -1,0 +1,118 @@
+"""Training large backbones in little memory: two passes over chunks of frames, and checkpointed blocks."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fsar.errors import InputError
+from fsar.heads.batch import Features
+from fsar.heads.finetune.tower import Tower, batch_norms
+
+
+class TwoPass:
+    """Embeds frames in chunks without a graph and, once the head has given the gradients, again with one.
+
+    The features are leaves of the head's graph. `finish` computes them a second time, chunk by chunk, and sends the
+    head's gradients through: the result is that of one large graph up to the order of sums, and the memory that of one
+    chunk. It needs features that depend on their own frame alone.
+    """
+
+    def __init__(self, tower: Tower, n_frames: int) -> None:
+        """Prepare for one task.
+
+        Args:
+            tower: Gives the features.
+            n_frames: Frames of a chunk.
+
+        Raises:
+            InputError: the features of a frame depend on the others of its call, or on chance.
+        """
+        if tower.couples_frames:
+            raise InputError(
+                "--micro-batch cuts a call of the backbone into chunks, and in this one the features of a frame depend "
+                "on the frames beside it (batch norm in training mode) or on chance (dropout): use --batch-norm eval, "
+                "or --checkpoint-blocks, which keeps the calls whole"
+            )
+        self._tower, self._n_frames = tower, n_frames
+        self._calls: list[tuple[Tensor, Features]] = []
+
+    def __call__(self, frames: Tensor) -> Features:
+        """Return features role -> (..., *shape) of frames (..., 3, H, W), cut off from the tower."""
+        flat, lead = frames.flatten(0, -4), frames.shape[:-3]
+        with torch.no_grad():
+            parts = [self._tower(chunk) for chunk in torch.split(flat, self._n_frames)]
+        leaves = {role: torch.cat([part[role] for part in parts]) for role in parts[0]}
+        if not self._tower.is_frozen:
+            leaves = {role: leaf.requires_grad_() for role, leaf in leaves.items()}
+            self._calls.append((flat, leaves))
+        return {role: leaf.view(*lead, *leaf.shape[1:]) for role, leaf in leaves.items()}
+
+    def finish(self, precision: AbstractContextManager[object] | None = None) -> None:
+        """Send the gradients that the features have received into the tower; `precision` is that of the first pass."""
+        for flat, leaves in self._calls:
+            grads = {role: leaf.grad for role, leaf in leaves.items() if leaf.grad is not None}
+            for start in range(0, len(flat), self._n_frames):
+                rows = slice(start, start + self._n_frames)
+                with precision or nullcontext():
+                    features = self._tower(flat[rows])
+                torch.autograd.backward([features[role] for role in grads], [grad[rows] for grad in grads.values()])
+        self._calls.clear()
+
+
+def checkpoint_blocks(tower: Tower) -> None:
+    """Keep only the inputs of the blocks of a tower in training and compute the rest again in the backward pass.
+
+    Gradients are the same to the bit. Running statistics move once: the second forward works on copies of them.
+
+    Raises:
+        InputError: the backbone has no blocks that are known here.
+    """
+    blocks = _blocks(tower.module)
+    if not blocks:
+        raise InputError(f"{tower.backbone.name} has no blocks that are known here: leave --checkpoint-blocks out")
+    for block in blocks:
+        block.forward = partial(_checkpointed, block, block.forward)
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """Return the residual or transformer blocks of a backbone: the children of its stages, none inside another."""
+    lists = [child for child in module.modules() if isinstance(child, (nn.Sequential, nn.ModuleList))]
+    stages = [stage for stage in lists if len(stage) and all(_is_block(child) for child in stage)]
+    return [block for stage in stages for block in stage]
+
+
+def _is_block(module: nn.Module) -> bool:
+    name = type(module).__name__
+    return "Block" in name or name in ("Bottleneck", "InvertedResidual", "DepthwiseSeparableConv", "ConvBnAct")
+
+
+def _checkpointed(block: nn.Module, forward: Any, *inputs: Any, **options: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **options)
+    contexts = partial(_contexts, block)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+    return nullcontext(), _still_statistics(block)
+
+
+@contextmanager
+def _still_statistics(block: nn.Module) -> Iterator[None]:
+    """Give the batch norms of a block copies of their buffers for a while.
+
+    They are exchanged and not copied back: writing to buffers that a graph holds would make its backward fail.
+    """
+    kept = [(norm, dict(norm._buffers)) for norm in batch_norms(block)]
+    for norm, buffers in kept:
+        norm._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in kept:
+            norm._buffers.update(buffers)
