@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow lint types docs wheel clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,8 +15,8 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 demo: $(BIN)/.installed
 	$(BIN)/fsar-prep run configs/demo.toml --out $(DEMO_DIR)
 
-test: lint types
-	$(BIN)/python -m pytest
+test: lint types docs
+	$(BIN)/python -m pytest --cov --cov-report=term
 
 test-slow: $(BIN)/.installed
 	$(BIN)/python -m pytest -m slow
@@ -24,9 +24,18 @@ test-slow: $(BIN)/.installed
 lint: $(BIN)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 
 types: $(BIN)/.installed
 	$(BIN)/mypy
+
+docs: $(BIN)/.installed
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# The wheel as a user gets it: built, installed without the dev extra in an environment of its own, run outside the checkout.
+wheel:
+	PYTHON=$(PYTHON) bash tests/wheel.sh
 
 clean:
 	rm -rf $(VENV) $(DEMO_DIR) build dist

@@ -1,4 +1,4 @@
-"""Write docs/commands.md and docs/heads.md from the commands and heads themselves: `python docs/generate.py`.
+"""Write the pages that are made from the code and from benchmarks/README.md: `python docs/generate.py`.
 
 A test runs `--check`'s comparison, so the pages cannot drift from the code.
 """
@@ -79,7 +79,12 @@ def heads_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"commands.md": commands_page, "heads.md": heads_page}
+def benchmarks_page() -> str:
+    """Return the page that stands beside the benchmark scripts."""
+    return (DOCS.parent / "benchmarks" / "README.md").read_text(encoding="utf-8")
+
+
+PAGES = {"commands.md": commands_page, "heads.md": heads_page, "benchmarks.md": benchmarks_page}
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def generate():
     return module
 
 
-@pytest.mark.parametrize("page", ["commands.md", "heads.md"])
+@pytest.mark.parametrize("page", ["commands.md", "heads.md", "benchmarks.md"])
 def test_generated_pages_are_up_to_date(page):
     script = str(ROOT / "docs" / "generate.py")
     code = f"import runpy, sys; sys.stdout.write(runpy.run_path({script!r})['PAGES'][{page!r}]())"

@@ -102,8 +102,8 @@ def _paths_to_cells(xp: Any, weights: Any) -> Any:
     start[1] *= 0.5
     for cell, above, weight in zip(start[2:], start[1:], down[1:], strict=False):
         cell += weight * above  # weight * (2 + above)
-    aboves, besides = reach[:, :-1], reach[:, 1:]
-    for above, beside, cell, weight in zip(aboves, besides, besides[1:], weights[1:], strict=False):
+    upper, beside_all = reach[:, :-1], reach[:, 1:]
+    for above, beside, cell, weight in zip(upper, beside_all, beside_all[1:], weights[1:], strict=False):
         xp.add(above, beside, out=cell)
         cell *= weight
     return reach

@@ -1,0 +1,83 @@
+"""What a page takes for granted: files that its reader has, made small before the page's snippets run."""
+
+import csv
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fsar.splits import load_split
+from tests.videos import write_clip
+
+
+def downloads(folder: Path) -> None:
+    """Make stand-ins of the benchmark downloads: the same nesting and names, two tiny clips each."""
+    if shutil.which("bsdtar") is None:
+        pytest.skip("needs bsdtar (Debian package libarchive-tools)")
+    for make in (_ssv2, _kinetics, _hmdb51, _ucf101):
+        make(folder / "downloads" / make.__name__.strip("_"), folder / "staged" / make.__name__.strip("_"))
+    shutil.rmtree(folder / "staged")
+
+
+def _ssv2(out: Path, staged: Path) -> None:
+    train = load_split("ssv2-cmn").parts["train"]
+    name = next(iter(train))
+    for video_id in train[name][:2]:
+        write_clip(staged / "20bn-something-something-v2" / f"{video_id}.webm", n_frames=4)
+    out.mkdir(parents=True)
+    _archive(staged, out / "whole.tgz", "w:gz")
+    whole = (out / "whole.tgz").read_bytes()
+    for part in range(2):  # numbered parts of one archive, none of them an archive of its own
+        half = len(whole) // 2
+        (out / f"20bn-something-something-v2-{part:02d}").write_bytes(whole[:half] if part == 0 else whole[half:])
+    (out / "whole.tgz").unlink()
+    (out / "labels").mkdir()
+    entries = [{"id": video_id, "template": name} for video_id in train[name][:2]]
+    (out / "labels" / "train.json").write_text(json.dumps(entries))
+    (out / "labels" / "validation.json").write_text("[]")
+    (out / "labels" / "labels.json").write_text(json.dumps({name: "0"}))
+
+
+def _kinetics(out: Path, staged: Path) -> None:
+    out.mkdir(parents=True)
+    for start in (1, 7):
+        write_clip(staged / f"abcdefghijk_{start:06d}_{start + 10:06d}.mp4", n_frames=4)
+    _archive(staged, out / "part_0.tar.gz", "w:gz")
+    with (out / "train.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
+        writer.writerows([["abseiling", "abcdefghijk", start, start + 10, "train"] for start in (1, 7)])
+
+
+def _hmdb51(out: Path, staged: Path) -> None:
+    out.mkdir(parents=True)
+    for name in ("run", "wave"):
+        write_clip(staged / name / name / f"{name}_1.avi", n_frames=4)
+        (staged / "archives").mkdir(exist_ok=True)
+        _archive(staged / name, staged / "archives" / f"{name}.rar", "w")  # bsdtar goes by content, not by suffix
+    _archive(staged / "archives", out / "hmdb51_org.rar", "w")
+
+
+def _ucf101(out: Path, staged: Path) -> None:
+    out.mkdir(parents=True)
+    write_clip(staged / "UCF-101" / "Archery" / "v_Archery_g01_c01.avi", n_frames=4)
+    _archive(staged, out / "UCF101.rar", "w")
+
+
+def _archive(folder: Path, out: Path, mode: str) -> None:
+    with tarfile.open(out, mode) as archive:  # type: ignore[call-overload]
+        for path in sorted(folder.iterdir()):
+            archive.add(path, arcname=path.name)
+
+
+PREPARE: dict[str, Callable[[Path], None]] = {"datasets.md": downloads}
+"""Page -> function that fills the folder in which the page's snippets run."""
+
+RUN_ELSEWHERE = {
+    "README.md": "test_docs.py",  # names models with published weights; its options are checked there
+    "store.md": "pipeline/store/test_page.py",  # also checks what the snippets print
+}
+"""Page -> test that runs it another way."""
