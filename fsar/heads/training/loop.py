@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from fsar.device import forked_generators, seed_generators
 from fsar.errors import InputError
@@ -65,7 +67,79 @@ class TrainReport:
     seconds: float
 
 
-Validate = Callable[[Head], Evaluation]
+Validate = Callable[[Any], Evaluation]
+"""Evaluates what is trained (a head, or a head and its backbone) on fixed episodes."""
+
+
+class Learner(Protocol):
+    """What the loop trains, and how a step changes it."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Everything that is trained, selected and saved."""
+        ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Over its parameters."""
+        ...
+
+    def step(self, number: int, batch: Any, monitor: StepMonitor) -> float:
+        """Do step `number` and return its learning rate; it depends on the number, the seed and the weights alone."""
+        ...
+
+    def broken_episodes(self, number: int, batch: Any) -> list[int]:
+        """Return the numbers of the episodes of a step that the model, as it was then, answers without a number."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what the training leaves behind."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLearner:
+    """A head that learns from features."""
+
+    module: Head
+    optimizer: torch.optim.Optimizer
+    options: TrainOptions
+    device: str
+
+    def step(self, number: int, batch: Batch, monitor: StepMonitor) -> float:
+        """Do one step on a batch of episodes or pairs."""
+        preset = self.options.preset
+        last_episode = (number + 1) * preset.episodes_per_step - 1
+        lr = preset.lr * preset.schedule.factor(last_episode, preset.n_episodes)
+        set_lr(self.optimizer, lr)
+        seed_step(self.options.seed, number, self.device)
+        episodes, targets = batch if isinstance(batch, tuple) else (batch, None)
+        train_step(
+            self.module,
+            episodes,
+            targets,
+            self.optimizer,
+            clip_norm=preset.clip_norm,
+            gradient_scale=preset.episodes_per_step if preset.reduction == "sum" else 1.0,
+            amp=self.options.amp,
+            monitor=monitor,
+        )
+        return lr
+
+    def broken_episodes(self, number: int, batch: Batch) -> list[int]:
+        """Return the episodes whose logits are not finite; all of a batch of pairs."""
+        n_episodes = self.options.preset.episodes_per_step
+        numbers = [number * n_episodes + place for place in range(n_episodes)]
+        if isinstance(batch, PairBatch):
+            return numbers
+        seed_step(self.options.seed, number, self.device)
+        with torch.no_grad(), autocast(self.device, self.options.amp):
+            answers = self.module.train().outputs(batch[0])["logits"].flatten(1)
+        return [n for n, whole in zip(numbers, answers.isfinite().all(1).tolist(), strict=True) if not whole]
+
+    def save(self, folder: Path) -> None:
+        """Write the head."""
+        save_head(folder, self.module)
 
 
 def train(
@@ -97,29 +171,44 @@ def train(
         InputError: the loss is not finite.
         KeyboardInterrupt: asked to stop by Ctrl-C or SIGTERM; the state is saved.
     """
-    optimizer = make_optimizer(head, options.preset)
-    best, done = snapshot(head), Progress()
+    learner = HeadLearner(head, make_optimizer(head, options.preset), options, device)
+    return train_learner(learner, make_batch, validate, folder, options, device=device, quiet=quiet)
+
+
+def train_learner(
+    learner: Learner,
+    make_batch: Callable[[int], Any],
+    validate: Validate | None,
+    folder: Path,
+    options: TrainOptions,
+    *,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> TrainReport:
+    """Do what `train` does for anything that learns by steps; `learner` understands what `make_batch` returns."""
+    module, optimizer = learner.module, learner.optimizer
+    best, done = snapshot(module), Progress()
     if (folder / STATE).is_file():
-        best, done = load_state(folder / STATE, head, optimizer, device)
-    loop = _Loop(head, optimizer, make_batch, validate, folder, options, device, best, done, StepMonitor(device))
+        best, done = load_state(folder / STATE, module, optimizer, device)
+    loop = _Loop(learner, make_batch, validate, folder, options, device, best, done, StepMonitor(device))
     with MetricsLog(folder, step=done.n_steps) as log:
         report = loop.run(log, quiet=quiet)
-    head.load_state_dict(loop.best if validate else snapshot(head))
-    head.eval()
-    save_head(folder, head)
+    if validate:
+        module.load_state_dict(loop.best)
+    module.eval()
+    learner.save(folder)
     return report
 
 
-def snapshot(head: Head) -> Weights:
+def snapshot(module: nn.Module) -> Weights:
     """Return a copy of all weights."""
-    return {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 @dataclass(slots=True)
 class _Loop:
-    head: Head
-    optimizer: torch.optim.Optimizer
-    make_batch: Callable[[int], Batch]
+    learner: Learner
+    make_batch: Callable[[int], Any]
     validate: Validate | None
     folder: Path
     options: TrainOptions
@@ -163,23 +252,8 @@ class _Loop:
     def _exhausted(self) -> bool:
         return 0 < self.options.patience <= self.done.n_validations_since_best
 
-    def _step(self, step: int, batch: Batch, log: MetricsLog) -> None:
-        preset = self.options.preset
-        last_episode = (step + 1) * preset.episodes_per_step - 1
-        lr = preset.lr * preset.schedule.factor(last_episode, preset.n_episodes)
-        set_lr(self.optimizer, lr)
-        seed_step(self.options.seed, step, self.device)
-        episodes, targets = batch if isinstance(batch, tuple) else (batch, None)
-        train_step(
-            self.head,
-            episodes,
-            targets,
-            self.optimizer,
-            clip_norm=preset.clip_norm,
-            gradient_scale=preset.episodes_per_step if preset.reduction == "sum" else 1.0,
-            amp=self.options.amp,
-            monitor=self.monitor,
-        )
+    def _step(self, step: int, batch: Any, log: MetricsLog) -> None:
+        lr = self.learner.step(step, batch, self.monitor)
         if (step + 1) % self.options.log_every == 0 or step == 0:
             self._refuse_broken()
             log.write(step + 1, lr=lr, **self.monitor.latest())
@@ -193,42 +267,30 @@ class _Loop:
             return
         step = self.first_step + broken.step
         what = f"gradient has norm {broken.gradient_norm}" if math.isfinite(broken.loss) else f"loss is {broken.loss}"
-        named = ", ".join(map(str, self._broken_episodes(step)))
+        named = ", ".join(map(str, self.learner.broken_episodes(step, self.make_batch(step))))
         raise InputError(
             f"the {what} at step {step + 1}{named and f', in episode {named}'}; lower --lr or check the features "
             "(what was saved before this step is kept)"
         )
 
-    def _broken_episodes(self, step: int) -> list[int]:
-        """Return the numbers of the episodes of a step that the head, as it was then, answers without a number."""
-        n_episodes = self.options.preset.episodes_per_step
-        numbers = [step * n_episodes + place for place in range(n_episodes)]
-        batch = self.make_batch(step)
-        if isinstance(batch, PairBatch):
-            return numbers
-        seed_step(self.options.seed, step, self.device)
-        with torch.no_grad(), autocast(self.device, self.options.amp):
-            answers = self.head.train().outputs(batch[0])["logits"].flatten(1)
-        return [n for n, whole in zip(numbers, answers.isfinite().all(1).tolist(), strict=True) if not whole]
-
     def _validate(self, log: MetricsLog) -> None:
         self._refuse_broken()
         if self.validate is None:
             return
-        result = self.validate(self.head)
+        result = self.validate(self.learner.module)
         done = self.done
         done.history.append({"step": done.n_steps, "accuracy": result.mean})
         log.write(done.n_steps, **{"val/accuracy": result.mean, "val/ci95": result.ci95 or 0.0})
         if result.mean > done.best_accuracy:
             done.best_accuracy, done.best_step, done.n_validations_since_best = result.mean, done.n_steps, 0
-            self.best = snapshot(self.head)
+            self.best = snapshot(self.learner.module)
         else:
             done.n_validations_since_best += 1
 
     def save(self) -> None:
         """Write the state that `train` goes on from."""
         self._refuse_broken()
-        save_state(self.folder / STATE, self.head, self.optimizer, self.best, self.done)
+        save_state(self.folder / STATE, self.learner.module, self.learner.optimizer, self.best, self.done)
 
     def _report(self, seconds: float) -> TrainReport:
         validated = self.validate is not None

@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fsar.errors import InputError
-from fsar.heads.head import Head
 from fsar.heads.run_folder import read_tensors, write_tensors
 
 Weights = dict[str, Tensor]
@@ -28,9 +27,11 @@ class Progress:
     """One entry per validation."""
 
 
-def save_state(path: Path, head: Head, optimizer: torch.optim.Optimizer, best: Weights, progress: Progress) -> None:
+def save_state(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, best: Weights, progress: Progress
+) -> None:
     """Write weights, optimiser, best weights and progress."""
-    tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    tensors = {f"head.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     plain: dict[str, float] = {}
     for index, entries in optimizer.state_dict()["state"].items():
@@ -42,15 +43,17 @@ def save_state(path: Path, head: Head, optimizer: torch.optim.Optimizer, best: W
     write_tensors(path, tensors, {"state": json.dumps({"progress": asdict(progress), "optimizer": plain})})
 
 
-def load_state(path: Path, head: Head, optimizer: torch.optim.Optimizer, device: str) -> tuple[Weights, Progress]:
-    """Put a saved state into `head` and `optimizer`; return the best weights and the progress.
+def load_state(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, device: str
+) -> tuple[Weights, Progress]:
+    """Put a saved state into `module` and `optimizer`; return the best weights and the progress.
 
     Raises:
         InputError: a damaged file, or the weights of another head.
     """
     tensors, metadata = read_tensors(path)
     try:
-        head.load_state_dict(_within(tensors, "head."))
+        module.load_state_dict(_within(tensors, "head."))
     except RuntimeError as error:
         raise InputError(f"{path} is the state of a head with other options: {error}") from error
     written = json.loads(metadata["state"])
