@@ -1,13 +1,18 @@
-"""Files that are either whole or absent: temporary name, flush, rename."""
+"""Files that are either whole or absent (temporary name, flush, rename), and files that strangers made."""
 
+import errno
 import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fsar.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +24,52 @@ TEMPORARY_MARK = ".tmp-"
 def temporary_path(path: Path) -> Path:
     """Return a fresh name beside `path`; the suffix is kept because video writers choose the container by it."""
     return path.with_name(f".{path.stem}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+
+
+MAX_DOCUMENT_BYTES = 64 << 20
+"""The largest JSON or CSV file that is read whole, where nothing else is said."""
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a plain file for reading, and nothing else: a pipe or device would hang, a link leads to another's files.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is a link, folder, pipe, socket or device.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_WAITING)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):  # a link (EMLINK on BSD), a socket
+            raise _not_plain(path) from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _not_plain(path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _not_plain(path: Path) -> InputError:
+    return InputError(f"{path} is not a plain file but a link, folder, pipe or device: nothing is read from it")
+
+
+def read_plain(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
+    """Return the bytes of a plain file of at most `max_bytes`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is larger, or no plain file.
+    """
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(max_bytes + 1) if size <= max_bytes else b""
+    if size > max_bytes or len(data) > max_bytes:
+        raise InputError(f"{path} has {size} bytes, more than the {max_bytes} that such a file may have")
+    return data
 
 
 @contextmanager

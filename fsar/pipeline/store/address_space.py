@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fsar.files import open_plain
 from fsar.pipeline.store.format.layout import ArraySpec
 
 _MAP_PRIVATE, _MAP_FIXED = 0x02, 0x10
@@ -61,12 +62,9 @@ class AddressSpace:
 
     def place(self, index: int, path: Path, offset: int) -> None:
         """Map the rows of chunk `index`, which begin at byte `offset` of the file."""
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
+        with open_plain(path) as file:
             address = self._address + index * self._slot_bytes
-            self._place(address, self._map_bytes, descriptor, offset - self.delta)
-        finally:
-            os.close(descriptor)
+            self._place(address, self._map_bytes, file.fileno(), offset - self.delta)
 
     def will_need(self, index: int, start: int, n_bytes: int) -> None:
         """Ask the kernel to fetch bytes of a slot from the disk, without waiting for them."""

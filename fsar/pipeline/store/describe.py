@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fsar.pipeline.store.format.files import StoreFiles, read_runs
+from fsar.pipeline.store.format.files import read_runs
 from fsar.pipeline.store.format.identity import differing_fields
 from fsar.pipeline.store.format.layout import STATUS_FAILED, STATUS_OK
 from fsar.pipeline.store.journal.manifest import PARTS
@@ -40,17 +40,13 @@ def describe_store(path: str | Path) -> dict[str, Any]:
         "slots": store.n_slots,
         "chunk_rows": store.layout.chunk_rows,
         "chunks": store.layout.n_chunks(store.n_videos),
-        "bytes_on_disk": _bytes_on_disk(store.files),
+        "bytes_on_disk": store.files.bytes_on_disk(),
         "parts": _parts(store, status),
         "duplicates": store.duplicate_ids(),
         "failures": dict(sorted(Counter(reason for _, reason, _ in store.failures()).items())),
         "text_tables": {name: list(store.text(name).vectors.shape) for name in store.text_tables()},
         "runs": read_runs(store.files),
     }
-
-
-def _bytes_on_disk(files: StoreFiles) -> int:
-    return sum(files.locate(name).stat().st_size for name in files.names())
 
 
 def _parts(store: FeatureStore, status: np.ndarray[Any, Any]) -> dict[str, dict[str, int]]:

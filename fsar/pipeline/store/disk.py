@@ -3,13 +3,14 @@
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fsar.files import sync_folder
+from fsar.files import open_plain, sync_folder
 
 Buffer = bytes | memoryview
 HASH_IN_THREAD_BYTES = 4 << 20
@@ -114,13 +115,28 @@ def cannot_write(place: Path, error: OSError) -> OSError:
     return OSError(error.errno, reason, str(place))
 
 
-def file_entry(path: Path) -> FileEntry | None:
-    """Return the entry of a file on the disk, None if there is none."""
+def file_entry(path: Path, expected_bytes: int | None = None) -> FileEntry | None:
+    """Return the entry of a plain file on the disk, None if there is none.
+
+    A file of another size than `expected_bytes` is not read: its entry has no sha256.
+
+    Raises:
+        InputError: it is a link, pipe, device or folder.
+    """
     try:
-        with open(path, "rb") as file:
-            return FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
+        with open_plain(path) as file:
+            n_bytes = os.fstat(file.fileno()).st_size
+            if expected_bytes not in (None, n_bytes):
+                return FileEntry("", n_bytes)
+            return FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), n_bytes)
     except FileNotFoundError:
         return None
+
+
+def is_whole(path: Path, entry: FileEntry) -> bool:
+    """Return whether a staged file is plain and has its whole size. Raises FileNotFoundError if there is none."""
+    found = path.lstat()
+    return stat.S_ISREG(found.st_mode) and found.st_size == entry.n_bytes
 
 
 def list_names(folder: Path) -> list[str]:

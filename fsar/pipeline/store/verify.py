@@ -1,7 +1,7 @@
 """Re-read every byte of a store and say what is wrong, by file and by video."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from fsar.pipeline.store.disk import file_entry
 from fsar.pipeline.store.format.files import (
     CLAIMS,
     JOURNAL,
+    KEY_PATTERN,
     MANIFEST_FILE,
     METADATA_KEY,
     RUNS,
@@ -24,20 +25,22 @@ from fsar.pipeline.store.format.layout import Layout, VideoRow
 from fsar.pipeline.store.journal.manifest import is_sealed, read_manifest
 from fsar.pipeline.store.journal.records import (
     Entries,
+    TornIntentError,
     announced_files,
     chunk_key,
     intents,
+    read_intent,
     read_record,
     record_entries,
     stored_rows,
 )
 
 N_THREADS = 4
-_RECORD_NAME = re.compile(rf"{JOURNAL}/(\d+)\.(\d+)\.json")
-_KEY, _RANDOM = rf"({METADATA_KEY}|\d+\.\d+)", "[0-9a-f]{8}"
+_RECORD_NAME = re.compile(rf"{JOURNAL}/([0-9]{{6,9}})\.([0-9]{{6,9}})\.json")
+_RANDOM = "[0-9a-f]{8}"
 _TRACE = re.compile(
-    rf"{RUNS}/[0-9a-f]{{16}}\.json|{JOURNAL}/{_KEY}\.intent|{STAGING}/{_KEY}-\d+-{_RANDOM}/.+"
-    rf"|{CLAIMS}/(\d+|\.\d+-(stale-)?{_RANDOM})"
+    rf"{RUNS}/[0-9a-f]{{16}}\.json|{JOURNAL}/{KEY_PATTERN}\.intent|{STAGING}/{KEY_PATTERN}-[0-9]+-{_RANDOM}/.+"
+    rf"|{CLAIMS}/([0-9]+|\.[0-9]+-(stale-)?{_RANDOM})"
 )
 """What runs leave, and what work in hand or a killed run may have left, apart from files under temporary names."""
 
@@ -91,6 +94,8 @@ def verify(path: str | Path, *, advance: Callable[[int], None] | None = None) ->
     moving = announced_files(files)
     for name, what in _check(files, {name: expected[name] for name in expected if name not in moving}, advance):
         problems.append(Problem(name, what, owners.of(name)))
+    problems += owners.without_record(expected) if sealed else []
+    problems += _intent_problems(files, sealed)
     notes = _notes(files, sealed)
     known = expected.keys() | moving | {MANIFEST_FILE if sealed else ""}
     for name in sorted(on_disk - known):
@@ -130,11 +135,13 @@ def _expected(files: StoreFiles, sealed: bool, problems: list[Problem]) -> Entri
 
 def _check(files: StoreFiles, expected: Entries, advance: Callable[[int], None] | None) -> list[tuple[str, str]]:
     def check(name: str) -> tuple[str, str] | None:
+        wanted = expected[name]
         try:
-            entry = file_entry(files.locate(name))
+            entry = file_entry(files.locate(name), wanted.n_bytes)
+        except InputError as error:
+            return name, str(error)
         except OSError as error:  # the disk itself may refuse to give a damaged block
             return name, f"unreadable: {error}"
-        wanted = expected[name]
         if entry is None:
             return name, "missing"
         if entry.n_bytes != wanted.n_bytes:
@@ -172,6 +179,11 @@ class _Owners:
             rows = self._rows.get(name, range(0))
         return tuple(self._videos[row].video_id for row in rows)
 
+    def without_record(self, expected: Collection[str]) -> list[Problem]:
+        """Return the chunk files that a complete store has and the manifest does not name."""
+        missing = sorted(self._rows.keys() - set(expected))
+        return [Problem(name, "not in the manifest", self.of(name)) for name in missing]
+
 
 def _chunk_rows(files: StoreFiles, layout: Layout, n_videos: int) -> dict[str, range]:
     specs = layout.arrays().values()
@@ -196,6 +208,27 @@ def _renaming_problems(files: StoreFiles) -> list[Problem]:
     return [Problem(name, what) for name in files.format.extra_names()]
 
 
+def _intent_problems(files: StoreFiles, sealed: bool) -> list[Problem]:
+    """Return the intents that no writer of ours left, and in a sealed store all: it is half changed."""
+    problems = []
+    for key in intents(files):
+        name = f"{JOURNAL}/{key}.intent"
+        try:
+            read_intent(files, key)
+        except FileNotFoundError:  # just finished
+            continue
+        except TornIntentError:
+            pass
+        except InputError as error:
+            problems.append(Problem(name, str(error)))
+            continue
+        if sealed:
+            problems.append(
+                Problem(name, f"a change that was not finished: `fsar-store seal {files.path}` finishes it")
+            )
+    return problems
+
+
 def _runs_problems(files: StoreFiles) -> list[Problem]:
     try:
         read_runs(files)
@@ -209,7 +242,8 @@ def _notes(files: StoreFiles, sealed: bool) -> list[str]:
     n_staged = sum(path.is_file() for path in files.folder(STAGING).rglob("*"))
     if n_staged:
         notes.append(f"{n_staged} staged files of interrupted or running work; sealing removes them")
-    notes += [f"{key} was announced and not finished; `fsar-store seal` finishes it" for key in intents(files)]
+    announced = [] if sealed else intents(files)
+    notes += [f"{key} was announced and not finished; `fsar-store seal` finishes it" for key in announced]
     return notes
 
 

@@ -4,23 +4,33 @@ import csv
 import difflib
 import hashlib
 import io
+import itertools
+import os
+import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
-from fsar.files import write_atomic
+from fsar.files import open_plain, read_plain, write_atomic
 from fsar.pipeline.store.disk import list_names
 from fsar.pipeline.store.format.identity import canonical_json, checked_json, recipe_id
 from fsar.pipeline.store.format.layout import Layout, VideoRow
+from fsar.pipeline.store.format.names import inside_folder
 from fsar.pipeline.store.format.registry import StoreFormat, format_of, list_formats
 from fsar.pipeline.store.format.schema import check_store, read_document
 
 STORE_FILE, VIDEOS_FILE, FAILURES_FILE, MANIFEST_FILE = "store.json", "videos.csv", "failures.csv", "manifest.json"
 JOURNAL, CLAIMS, STAGING, RUNS = "journal", "claims", "staging", "runs"
 METADATA_KEY = "metadata"
+MAX_TABLE_BYTES = 512 << 20
+KEY_PATTERN = rf"({METADATA_KEY}|[0-9]{{6,9}}\.[0-9]{{6,9}})"
+_OWN_FILE = re.compile(
+    rf"{re.escape(STORE_FILE)}|{re.escape(VIDEOS_FILE)}|{re.escape(FAILURES_FILE)}|{re.escape(MANIFEST_FILE)}"
+    rf"|{JOURNAL}/{KEY_PATTERN}\.json"
+)
 VIDEO_COLUMNS = ("video_id", "class", "part", "path")
 RESULT_COLUMNS = ("status", "n_frames", "sha256")
 FAILURE_COLUMNS = ("video_id", "path", "stage", "reason", "message")
@@ -35,8 +45,11 @@ class StoreFiles:
 
     @classmethod
     def at(cls, path: str | Path) -> "StoreFiles":
-        """Return the files of the store at `path`, whether or not they exist."""
-        return cls(Path(path), format_of(Path(path)))
+        """Return the files of the store at `path`, whether or not they exist. Raises InputError for no store's name."""
+        files = cls(Path(path), format_of(Path(path)))
+        if files.home.is_symlink() and not files.path.is_symlink():  # whoever names a link knows where it leads
+            raise InputError(f"{files.home} is a link: a store must hold its own folders")
+        return files
 
     @property
     def home(self) -> Path:
@@ -44,16 +57,20 @@ class StoreFiles:
         return self.format.home(self.path)
 
     def locate(self, name: str) -> Path:
-        """Return the path of the file called `name` in journals and manifests."""
+        """Return the path of the file called `name` in journals and manifests; InputError if it leads elsewhere."""
         return self.format.locate(self.path, name)
 
     def folder(self, name: str) -> Path:
-        """Return a folder of the store's own book-keeping."""
-        return self.home / name
+        """Return a folder of the store's own book-keeping; raises InputError if it is a link to elsewhere."""
+        return inside_folder(self.home, name)
+
+    def owns(self, name: str) -> bool:
+        """Return whether a store of this format has files of that name, apart from the traces of work in hand."""
+        return _OWN_FILE.fullmatch(name) is not None or self.format.owns(name)
 
     def exists(self) -> bool:
         """Return whether the creation of a store here was completed."""
-        return (self.home / JOURNAL / f"{METADATA_KEY}.json").exists()
+        return (self.folder(JOURNAL) / f"{METADATA_KEY}.json").exists()
 
     def lacks_master(self) -> bool:
         """Return whether a file that the format keeps outside the home folder is not there."""
@@ -61,9 +78,26 @@ class StoreFiles:
 
     def names(self) -> list[str]:
         """Return the names of all files on disk, book-keeping included."""
-        inside = [path.relative_to(self.home).as_posix() for path in self.home.rglob("*") if not path.is_dir()]
         outside = [name for name in self.format.extra_names() if self.locate(name).exists()]
-        return sorted(inside) + outside
+        return sorted(_names_below(self.home)) + outside
+
+    def bytes_on_disk(self) -> int:
+        """Return the size of all files; links count for themselves."""
+        outside = sum(self.locate(name).stat().st_size for name in self.format.extra_names())
+        return sum((self.home / name).lstat().st_size for name in _names_below(self.home)) + outside
+
+
+def _names_below(home: Path) -> Iterator[str]:
+    """Yield the names of everything but folders below `home`, none if it does not exist; links are never followed."""
+    waiting = [""] if home.exists() else []
+    while waiting:
+        prefix = waiting.pop()
+        with os.scandir(home / prefix) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{prefix}{entry.name}/")
+                else:
+                    yield prefix + entry.name
 
 
 def store_json(layout: Layout, videos: Sequence[VideoRow]) -> bytes:
@@ -87,13 +121,13 @@ def read_store(files: StoreFiles) -> tuple[Layout, list[VideoRow]]:
     if not files.exists():
         raise FileNotFoundError(_why_missing(files))
     try:
-        data = check_store(files.locate(STORE_FILE).read_bytes(), files.locate(STORE_FILE))
-        videos = read_videos(files.locate(VIDEOS_FILE))
+        data = check_store(read_plain(files.locate(STORE_FILE)), files.locate(STORE_FILE))
+        videos = read_videos(files.locate(VIDEOS_FILE), data["n_videos"])
     except FileNotFoundError as error:
         name = Path(error.filename).name
         advice = f"restore it from a copy, or see what else is wrong with `fsar-store verify {files.path}`"
         raise InputError(f"{files.path} is damaged: {name} is missing; {advice}") from error
-    if data["videos_sha256"] != videos_sha256(videos):
+    if len(videos) != data["n_videos"] or data["videos_sha256"] != videos_sha256(videos):
         if (files.folder(JOURNAL) / f"{METADATA_KEY}.intent").exists():
             raise InputError(
                 f"{files.path} is just being extended, or that was interrupted: repeat the command that did it"
@@ -128,13 +162,23 @@ def videos_csv(videos: Sequence[VideoRow], results: Sequence[Sequence[Any]] | No
     return csv_bytes(columns, rows)
 
 
-def read_videos(path: Path) -> list[VideoRow]:
-    """Return the rows of videos.csv."""
+def read_videos(path: Path, n_videos: int) -> list[VideoRow]:
+    """Return the first `n_videos` rows of videos.csv, and one more if there are more."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [VideoRow(*(row[column] for column in VIDEO_COLUMNS)) for row in csv.DictReader(file)]
-    except (KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
+        with io.TextIOWrapper(open_plain(path), encoding="utf-8", newline="") as file:
+            if os.fstat(file.fileno()).st_size > MAX_TABLE_BYTES:
+                raise InputError(f"{path} is damaged: it has more than {MAX_TABLE_BYTES} bytes")
+            rows = itertools.islice(csv.DictReader(file), n_videos + 1)
+            return [VideoRow(*(_cell(row, column) for column in VIDEO_COLUMNS)) for row in rows]
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
+
+
+def _cell(row: Mapping[str, str | None], column: str) -> str:
+    cell = row[column]
+    if cell is None:
+        raise KeyError(f"a line without {column!r}")
+    return cell
 
 
 def csv_bytes(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:

@@ -7,8 +7,11 @@ relative: the two can move together, but links hold the folder's name, so a stor
 """
 
 import json
+import math
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fsar.errors import InputError
+from fsar.files import open_plain
 from fsar.pipeline.store.disk import Buffer
 from fsar.pipeline.store.format.identity import canonical_json, recipe_id
 from fsar.pipeline.store.format.layout import ArraySpec, Layout
+from fsar.pipeline.store.format.names import inside
 from fsar.pipeline.store.format.registry import ChunkFiles, raw_bytes, register_format
 from fsar.pipeline.store.format.schema import FORMAT_VERSION
 from fsar.pipeline.store.format.text_table import TextTable
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 MASTER = "@master.h5"
 """Name in manifests of the file outside the parts folder, whatever the store is called."""
 PART_FOLDER = "chunks"
+_PART_FILE = re.compile(rf"{PART_FOLDER}/[0-9]{{6,}}\.h5")
 ALIGN_BYTES = 4096
 """Arrays of a page and more start on a page, so that they map into memory as they lie."""
 
@@ -48,8 +54,17 @@ class Hdf5Format:
         return path.with_name(path.name + ".parts")
 
     def locate(self, path: Path, name: str) -> Path:
-        """Return the virtual file itself or a file below the folder of parts."""
-        return path if name == MASTER else self.home(path) / name
+        """Return the virtual file, to which `path` may be a link, or a file below the folder of parts.
+
+        Raises InputError for a name that leads out of it.
+        """
+        if name == MASTER:
+            return path.resolve() if path.is_symlink() else path
+        return inside(self.home(path), name)
+
+    def owns(self, name: str) -> bool:
+        """Return whether a store of ours has an HDF5 file of this name."""
+        return name == MASTER or _PART_FILE.fullmatch(name) is not None
 
     def extra_names(self) -> tuple[str, ...]:
         """Return the mark of the virtual file."""
@@ -57,11 +72,9 @@ class Hdf5Format:
 
     def leads_home(self, path: Path) -> bool:
         """Return whether the virtual file links to the parts beside it; True for one that is damaged or missing."""
-        import h5py
-
         try:
-            with h5py.File(path, "r", locking=False) as file:
-                link = file["status"].id.get_create_plist().get_virtual_filename(0)
+            with _open_master(self.locate(path, MASTER)) as file:
+                link = _own_dataset(file, "status").id.get_create_plist().get_virtual_filename(0)
         except (OSError, RuntimeError, KeyError, ValueError):  # its bytes have changed, which verify tells
             return True
         return str(link).startswith(_link(f"{self.home(path).name}/"))
@@ -86,15 +99,15 @@ class Hdf5Format:
 
     def read_tables(self, path: Path) -> dict[str, TextTable]:
         """Return the text tables in the virtual file."""
-        import h5py
-
-        # Files are only ever replaced whole, and many network file systems cannot lock.
         try:
-            with h5py.File(path, "r", locking=False) as file:
-                return {name: _read_table(name, dataset) for name, dataset in file["text"].items()}
+            with _open_master(self.locate(path, MASTER)) as file:
+                names = list(_own_group(file, "text"))
+                return {name: _read_table(name, _own_dataset(file, f"text/{name}")) for name in names}
         except FileNotFoundError:
             raise FileNotFoundError(f"{path} is missing: run `fsar-store verify {path}`") from None
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{path} is damaged ({error}): run `fsar-store verify {path}`") from error
 
 
@@ -226,12 +239,46 @@ def _type(spec: ArraySpec) -> Any:
     return h5py.h5t.py_create(spec.numpy_dtype, logical=True)
 
 
+@contextmanager
+def _open_master(path: Path) -> Iterator["h5py.File"]:
+    """Open the virtual file without following what it links to: HDF5 reads from the open file alone."""
+    import h5py
+
+    with open_plain(path) as plain, h5py.File(plain, "r") as file:
+        yield file
+
+
+def _own_group(file: "h5py.File", name: str) -> "h5py.Group":
+    """Return a group, reached by hard links alone. Raises KeyError if there is none, InputError for other links."""
+    import h5py
+
+    found: Any = file
+    for part in name.split("/"):
+        if not isinstance(found, h5py.Group) or not isinstance(found.get(part, getlink=True), h5py.HardLink):
+            raise InputError(f"{name!r} is missing in {file.filename!r} or links to another place")
+        found = found[part]
+    return found
+
+
+def _own_dataset(file: "h5py.File", name: str) -> "h5py.Dataset":
+    """Return a dataset, reached by hard links alone, that keeps no numbers in other files but virtual ones."""
+    import h5py
+
+    dataset: Any = _own_group(file, name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.id.get_create_plist().get_external_count():
+        raise InputError(f"{name!r} in {file.filename!r} is no dataset of its own: its numbers lie in another file")
+    return dataset
+
+
 def _read_table(name: str, dataset: "h5py.Dataset") -> TextTable:
+    creation = dataset.id.get_create_plist()
+    n_bytes = 4 * math.prod(dataset.shape or ())
+    if (
+        dataset.is_virtual
+        or creation.get_nfilters()
+        or dataset.dtype != "<f4"
+        or dataset.id.get_storage_size() != n_bytes
+    ):
+        raise InputError(f"text table {name!r} is damaged: it must be stored plainly, as float32")
     attributes = {key: json.loads(dataset.attrs[key]) for key in ("class_names", "templates", "encoder")}
-    return TextTable(
-        name,
-        dataset[...],
-        tuple(attributes["class_names"]),
-        tuple(attributes["templates"]),
-        attributes["encoder"],
-    )
+    return TextTable.from_stored(name, dataset[...], attributes)

@@ -1,5 +1,6 @@
 """What a store holds: its arrays, their shapes, and how rows are cut into chunks."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from fsar.errors import InputError
-from fsar.pipeline.store.format.schema import FORMAT_VERSION, TAP_DTYPES
+from fsar.pipeline.store.format.names import refuse_collisions
+from fsar.pipeline.store.format.schema import FORMAT_VERSION, MAX_CHUNK_BYTES, TAP_DTYPES
 
 STATUS_PENDING, STATUS_OK, STATUS_FAILED = 0, 1, 2
 MAX_CHUNK_ROWS = 256
@@ -66,7 +68,7 @@ class ArraySpec:
     @property
     def row_bytes(self) -> int:
         """Bytes of one video."""
-        return int(np.prod(self.tail, dtype=np.int64)) * self.numpy_dtype.itemsize
+        return math.prod(self.tail) * self.numpy_dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,16 @@ def plan_layout(
         raise InputError("a store needs at least one tap")
     for name in taps:
         check_name("tap", name)
+    refuse_collisions(taps, "the list of taps")
     for label, value in (("views", n_views), ("slots", n_slots), ("bytes per chunk", chunk_bytes)):
         if value < 1:
             raise InputError(f"the number of {label} must be at least 1, got {value}")
-    biggest = max(int(np.prod(tap.shape, dtype=np.int64)) * np.dtype(tap.dtype).itemsize for tap in taps.values())
-    rows = chunk_rows or max(1, min(MAX_CHUNK_ROWS, chunk_bytes // (biggest * n_views * n_slots)))
+    biggest = max(math.prod(tap.shape) * np.dtype(tap.dtype).itemsize for tap in taps.values()) * n_views * n_slots
+    rows = chunk_rows or max(1, min(MAX_CHUNK_ROWS, chunk_bytes // biggest))
+    if rows * biggest > MAX_CHUNK_BYTES:
+        raise InputError(
+            f"{rows} videos of {biggest} bytes are too much for one chunk: at most {MAX_CHUNK_BYTES} bytes"
+        )
     return Layout(dict(sorted(taps.items())), int(n_views), int(n_slots), int(rows), dict(recipe))
 
 

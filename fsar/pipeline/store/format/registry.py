@@ -32,7 +32,10 @@ class StoreFormat(Protocol):
         """Return the folder that holds everything but, for some formats, one master file."""
 
     def locate(self, path: Path, name: str) -> Path:
-        """Return where the file `name` of the store at `path` lies."""
+        """Return where the file `name` of the store at `path` lies; raises InputError where that is outside of it."""
+
+    def owns(self, name: str) -> bool:
+        """Return whether this format has files of that name: metadata, text tables or chunks."""
 
     def extra_names(self) -> tuple[str, ...]:
         """Return the names of files outside the home folder."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -38,6 +38,15 @@ class TextTable:
             raise InputError(f"text table {self.name!r} names a class twice")
         if not np.isfinite(vectors).all():
             raise InputError(f"text table {self.name!r} has vectors that are not finite")
+
+    @classmethod
+    def from_stored(cls, name: str, vectors: np.ndarray[Any, Any], attributes: Mapping[str, Any]) -> Self:
+        """Return the table that a store holds. Raises InputError unless `attributes` are as the method gives them."""
+        names, templates, encoder = (attributes[key] for key in ("class_names", "templates", "encoder"))
+        texts = [*names, *templates] if isinstance(names, list) and isinstance(templates, list) else [None]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(encoder, dict):
+            raise InputError(f"text table {name!r} is damaged: its class names, templates or encoder are no such")
+        return cls(name, vectors, tuple(names), tuple(templates), encoder)
 
     def row_of(self, class_name: str) -> int:
         """Return the column k of `vectors[:, k]` that belongs to a class.

@@ -5,6 +5,8 @@ Metadata follows https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html 
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,17 @@ from typing import Any
 import numpy as np
 
 from fsar.errors import InputError
+from fsar.files import read_plain
 from fsar.pipeline.store.disk import Buffer
 from fsar.pipeline.store.format.identity import recipe_id
 from fsar.pipeline.store.format.layout import ArraySpec, Layout
+from fsar.pipeline.store.format.names import inside
 from fsar.pipeline.store.format.registry import ChunkFiles, raw_bytes, register_format
 from fsar.pipeline.store.format.schema import FORMAT_VERSION
 from fsar.pipeline.store.format.text_table import TextTable
 
 CRC_BYTES = 4
+_FILE = re.compile(r"([^/]+/){0,2}zarr\.json|([^/]+/){1,2}c(\.[0-9]+)+")
 
 
 @register_format(".zarr")
@@ -34,8 +39,12 @@ class ZarrFormat:
         return path
 
     def locate(self, path: Path, name: str) -> Path:
-        """Return the file below the group's folder."""
-        return path / name
+        """Return the file below the group's folder; raises InputError for a name that leads out of it."""
+        return inside(path, name)
+
+    def owns(self, name: str) -> bool:
+        """Return whether a zarr group of ours has a file of this name."""
+        return _FILE.fullmatch(name) is not None
 
     def extra_names(self) -> tuple[str, ...]:
         """Return nothing: all files lie in the folder."""
@@ -74,10 +83,10 @@ class ZarrFormat:
     def read_tables(self, path: Path) -> dict[str, TextTable]:
         """Return the text tables, each checked against its crc32c."""
         try:
-            nodes = json.loads((path / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
+            nodes = json.loads(read_plain(path / "zarr.json"))["consolidated_metadata"]["metadata"]
             names = sorted(name for name, node in nodes.items() if name.startswith("text/") and "shape" in node)
             return {name.removeprefix("text/"): _read_table(path, name, nodes[name]) for name in names}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path / 'zarr.json'} is damaged ({error!r}): run `fsar-store verify {path}`") from error
@@ -140,16 +149,11 @@ def _json_bytes(node: dict[str, Any]) -> bytes:
 
 
 def _read_table(path: Path, name: str, node: dict[str, Any]) -> TextTable:
-    file = path / name / "c.0.0.0"
-    data = file.read_bytes()
+    file = inside(path, f"{name}/c.0.0.0")
+    n_bytes = 4 * math.prod(node["shape"])
+    data = read_plain(file, n_bytes + CRC_BYTES)
     raw, stored = data[:-CRC_BYTES], int.from_bytes(data[-CRC_BYTES:], "little")
-    if len(raw) != 4 * int(np.prod(node["shape"])) or crc32c(raw) != stored:
+    if len(raw) != n_bytes or crc32c(raw) != stored:
         raise InputError(f"{file} is damaged: run `fsar-store verify {path}`")
-    attributes = node["attributes"]
-    return TextTable(
-        name.removeprefix("text/"),
-        np.frombuffer(raw, "<f4").reshape(node["shape"]),
-        tuple(attributes["class_names"]),
-        tuple(attributes["templates"]),
-        attributes["encoder"],
-    )
+    vectors = np.frombuffer(raw, "<f4").reshape(node["shape"])
+    return TextTable.from_stored(name.removeprefix("text/"), vectors, node["attributes"])

@@ -1,11 +1,13 @@
 """Whole chunks of one array, straight from their files."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fsar.errors import InputError
+from fsar.files import open_plain
 from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.format.layout import ArraySpec, Layout
 
@@ -18,9 +20,10 @@ def stored_chunk(
     offset = record["offsets"].get(spec.name, 0)
     shape = (layout.chunk_rows, *spec.tail)
     try:
-        if path.stat().st_size < offset + layout.chunk_rows * spec.row_bytes:
-            raise InputError(f"{path} is cut short: run `fsar-store verify {files.path}`")
-        return np.memmap(path, spec.numpy_dtype, "r", offset, shape)
+        with open_plain(path) as file:
+            if os.fstat(file.fileno()).st_size < offset + layout.chunk_rows * spec.row_bytes:
+                raise InputError(f"{path} is cut short: run `fsar-store verify {files.path}`")
+            return np.memmap(file, spec.numpy_dtype, "r", offset, shape)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: run `fsar-store verify {files.path}`") from None
 
@@ -33,6 +36,10 @@ def read_column(
     column = np.full((n_videos, *spec.tail), spec.fill, spec.numpy_dtype)
     for index, record in records.items():
         rows = range(*record["rows"])
+        if rows.start != index * layout.chunk_rows or len(rows) > layout.chunk_rows:
+            raise InputError(f"{files.path} is damaged: its chunk {index} has rows {rows.start} to {rows.stop - 1}")
+        if rows.start >= n_videos:  # the store has grown since it was opened
+            continue
         chunk = stored_chunk(files, layout, spec, index, record)[: len(rows)]
-        column[rows.start : rows.stop] = chunk[: n_videos - rows.start]  # the store may have grown since it was opened
+        column[rows.start : rows.stop] = chunk[: n_videos - rows.start]
     return column

@@ -5,6 +5,7 @@ A claim is stale when its process is gone (same machine) or when nobody has touc
 
 import json
 import os
+import re
 import secrets
 import socket
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
+from fsar.files import read_plain
 from fsar.pipeline.store.disk import FOLDER_TRIES, cannot_write, create_exclusive, list_names
 
 HEARTBEAT_SECONDS = 30.0
@@ -23,6 +25,9 @@ STALE_SECONDS = 600.0
 PATIENCE_SECONDS = 60.0
 METADATA_INDEX = 10**9
 """Stands among the claims for the right to change metadata; no store has as many chunks."""
+
+MAX_CLAIM_BYTES = 1 << 16
+_OWNER = {"host": str, "pid": int, "started": str, "token": str}
 
 _live_tokens: set[str] = set()
 
@@ -146,7 +151,7 @@ def drop_chunk_claims(folder: Path) -> None:
 
 def live_claims(folder: Path) -> list[int]:
     """Return the chunks that some living writer holds."""
-    names = [name for name in list_names(folder) if name.isdigit()]
+    names = [name for name in list_names(folder) if re.fullmatch("[0-9]{6,10}", name)]
     return [int(name) for name in names if int(name) != METADATA_INDEX and not is_stale(folder / name)]
 
 
@@ -162,7 +167,7 @@ def _is_gone(owner: dict[str, Any], path: Path) -> bool:
         if owner["pid"] == os.getpid():
             return owner["token"] not in _live_tokens
         return _process_start(owner["pid"]) != owner["started"] or not _process_exists(owner["pid"])
-    return _age_seconds(path) > STALE_SECONDS
+    return abs(_age_seconds(path)) > STALE_SECONDS  # nobody will touch a file in the future
 
 
 def host_id() -> str:
@@ -178,12 +183,15 @@ def host_id() -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        owner = json.loads(path.read_bytes())
+        owner = json.loads(read_plain(path, MAX_CLAIM_BYTES))
+        if {name: type(owner[name]) for name in _OWNER} == _OWNER and 0 < owner["pid"] < 1 << 31:
+            return dict(owner)
     except FileNotFoundError:
         return {}
-    except ValueError:  # torn by a crash on a disk without hard links: nobody's
-        owner = {"host": "", "pid": 0, "started": "", "token": ""}
-    return dict(owner)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    # Torn by a crash on a disk without hard links, or never a claim: nobody's.
+    return {"host": "", "pid": 0, "started": "", "token": ""}
 
 
 def _process_exists(pid: int) -> bool:

@@ -14,7 +14,8 @@ def refuse_damage(files: StoreFiles, record: Mapping[str, Any], names: Collectio
     """Raise InputError unless the files `names` are as a record says."""
     entries = record_entries(record)
     for name in names:
-        if file_entry(files.locate(name)) != entries.get(name):
+        wanted = entries.get(name)
+        if wanted is None or file_entry(files.locate(name), wanted.n_bytes) != wanted:
             raise InputError(f"{files.locate(name)} is damaged or missing: run `fsar-store verify {files.path}`")
 
 

@@ -9,6 +9,7 @@ from fsar.pipeline.store.format.layout import VideoRow
 from fsar.pipeline.store.format.schema import RECORD, read_document
 from fsar.pipeline.store.journal.records import Entries, record_entries
 
+MAX_MANIFEST_BYTES = 256 << 20
 PARTS = ("train", "val", "test", "")
 
 
@@ -23,7 +24,7 @@ def read_manifest(files: StoreFiles) -> Entries:
     Raises:
         InputError: the manifest itself is damaged.
     """
-    return record_entries(read_document(files.locate(MANIFEST_FILE), RECORD))
+    return record_entries(read_document(files.locate(MANIFEST_FILE), RECORD, max_bytes=MAX_MANIFEST_BYTES))
 
 
 def failures_in(records: Iterable[Mapping[str, Any]]) -> list[tuple[int, str, str]]:

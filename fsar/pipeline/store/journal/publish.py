@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
-from fsar.files import sync_folder
+from fsar.files import read_plain, sync_folder
 from fsar.pipeline.store.disk import (
     NO_ROOM,
     Buffer,
@@ -27,6 +27,7 @@ from fsar.pipeline.store.disk import (
     cannot_write,
     create_exclusive,
     file_entry,
+    is_whole,
     list_names,
     make_folder,
     replace,
@@ -34,12 +35,13 @@ from fsar.pipeline.store.disk import (
 )
 from fsar.pipeline.store.format.files import JOURNAL, METADATA_KEY, STAGING, StoreFiles
 from fsar.pipeline.store.format.identity import checked_json
-from fsar.pipeline.store.format.schema import INTENT, read_document
+from fsar.pipeline.store.format.names import inside
 from fsar.pipeline.store.journal.records import (
     Entries,
+    TornIntentError,
     chunk_key,
     intent_path,
-    record_entries,
+    read_intent,
     record_path,
     stored_rows,
 )
@@ -132,8 +134,8 @@ def _announce(files: StoreFiles, key: str, intent: bytes, folder: Path, *, repla
 
 def _is_announced(files: StoreFiles, key: str, token: str) -> bool:
     try:
-        return token.encode() in intent_path(files, key).read_bytes()
-    except FileNotFoundError:
+        return token.encode() in read_plain(intent_path(files, key))
+    except (FileNotFoundError, InputError):
         return False
 
 
@@ -141,23 +143,25 @@ def redo(files: StoreFiles, key: str) -> bool:
     """Carry out an announced publication; return whether there is a record of it now.
 
     An intent whose staged files are gone or torn is discarded.
+
+    Raises:
+        InputError: the intent is none of ours; nothing is touched.
     """
     path, record = intent_path(files, key), record_path(files, key)
     try:
-        intent = read_document(path, INTENT)
+        intent = read_intent(files, key)
     except FileNotFoundError:
         return record.exists()
-    except InputError:
+    except TornIntentError:
         path.unlink(missing_ok=True)
         return False
-    staging = files.folder(STAGING) / intent["staging"]
-    if record.exists() and not intent["replaces"]:
+    if record.exists() and not intent.replaces:
         sync_folder(record.parent)
         done = True
     else:
-        done = all(_move_all(files, staging, record_entries({"files": step})) for step in intent["steps"])
+        done = all(_move_all(files, intent.staging, step) for step in intent.steps)
     path.unlink(missing_ok=True)
-    shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(intent.staging, ignore_errors=True)
     return done
 
 
@@ -170,13 +174,13 @@ def _move_all(files: StoreFiles, staging: Path, entries: Entries) -> bool:
 
 
 def _move(files: StoreFiles, staging: Path, name: str, entry: FileEntry) -> bool:
-    source, target = staging / name, files.locate(name)
+    source, target = inside(staging, name), files.locate(name)
     try:
-        if source.stat().st_size != entry.n_bytes:
+        if not is_whole(source, entry):
             return False
         replace(source, target)
     except FileNotFoundError:  # moved before a crash, or by another process at this moment
-        return file_entry(target) == entry
+        return file_entry(target, entry.n_bytes) == entry
     return True
 
 

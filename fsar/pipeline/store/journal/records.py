@@ -1,15 +1,21 @@
 """What the journal says: which chunks are stored, in which files, and what was announced and not finished."""
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
 from fsar.pipeline.store.disk import FileEntry, list_names
-from fsar.pipeline.store.format.files import JOURNAL, METADATA_KEY, StoreFiles
-from fsar.pipeline.store.format.schema import FILE_ENTRY, INTENT, RECORD, check_fields, check_record, read_document
+from fsar.pipeline.store.format.files import JOURNAL, KEY_PATTERN, METADATA_KEY, STAGING, StoreFiles
+from fsar.pipeline.store.format.names import checked_name, refuse_collisions
+from fsar.pipeline.store.format.schema import INTENT, RECORD, check_entry, check_fields, check_record, read_document
 
 Entries = dict[str, FileEntry]
+_CHUNK_RECORD = re.compile(r"([0-9]{6,9})\.([0-9]{6,9})\.json")
+_INTENT = re.compile(rf"{KEY_PATTERN}\.intent")
 
 
 def chunk_key(index: int, n_rows: int) -> str:
@@ -21,10 +27,10 @@ def stored_rows(files: StoreFiles) -> dict[int, int]:
     """Return how many rows of each finished chunk are stored, by listing names only."""
     stored: dict[int, int] = {}
     for name in list_names(files.folder(JOURNAL)):
-        index, _, rest = name.partition(".")
-        n_rows, _, suffix = rest.partition(".")
-        if index.isdigit() and n_rows.isdigit() and suffix == "json":
-            stored[int(index)] = max(stored.get(int(index), 0), int(n_rows))
+        found = _CHUNK_RECORD.fullmatch(name)
+        if found:
+            index, n_rows = map(int, found.groups())
+            stored[index] = max(stored.get(index, 0), n_rows)
     return stored
 
 
@@ -47,7 +53,7 @@ def read_record(files: StoreFiles, key: str) -> dict[str, Any]:
     """
     path = record_path(files, key)
     record = read_document(path, RECORD)
-    return record if key == METADATA_KEY else check_record(record, str(path))
+    return record if key == METADATA_KEY else check_record(record, str(path), int(key.partition(".")[2]))
 
 
 def read_chunk_record(files: StoreFiles, index: int, n_rows: int) -> dict[str, Any]:
@@ -67,9 +73,10 @@ def chunk_records(files: StoreFiles) -> dict[int, dict[str, Any]]:
 
 
 def record_entries(record: Mapping[str, Any]) -> Entries:
-    """Return the files that a record names."""
+    """Return the files that a record or manifest names. Raises InputError for names that lead out of the store."""
+    refuse_collisions(record["files"], "a record of this store")
     entries = {
-        name: check_fields(entry, FILE_ENTRY, f"the record of {name}") for name, entry in record["files"].items()
+        checked_name(name): check_entry(entry, f"the record of {name}") for name, entry in record["files"].items()
     }
     return {name: FileEntry(entry["sha256"], entry["bytes"]) for name, entry in entries.items()}
 
@@ -79,20 +86,51 @@ def metadata_entries(files: StoreFiles) -> Entries:
     return record_entries(read_record(files, METADATA_KEY))
 
 
+@dataclass(frozen=True)
+class Intent:
+    """A publication that was announced: staged files that go to their places, step by step."""
+
+    staging: Path
+    replaces: bool
+    steps: list[Entries]
+
+
+def read_intent(files: StoreFiles, key: str) -> Intent:
+    """Return what is announced under a key.
+
+    Raises:
+        FileNotFoundError: nothing is.
+        TornIntentError: it was cut short while it was announced; nothing was moved.
+        InputError: no writer of ours announced it: it names other files than a store has, or another staging folder.
+    """
+    path = intent_path(files, key)
+    try:
+        intent = read_document(path, INTENT)
+    except InputError as error:
+        raise TornIntentError(str(error)) from None
+    if not re.fullmatch(rf"{re.escape(key)}-[0-9]+-[0-9a-f]{{8}}", intent["staging"]):
+        raise InputError(f"{path} names the staging folder {intent['staging']!r}: fsar did not write it, remove it")
+    steps = [record_entries(check_fields({"files": step}, RECORD, str(path))) for step in intent["steps"]]
+    strange = [name for step in steps for name in step if not files.owns(name)]
+    if strange:
+        raise InputError(f"{path} names {strange[0]!r}, which no store has: fsar did not write it, remove it")
+    return Intent(files.folder(f"{STAGING}/{intent['staging']}"), intent["replaces"], steps)
+
+
+class TornIntentError(InputError):
+    """An announcement that was not written whole."""
+
+
 def intents(files: StoreFiles) -> list[str]:
     """Return the keys that were announced and not finished."""
-    names = list_names(files.folder(JOURNAL))
-    return [name.removesuffix(".intent") for name in names if name.endswith(".intent") and not name.startswith(".")]
+    found = [_INTENT.fullmatch(name) for name in list_names(files.folder(JOURNAL))]
+    return [match[1] for match in found if match]
 
 
 def announced_files(files: StoreFiles) -> set[str]:
     """Return the names of files that unfinished publications are about to put in place, or already have."""
     names: set[str] = set()
     for key in intents(files):
-        path = intent_path(files, key)
-        try:
-            intent = read_document(path, INTENT)
-        except (FileNotFoundError, InputError):  # just finished, or torn: then it moved nothing
-            continue
-        names |= {name for step in intent["steps"] for name in step}
+        with suppress(FileNotFoundError, InputError):  # just finished, or not ours and then it moves nothing
+            names |= {name for step in read_intent(files, key).steps for name in step}
     return names
