@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -63,14 +63,63 @@ class Experiment:
         return replace(options, validate_every=self.validate_every or max(options.n_steps // 20, MIN_STEPS))
 
 
-def run(experiment: Experiment, out: Path | None, *, quiet: bool = False) -> tuple[RunFolder, dict[str, Any]]:
+class Trainer(Protocol):
+    """How the weights of an experiment come about, and the features that they are tested on."""
+
+    def config(self, experiment: Experiment) -> dict[str, Any]:
+        """Return what decides the run beside the experiment, for its config file."""
+        ...
+
+    def train(
+        self, experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
+    ) -> TrainReport | None:
+        """Train the head in place and save it; None if there is nothing to train."""
+        ...
+
+    def tested(
+        self, experiment: Experiment, planned: Planned, folder: RunFolder, *, quiet: bool
+    ) -> tuple[Task, Planned]:
+        """Return the task and the episodes of the final test."""
+        ...
+
+
+class FeatureTrainer:
+    """Trains heads on the features of a store."""
+
+    def config(self, experiment: Experiment) -> dict[str, Any]:
+        """Return the recipe of the features."""
+        store = experiment.task.store
+        return {"store": str(store.path), "recipe": dict(store.recipe), "recipe_id": store.recipe_id}
+
+    def train(
+        self, experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
+    ) -> TrainReport | None:
+        """Train the head in place; None for a head that has no parameters."""
+        return _train(experiment, head, pool, folder, quiet=quiet)
+
+    def tested(
+        self, experiment: Experiment, planned: Planned, folder: RunFolder, *, quiet: bool
+    ) -> tuple[Task, Planned]:
+        """Return what was planned, on the store of the training."""
+        return experiment.task, planned
+
+
+def run(
+    experiment: Experiment, out: Path | None, *, trainer: Trainer | None = None, quiet: bool = False
+) -> tuple[RunFolder, dict[str, Any]]:
     """Train, test and write everything; return the run folder and the result. An unfinished run goes on.
+
+    Args:
+        experiment: What to train and test.
+        out: Run folder; None for a new one below `runs`.
+        trainer: How to train; None for a head on the features of its store.
+        quiet: Show no progress.
 
     Raises:
         InputError: the store cannot feed the head or the episodes, or the folder holds another run.
         KeyboardInterrupt: asked to stop; the state is saved.
     """
-    task = experiment.task
+    task, trainer = experiment.task, trainer or FeatureTrainer()
     _refuse_unread(experiment)
     pool = _train_pool(experiment)
     options = task.head_options({**experiment.preset.options, **experiment.options}, pool)
@@ -78,7 +127,7 @@ def run(experiment: Experiment, out: Path | None, *, quiet: bool = False) -> tup
     if planned:
         refuse_seen(planned, list(pool.class_names), allow_seen=False)
     task.class_text(pool)  # a table that does not fit is found before anything is written
-    config = _config(experiment, options, pool, planned)
+    config = {**_config(experiment, options, pool, planned), **trainer.config(experiment)}
     name = f"{task.name}-{Path(task.parts.name).stem}"
     folder = open_run(out, name, config)
     if task.parts.split is not None:
@@ -87,10 +136,11 @@ def run(experiment: Experiment, out: Path | None, *, quiet: bool = False) -> tup
         return folder, read_json(folder.path / RESULT)
     with seeded(experiment.seed):
         head = create_head(task.name, **options).to(task.device)
-    report = _train(experiment, head, pool, folder, quiet=quiet)
+    report = trainer.train(experiment, head, pool, folder, quiet=quiet)
     facts = {"seed": experiment.seed, "preset": experiment.preset.name, "notes": experiment.notes}
     facts |= {"training": asdict(report) if report else None}
-    result = _test(experiment, head, folder, planned, facts, quiet=quiet)
+    tested = trainer.tested(experiment, planned, folder, quiet=quiet) if planned else None
+    result = _test(experiment, head, folder, tested, facts, quiet=quiet)
     write_atomic(folder.path / "README.md", model_card(folder.config, result))
     return folder, result
 
@@ -127,9 +177,6 @@ def _config(
     return {
         "head": task.name,
         "options": dict(options),
-        "store": str(task.store.path),
-        "recipe": dict(task.store.recipe),
-        "recipe_id": task.store.recipe_id,
         "taps": dict(task.taps),
         "text": task.table,
         "n_frames": task.n_frames,
@@ -181,7 +228,7 @@ def _train(
         )
         save_head(folder.path, head.eval())
         return None
-    val = _validation(experiment)
+    val = validation(experiment)
     pools = [pool, val.pool] if val else [pool]
     source = experiment.task.source(union_rows(pools))
     return train(
@@ -224,15 +271,20 @@ class _Batches:
 
 
 @dataclass(frozen=True, slots=True)
-class _Validation:
+class Validation:
     """The fixed episodes by which weights are selected."""
 
     pool: EpisodePool
     shape: EpisodeShape
     n_episodes: int
 
+    def episodes(self) -> Episodes:
+        """Return them; they are the same for every seed of training."""
+        return EpisodeSampler(self.pool, self.shape, seed=VAL_SEED).draw(0, self.n_episodes)
+
     def validate(self, task: Task, source: FeatureSource) -> Validate:
-        episodes = EpisodeSampler(self.pool, self.shape, seed=VAL_SEED).draw(0, self.n_episodes)
+        """Return the evaluation of a head on features of the pool's videos."""
+        episodes = self.episodes()
         data = task.episode_data(source, self.pool)
 
         def validate(head: Head) -> Evaluation:
@@ -241,7 +293,7 @@ class _Validation:
         return validate
 
 
-def _validation(experiment: Experiment) -> _Validation | None:
+def validation(experiment: Experiment) -> Validation | None:
     """Return the validation episodes, with fewer ways or queries where the part is small; None if it is absent."""
     pools, shape, notes = experiment.task.parts.pools, experiment.shape, experiment.notes
     if "val" not in pools or experiment.val_episodes == 0:
@@ -259,7 +311,7 @@ def _validation(experiment: Experiment) -> _Validation | None:
     n_query = min(5, int(pool.counts.min()) - _shot(shape))
     if n_way < shape.n_way:
         notes.append(f"the validation part has {n_way} classes: validation is {n_way}-way")
-    return _Validation(pool, EpisodeShape(n_way, _shot(shape), n_query), experiment.val_episodes)
+    return Validation(pool, EpisodeShape(n_way, _shot(shape), n_query), experiment.val_episodes)
 
 
 def _shot(shape: EpisodeShape) -> int:
@@ -270,16 +322,17 @@ def _test(
     experiment: Experiment,
     head: Head,
     folder: RunFolder,
-    planned: Planned | None,
+    tested: tuple[Task, Planned] | None,
     facts: Mapping[str, Any],
     *,
     quiet: bool,
 ) -> dict[str, Any]:
-    if planned is None:
+    if tested is None:
         result = {"head": experiment.task.name, "options": dict(head.options), "accuracy": None, **facts}
         write_json(folder.path / RESULT, result)
         return result
-    evaluation = measure(head, experiment.task, planned, quiet=quiet)
-    result = describe_result(head, experiment.task, planned, evaluation, facts)
+    task, planned = tested
+    evaluation = measure(head, task, planned, quiet=quiet)
+    result = describe_result(head, task, planned, evaluation, facts)
     write_result(folder.path, result, evaluation, planned)
     return result
