@@ -49,3 +49,7 @@ def prep() -> None:
 def main() -> None:
     """Entry point of `fsar-prep`."""
     run_command(prep, "fsar-prep")
+
+
+if __name__ == "__main__":
+    main()

@@ -277,3 +277,7 @@ def _copied(copied: Any, as_json: bool) -> int:
 def main() -> None:
     """Entry point of `fsar-store`."""
     run_command(store, "fsar-store")
+
+
+if __name__ == "__main__":
+    main()

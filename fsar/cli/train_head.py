@@ -214,3 +214,7 @@ def _describe_heads() -> str:
 def main() -> None:
     """Entry point of `fsar-train-head`."""
     run_command(command, "fsar-train-head")
+
+
+if __name__ == "__main__":
+    main()

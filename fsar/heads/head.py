@@ -57,6 +57,8 @@ class Head(nn.Module):
     """Authors, title, venue, link."""
     options: Mapping[str, Any] = MappingProxyType({})
     """The keyword arguments that made this head (set by `create_head`); with the weights, they are the head."""
+    trained: Mapping[str, Any] = MappingProxyType({})
+    """The config of the run that made the weights (set by `load_head`): recipe, split, classes. Empty without a run."""
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
         """Return logits (B, Q, N), larger is closer."""

@@ -38,12 +38,13 @@ def save_head(folder: Path, head: Head) -> None:
     write_json(folder / DESCRIPTION, {"head": head_name(head), "options": dict(head.options)})
 
 
-def load_head(folder: Path, device: str = "cpu") -> Head:
-    """Return the head of a run folder, in evaluation mode.
+def load_head(folder: str | Path, device: str = "cpu") -> Head:
+    """Return the head of a run folder, in evaluation mode, with the run's config as `head.trained`.
 
     Raises:
         InputError: not a folder with a head, or weights that do not fit the options.
     """
+    folder = Path(folder)
     description = read_json(folder / DESCRIPTION)
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in description["options"].items()}
     head = create_head(description["head"], **options)
@@ -52,6 +53,7 @@ def load_head(folder: Path, device: str = "cpu") -> Head:
         head.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{folder / WEIGHTS} does not fit head {description['head']!r}: {error}") from error
+    head.trained = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     return head.to(device).eval()
 
 

@@ -154,7 +154,7 @@ def test_a_run_is_refused_on_features_of_another_recipe(call, tmp_path):
     assert "was trained on class 'a0'" in err
     code, out, _ = call(eval_head, tmp_path / "run", "--part", "train", "--allow-seen", "--episodes", 9, "--quiet")
     assert code == 0
-    assert "10 classes were trained on" in out
+    assert "trained on 10 classes of these" in out
 
 
 @pytest.mark.slow

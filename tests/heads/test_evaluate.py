@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +7,13 @@ import torch
 from fsar.device import seeded
 from fsar.errors import InputError
 from fsar.heads import list_heads
+from fsar.heads.episodes.feature_source import FeatureSource
 from fsar.heads.episodes.sampler import EpisodeSampler, EpisodeShape
 from fsar.heads.evaluation.evaluate import Evaluation, compare, evaluate, half_width
 from fsar.heads.evaluation.protocol import Plan, measure, plan_test, refuse_seen
 from fsar.heads.head import create_head
+from fsar.heads.run_folder import load_head, save_head, write_json
+from fsar.heads.setup.fit import check_recipe
 from fsar.heads.setup.task import make_task
 from fsar.pipeline.store import TextTable
 from tests.heads.stores import PARTS, make_store, ordered_features, rows_of
@@ -85,11 +90,72 @@ def test_a_paired_comparison_sees_a_difference_that_two_intervals_hide():
 
 
 def test_classes_that_were_trained_on_are_refused(store):
-    planned = plan_test(make_task("otam", store), Plan(EpisodeShape(5, 1, 1), n_episodes=5))
-    assert refuse_seen(planned, PARTS["train"], allow_seen=False) == []
-    with pytest.raises(InputError, match=r"trained on class 't1'.*--allow-seen"):
-        refuse_seen(planned, ["T1"], allow_seen=False)
-    assert refuse_seen(planned, ["T1"], allow_seen=True) == ["t1"]
+    task = make_task("otam", store)
+    planned = plan_test(task, Plan(EpisodeShape(5, 1, 1), n_episodes=5))
+    head = create_head("otam")
+    head.trained = {"train_classes": PARTS["train"], "val_classes": PARTS["val"]}
+    assert refuse_seen(planned, head, allow_seen=False) == {"seen_classes": [], "selection_classes": []}
+    for kind, key, message in (
+        ("train_classes", "seen_classes", "trained on class 't1'"),
+        ("val_classes", "selection_classes", "weights of the head were chosen by class 't1'"),
+    ):
+        head.trained = {kind: ["T1"]}
+        with pytest.raises(InputError, match=rf"{message}.*--allow-seen"):
+            measure(head, task, planned, quiet=True)
+        assert refuse_seen(planned, head, allow_seen=True)[key] == ["t1"]
+        assert measure(head, task, planned, quiet=True, allow_seen=True).mean > 0
+
+
+def test_no_function_takes_features_of_another_recipe_without_a_word(store, tmp_path):
+    task = make_task("tsn", store)
+    planned = plan_test(task, Plan(EpisodeShape(5, 1, 1), n_episodes=5))
+    save_head(tmp_path, create_head("tsn"))
+    write_json(tmp_path / "config.json", {"recipe": {**store.recipe, "backbone": "other"}, "recipe_id": "other"})
+    head = load_head(str(tmp_path))  # a str is a path, too
+    for call in (
+        lambda **options: measure(head, task, planned, quiet=True, **options),
+        lambda **options: evaluate(
+            head,
+            task.episode_data(task.source(planned.episodes.rows()), planned.pool),
+            planned.episodes,
+            planned.pool.class_names,
+            **options,
+        ),
+    ):
+        with pytest.raises(InputError, match="another recipe than the features that the head was trained on: backbone"):
+            call()
+        assert call(allow_recipe=True).mean > 0
+    write_json(tmp_path / "config.json", {"recipe": {**store.recipe, "n_views": 4}, "recipe_id": "more views"})
+    assert check_recipe(load_head(tmp_path), store) == []  # view 0 is the same
+
+
+def test_shuffled_frames_show_which_heads_see_order(store):
+    effects = {}
+    for name in ("tsn", "otam"):
+        task = make_task(name, store)
+        planned = plan_test(task, Plan(EpisodeShape(6, 2, 3), n_episodes=80, order_episodes=50))
+        evaluation = measure(create_head(name), task, planned, quiet=True)
+        effects[name] = evaluation.order
+        assert evaluation.order.n_episodes == 50
+        assert len(evaluation.accuracies) == 80
+    assert effects["tsn"].difference == pytest.approx(0, abs=0.02)  # sums in another order may turn a tie
+    assert effects["otam"].difference > 0.1
+    assert effects["otam"].is_clear
+    plain = measure(
+        create_head("tsn"), task, replace(planned, plan=replace(planned.plan, order_episodes=0)), quiet=True
+    )
+    assert plain.order is None
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_shuffling_moves_frames_and_nothing_else(store, where):
+    rows = np.array([3, 7, 3])
+    source = FeatureSource(store, {"frames": "pooled"}, np.arange(10), where=where)
+    plain, shuffled = source.gather(rows)["frames"], source.shuffled().gather(rows)["frames"]
+    assert not torch.equal(plain, shuffled)
+    assert torch.equal(shuffled[0], shuffled[2])  # a video keeps its order
+    assert torch.equal(plain.sort(1).values, shuffled.sort(1).values)
+    assert torch.equal(source.gather(rows)["frames"], plain)
 
 
 def test_a_head_that_answers_nan_is_not_scored(store):

@@ -1,5 +1,6 @@
 """The features that a head reads: resident in memory or on the device when they fit, memory-mapped otherwise."""
 
+import copy
 import math
 import os
 from collections.abc import Mapping
@@ -57,6 +58,7 @@ class FeatureSource:
         self._local = np.full(store.n_videos, -1, np.int64)
         self._local[rows] = np.arange(len(rows))
         self._tables: Features = {}
+        self._shuffle: Counter | None = None
         if self.resident:
             self._tables = {tap: self._load(tap) for tap in dict.fromkeys(self.taps.values())}
 
@@ -93,8 +95,23 @@ class FeatureSource:
         """
         if frames is None and self.n_frames < self.n_slots:
             frames = np.broadcast_to(spread(self.n_slots, self.n_frames), (len(rows), self.n_frames))
+        if self._shuffle is not None:
+            frames = self._shuffled(self._shuffle, rows, frames)
         by_tap = {tap: self._gather(tap, rows, views, frames) for tap in dict.fromkeys(self.taps.values())}
         return {role: by_tap[tap] for role, tap in self.taps.items()}
+
+    def shuffled(self, seed: int = 0) -> "FeatureSource":
+        """Return the same features with the frames of each video in a random order, which is its own at every visit."""
+        other = copy.copy(self)
+        other._shuffle = Counter(seed)
+        return other
+
+    def _shuffled(self, counter: Counter, rows: Ints, frames: Ints | None) -> Ints:
+        """Return (R, T) slots in an order that the row decides."""
+        if frames is None:
+            frames = np.broadcast_to(np.arange(self.n_slots), (len(rows), self.n_slots))
+        order = np.argsort(Counter.numbers(counter.stream("frame order", rows), frames.shape[1]), axis=1)
+        return np.take_along_axis(frames, order, 1)
 
     def _gather(self, tap: str, rows: Ints, views: Ints | None, frames: Ints | None) -> Tensor:
         if not self.resident:

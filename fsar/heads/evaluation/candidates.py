@@ -1,29 +1,27 @@
 """What `fsar-eval-head` tests: a trained run, or a head as it is, on a store that fits it."""
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsar.device import seeded
 from fsar.errors import InputError
 from fsar.heads.episodes.feature_source import Where
-from fsar.heads.episodes.split_parts import STATUS_OK
 from fsar.heads.evaluation.evaluate import Evaluation
 from fsar.heads.evaluation.protocol import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
+from fsar.heads.evaluation.terms import TrainedTerms, departures, trained_terms
 from fsar.heads.head import Head, create_head, list_heads
-from fsar.heads.run_folder import CONFIG, DESCRIPTION, is_run, load_head, n_parameters, read_json
+from fsar.heads.run_folder import DESCRIPTION, is_run, load_head, n_parameters, read_json
+from fsar.heads.setup.fit import check_recipe
 from fsar.heads.setup.options import parse_options
 from fsar.heads.setup.taps import feature_width
 from fsar.heads.setup.task import Task, make_task
+from fsar.splits import Split
 
 if TYPE_CHECKING:
     from fsar.pipeline.store import FeatureStore
-
-FREE_FIELDS = ("taps", "n_views", "flip", "jitter", "format", "dtype")
-"""Fields of a recipe that may differ between training and test: they do not change what a first view shows."""
-SEEDLESS_SAMPLERS = ("uniform-center", "uniform-ends", "dense", "trx", "clipfsar-interval")
-"""Samplers that draw nothing: with these the seed may differ, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +33,33 @@ class Subject:
     task: Task
     folder: Path | None
     """Of the run; None for an untrained head."""
-    train_classes: list[str]
     notes: list[str]
+    trained: TrainedTerms | None = None
+    """What the run was trained for; None for an untrained head, and for an imported checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the heads of one test read the store; the fields are those of `make_task`."""
+
+    split: str | Split | None = None
+    taps: Mapping[str, str] = field(default_factory=dict)
+    text: str | None = None
+    n_frames: int | None = None
+    device: str = "cpu"
+    where: Where = "auto"
+    allow_duplicates: bool = False
+
+    def task(self, head: str, store: "FeatureStore") -> Task:
+        """Return the task of a head on a store; raises InputError where something that it needs is missing."""
+        return make_task(head, store, **{item.name: getattr(self, item.name) for item in fields(self)})
 
 
 def load_subject(
     name: str,
     store: "FeatureStore",
+    reading: Reading,
     *,
-    split: str | None,
-    taps: Mapping[str, str],
-    text: str | None,
-    n_frames: int | None,
-    device: str,
-    where: Where,
     options: Sequence[str] = (),
     allow_recipe: bool = False,
 ) -> Subject:
@@ -61,21 +72,28 @@ def load_subject(
     if is_run(path):
         if options:
             raise InputError(f"{name} is a trained run: its options are fixed; leave --option out")
-        return _load_run(path, store, split, taps, text, n_frames, device, where, allow_recipe)
+        return _load_run(path, store, reading, allow_recipe=allow_recipe)
     if path.is_dir():
         raise InputError(f"{name} holds no trained head ({DESCRIPTION} is missing); is its training finished?")
     if name not in list_heads():
-        import difflib
-
-        near = difflib.get_close_matches(name, list_heads(), n=3, cutoff=0.5) or list_heads()
-        raise InputError(f"{name!r} is neither a run folder nor a head; heads: {', '.join(near)}")
-    task = make_task(name, store, split=split, taps=taps, text=text, n_frames=n_frames, device=device, where=where)
+        raise _neither(name)
+    task = reading.task(name, store)
     with seeded(0):
-        head = create_head(name, **task.head_options(parse_options(name, options), None)).to(device)
-    notes = _store_notes(task)
+        head = create_head(name, **task.head_options(parse_options(name, options), None)).to(reading.device)
+    notes = task.parts.notes()
     if n_parameters(head) and not _has_pretrained_meaning(head):
         notes.append(f"head {name!r} is untrained: its {n_parameters(head)} parameters are random (seed 0)")
-    return Subject(name, head.eval(), task, None, [], notes)
+    return Subject(name, head.eval(), task, None, notes)
+
+
+def _neither(name: str) -> InputError:
+    import difflib
+
+    near = difflib.get_close_matches(name, list_heads(), n=3, cutoff=0.5) or list_heads()
+    return InputError(
+        f"{name!r} is neither a run folder nor a head; heads: {', '.join(near)} "
+        "(a head of another package: is the package installed?)"
+    )
 
 
 def _has_pretrained_meaning(head: Head) -> bool:
@@ -83,37 +101,32 @@ def _has_pretrained_meaning(head: Head) -> bool:
     return all(parameter.numel() == 1 for parameter in head.parameters())
 
 
-def _load_run(
-    path: Path,
-    store: "FeatureStore",
-    split: str | None,
-    taps: Mapping[str, str],
-    text: str | None,
-    n_frames: int | None,
-    device: str,
-    where: Where,
-    allow_recipe: bool,
-) -> Subject:
-    config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
-    head = load_head(path, device)
-    chosen = {**config.get("taps", {}), **taps}
-    known = {role: tap for role, tap in chosen.items() if tap in store.taps or role in taps}
-    task = make_task(
-        read_json(path / DESCRIPTION)["head"],
-        store,
-        split=split,
-        taps=known,
-        text=text or _same_text(config, store),
-        n_frames=n_frames or config.get("n_frames"),
-        device=device,
-        where=where,
+def _load_run(path: Path, store: "FeatureStore", reading: Reading, *, allow_recipe: bool) -> Subject:
+    head = load_head(path, reading.device)
+    config = head.trained
+    chosen = {**config.get("taps", {}), **reading.taps}
+    reading = replace(
+        reading,
+        taps={role: tap for role, tap in chosen.items() if tap in store.taps or role in reading.taps},
+        text=reading.text or _same_text(config, store),
+        n_frames=reading.n_frames or config.get("n_frames"),
     )
-    notes = _store_notes(task)
+    task = reading.task(read_json(path / DESCRIPTION)["head"], store)
+    notes = task.parts.notes()
     _check_width(path, head, task)
-    differing = _check_recipe(path, config, store, allow_recipe=allow_recipe)
+    differing = check_recipe(head, store, allow=allow_recipe)
     if differing:
         notes.append(f"{path.name} was trained on features of another recipe: {'; '.join(differing)}")
-    return Subject(path.name or str(path), head, task, path, list(config.get("train_classes", [])), notes)
+    head.trained = {**config, "val_classes": _selection_classes(config, task)}
+    return Subject(path.name or str(path), head, task, path, notes, trained_terms(path))
+
+
+def _selection_classes(config: Mapping[str, Any], task: Task) -> list[str]:
+    """Return the classes that chose a run's weights; configs of version 0.1.0 do not list them."""
+    if "val_classes" in config or not config.get("val_videos_sha256") or not config.get("val_episodes"):
+        return list(config.get("val_classes", []))
+    val = task.parts.pools.get("val")
+    return list(val.class_names) if val and task.parts.sha256 == config.get("split_sha256") else []
 
 
 def _same_text(config: Mapping[str, Any], store: "FeatureStore") -> str | None:
@@ -128,28 +141,6 @@ def _check_width(path: Path, head: Head, task: Task) -> None:
     width = feature_width(first, task.store.taps[tap].shape)
     if dim is not None and dim != width:
         raise InputError(f"{path} takes features of width {dim}, tap {tap!r} of {task.store.path} has width {width}")
-
-
-def _check_recipe(path: Path, config: Mapping[str, Any], store: "FeatureStore", *, allow_recipe: bool) -> list[str]:
-    """Return the fields in which the store's recipe differs from the run's; raises InputError unless allowed."""
-    from fsar.pipeline.store import differing_fields
-
-    if "recipe" not in config or config.get("recipe_id") == store.recipe_id:
-        return []
-    free = (*FREE_FIELDS, *(["seed"] if store.recipe.get("sampler") in SEEDLESS_SAMPLERS else []))
-    trained, here = ({k: v for k, v in r.items() if k not in free} for r in (config["recipe"], store.recipe))
-    differing = differing_fields(trained, here)
-    if differing and not allow_recipe:
-        raise InputError(
-            f"{store.path} was made by another recipe than the features {path} was trained on: "
-            f"{'; '.join(differing)}. Encode with the same settings, or pass --allow-recipe"
-        )
-    return differing
-
-
-def _store_notes(task: Task) -> list[str]:
-    failed = sum(1 for status in task.store.status if status != STATUS_OK)
-    return [f"{failed} videos of {task.store.path} could not be encoded and are never drawn"] if failed else []
 
 
 def with_distinct_labels(subjects: Sequence[Subject]) -> list[Subject]:
@@ -171,25 +162,86 @@ def with_distinct_labels(subjects: Sequence[Subject]) -> list[Subject]:
     return [replace(subject, label=label) for subject, label in zip(subjects, labels, strict=True)]
 
 
-def measure_subject(
-    subject: Subject, plan: Plan, *, out: Path | None, allow_seen: bool, quiet: bool
-) -> tuple[dict[str, Any], Evaluation, Planned]:
-    """Test a subject and write its files below `out`, else below `eval/` of its run folder."""
+def result_folder(subject: Subject, out: Path | None) -> Path | None:
+    """Return where the results of a subject go: `out`, else `eval/` of its run; None for an untrained head.
+
+    Raises:
+        InputError: `out` cannot be written.
+    """
+    folder = out or (subject.folder / "eval" if subject.folder else None)
+    if out is not None and not is_writable(out):
+        raise InputError(f"--out {out} cannot be written: name another folder")
+    return folder
+
+
+def is_writable(folder: Path) -> bool:
+    """Tell whether files can be made in a folder, which may still have to be made itself."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def plan_subject(subject: Subject, plan: Plan, *, out: Path | None, allow_seen: bool) -> Planned:
+    """Return the episodes that a subject is tested on; everything that can be refused is refused here.
+
+    Raises:
+        InputError: episodes that the store cannot fill, classes that are not new to the head, an `out` that cannot be
+            written.
+    """
+    result_folder(subject, out)
     planned = plan_test(subject.task, plan)
-    seen = refuse_seen(planned, subject.train_classes, allow_seen=allow_seen)
-    evaluation = measure(subject.head, subject.task, planned, label=subject.label, quiet=quiet)
+    refuse_seen(planned, subject.head, allow_seen=allow_seen)
+    return planned
+
+
+def measure_subject(
+    subject: Subject,
+    planned: Planned,
+    *,
+    out: Path | None = None,
+    allow_seen: bool = False,
+    allow_recipe: bool = False,
+    quiet: bool = False,
+) -> tuple[dict[str, Any], Evaluation]:
+    """Test a subject and write its files below `out`, else below `eval/` of its run folder if that can be written."""
+    folder = result_folder(subject, out)
+    seen = refuse_seen(planned, subject.head, allow_seen=allow_seen)
+    evaluation = measure(
+        subject.head,
+        subject.task,
+        planned,
+        label=subject.label,
+        quiet=quiet,
+        allow_seen=allow_seen,
+        allow_recipe=allow_recipe,
+    )
     notes = [*subject.notes]
     if planned.dropped:
         notes.append(f"classes dropped because they are too small: {', '.join(planned.dropped)}")
-    if planned.part != plan.part:
-        notes.append(f"the store has no part {plan.part!r}; its only part {planned.part or '(unnamed)'!r} was tested")
-    facts = {"label": subject.label, "seen_classes": seen, "notes": notes}
-    result = describe_result(subject.head, subject.task, planned, evaluation, facts)
-    folder = out or (subject.folder / "eval" if subject.folder else None)
+    if planned.part != planned.plan.part:
+        notes.append(
+            f"the store has no part {planned.plan.part!r}; its only part {planned.part or '(unnamed)'!r} was tested"
+        )
+    result = describe_result(subject.head, subject.task, planned, evaluation, {"label": subject.label, **seen})
+    result |= {"notes": notes, "departures": departures(subject.trained, result)}
     if folder is not None:
-        stem = f"{subject.label}-{planned.part or 'all'}-{result['n_way']}way-{_name(result['n_shot'])}shot"
-        write_result(folder / stem, result, evaluation, planned)
-    return result, evaluation, planned
+        name = f"{subject.label}-{planned.part or 'all'}-{result['n_way']}way-{_name(result['n_shot'])}shot"
+        _write(folder / name, result, evaluation, planned, named_by_user=out is not None)
+    return result, evaluation
+
+
+def _write(
+    folder: Path, result: dict[str, Any], evaluation: Evaluation, planned: Planned, *, named_by_user: bool
+) -> None:
+    """Write a result; in a run that cannot be written, such as a colleague's, only say so: the numbers are there."""
+    try:
+        write_result(folder, result, evaluation, planned)
+    except OSError as error:
+        if named_by_user:
+            raise
+        result["notes"].append(
+            f"the result was not saved, {folder.parent} cannot be written ({error.strerror or error}); "
+            "--out FOLDER saves it elsewhere"
+        )
 
 
 def _name(shot: int | Sequence[int]) -> str:

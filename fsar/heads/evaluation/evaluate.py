@@ -1,7 +1,8 @@
 """Accuracy over many episodes: each video embedded once where the head allows it, episodes compared in batches."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from fsar.heads.batch import Features
 from fsar.heads.episodes.batches import EpisodeData
 from fsar.heads.episodes.sampler import Episodes, Ints
 from fsar.heads.head import Head, TableHead
+from fsar.heads.setup.fit import check_recipe
 from fsar.progress import Advance
 
 Floats = NDArray[np.float64]
@@ -32,6 +34,10 @@ class Evaluation:
     confusion: Ints
     """(K, K) counts: true class by row, predicted by column; an error can only be another class of the episode."""
     class_names: tuple[str, ...]
+    seconds: float = 0.0
+    """Of computing all episodes, embedding included, reading the store aside where features are resident."""
+    order: "Comparison | None" = None
+    """What shuffling the frames of each video costs, on the first episodes; None where it was not measured."""
 
     @property
     def mean(self) -> float:
@@ -42,6 +48,10 @@ class Evaluation:
     def ci95(self) -> float | None:
         """Half-width of the 95 % interval of the mean over episodes of these videos; None for a single episode."""
         return half_width(self.accuracies)
+
+    def first(self, n_episodes: int) -> "Evaluation":
+        """Return the accuracies of the first episodes; the confusion, which is of all of them, stays."""
+        return replace(self, accuracies=self.accuracies[:n_episodes])
 
     @property
     def per_class(self) -> dict[str, float | None]:
@@ -67,6 +77,7 @@ def evaluate(
     *,
     advance: Advance = lambda n_items=1: None,
     table_bytes: int = TABLE_BYTES,
+    allow_recipe: bool = False,
 ) -> Evaluation:
     """Return how `head` does on `episodes`; the head is put into evaluation mode and back.
 
@@ -77,10 +88,13 @@ def evaluate(
         class_names: K names.
         advance: Called with numbers of finished episodes.
         table_bytes: Limit of the table of embedded videos.
+        allow_recipe: Also where the features are of another recipe than those that the head was trained on.
 
     Raises:
-        InputError: the head answers NaN.
+        InputError: the head was trained on features of another recipe, or answers NaN.
     """
+    check_recipe(head, data.source.store, allow=allow_recipe)
+    start = time.perf_counter()
     was_training = head.training
     head.eval()
     tables = None
@@ -94,7 +108,8 @@ def evaluate(
         _count(confusion, part, predicted)
         advance(len(part))
     head.train(was_training)
-    return Evaluation(np.concatenate(accuracies), confusion, tuple(class_names))
+    seconds = time.perf_counter() - start
+    return Evaluation(np.concatenate(accuracies), confusion, tuple(class_names), seconds)
 
 
 def _n_shot(episodes: Episodes) -> int:
@@ -218,12 +233,13 @@ def _embed(
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two heads on the same episodes."""
+    """Two heads, or one head on two forms of the features, on the same episodes."""
 
     difference: float
     """Mean over episodes of first minus second accuracy."""
     ci95: float | None
     """Half-width of its 95 % interval: episodes are paired, so what makes an episode hard for both cancels."""
+    n_episodes: int
 
     @property
     def is_clear(self) -> bool:
@@ -236,4 +252,4 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     if len(first.accuracies) != len(second.accuracies):
         raise InputError(f"episode lists differ: {len(first.accuracies)} and {len(second.accuracies)} episodes")
     differences = first.accuracies - second.accuracies
-    return Comparison(float(differences.mean()), half_width(differences))
+    return Comparison(float(differences.mean()), half_width(differences), len(differences))

@@ -6,8 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from fsar.errors import count_of
+
 Format = Literal["text", "markdown", "csv", "json"]
-COLUMNS = ("head", "way", "shot", "accuracy %", "± 95 %", "episodes", "part", "notes")
+COLUMNS = (
+    *("head", "way", "shot", "accuracy %", "± 95 %", "published %", "order", "ms/episode", "parameters"),
+    *("episodes", "part", "split", "notes"),
+)
+"""docs/protocol.md explains "order", "ms/episode" and "published"."""
 
 
 def table(results: Sequence[Mapping[str, Any]], style: Format = "text") -> str:
@@ -29,10 +35,35 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
         _number(result.get("n_shot", "")),
         percent(result.get("accuracy")),
         percent(result.get("ci95")),
+        _published(result.get("published")),
+        _points(result.get("order")),
+        _milliseconds(result.get("seconds_per_episode")),
+        f"{result['n_parameters']:,}" if "n_parameters" in result else "",
         str(result.get("n_episodes", "")),
         str(result.get("part", "")),
+        _split(result),
         "; ".join(marks(result)),
     )
+
+
+def _published(entry: Mapping[str, Any] | None) -> str:
+    """Return the published accuracy; with the name of its backbone where the features are those of another."""
+    if not entry:
+        return ""
+    return f"{100 * entry['accuracy']:.1f}" + ("" if entry["same_backbone"] else f" ({entry['backbone']})")
+
+
+def _points(order: Mapping[str, Any] | None) -> str:
+    return f"{100 * order['difference']:+.1f}" if order else ""
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return f"{1000 * seconds:.2g}" if seconds is not None else ""
+
+
+def _split(result: Mapping[str, Any]) -> str:
+    """Return the name of the split; the store's own parts have no table of their own."""
+    return str(result.get("split", "")) if result.get("split_sha256") else "(of the store)" if "split" in result else ""
 
 
 def _number(value: Any) -> str:
@@ -45,15 +76,31 @@ def percent(share: float | None) -> str:
 
 
 def marks(result: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must know to compare a result: official quirks, transduction, classes seen before."""
+    """Return what a reader must know to compare a result: quirks, transduction, classes seen before, other terms."""
     found = []
     if result.get("compat") == "official":
         found.append("compat=official")
     if not result.get("inductive", True):
         found.append("transductive")
     if result.get("seen_classes"):
-        found.append(f"{len(result['seen_classes'])} classes were trained on")
-    return found
+        found.append(f"trained on {count_of(len(result['seen_classes']), 'class')} of these")
+    if result.get("selection_classes"):
+        found.append(f"{count_of(len(result['selection_classes']), 'class')} of these chose the weights")
+    return [*found, *result.get("departures", ())]
+
+
+def explanations(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each published number in a table: whose it is, on which features, and where it stands."""
+    lines = []
+    for result in results:
+        entry = result.get("published")
+        if entry:
+            other = "" if entry["same_backbone"] else "; these features are of another backbone"
+            lines.append(
+                f"published: {entry['method']} on {entry['backbone']}, {entry['split']}, {entry['n_way']}-way "
+                f"{entry['n_shot']}-shot: {100 * entry['accuracy']:.1f} ({entry['source']}{other})"
+            )
+    return list(dict.fromkeys(lines))
 
 
 def _aligned(rows: Sequence[Sequence[str]], *, markdown: bool) -> str:

@@ -16,9 +16,17 @@ from fsar.heads.episodes.batches import EpisodeData, PairData
 from fsar.heads.episodes.feature_source import FeatureSource
 from fsar.heads.episodes.sampler import EpisodePool, Episodes, EpisodeSampler, EpisodeShape
 from fsar.heads.episodes.sampler import describe as describe_shape
-from fsar.heads.episodes.split_parts import usable_pool
+from fsar.heads.episodes.split_parts import overlapping_classes, usable_pool
 from fsar.heads.evaluation.evaluate import Evaluation, evaluate
-from fsar.heads.evaluation.protocol import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
+from fsar.heads.evaluation.protocol import (
+    Plan,
+    Planned,
+    describe_result,
+    measure,
+    plan_test,
+    refuse_overlap,
+    write_result,
+)
 from fsar.heads.evaluation.report import model_card
 from fsar.heads.head import Head, create_head, head_type, list_heads
 from fsar.heads.recipes.presets import CACHED, Preset
@@ -125,7 +133,8 @@ def run(
     options = task.head_options({**experiment.preset.options, **experiment.options}, pool)
     planned = plan_test(task, experiment.test) if experiment.test else None
     if planned:
-        refuse_seen(planned, list(pool.class_names), allow_seen=False)
+        both = overlapping_classes(planned.pool.class_names, pool.class_names)
+        refuse_overlap(both, "the head is trained on", planned)
     task.class_text(pool)  # a table that does not fit is found before anything is written
     config = {**_config(experiment, options, pool, planned), **trainer.config(experiment)}
     name = f"{task.name}-{Path(task.parts.name).stem}"
