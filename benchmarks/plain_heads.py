@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads.layers.attention import sinusoid_table, steep_sinusoid_table
+from fsar.heads.layers.tuple_attention import TupleAttention
 from fsar.heads.methods.hyrsm import HyRSM
-from fsar.heads.methods.trx import TRX, TupleAttention
+from fsar.heads.methods.trx import TRX
 
 
 def plain_cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -343,7 +343,7 @@ def evaluation(name: str, n_videos: int, n_query: int, n_episodes: int) -> Case:
     @torch.inference_mode()
     def match(table: dict[str, Tensor]) -> Tensor:
         support, query = ({r: take(x, part) for r, x in table.items()} for part in (rows[:, :5], rows[:, 5:]))
-        return head.match(support, labels, query, 5, None)["logits"]
+        return head.match(EpisodeBatch(support, labels, query, 5))["logits"]
 
     table = embed()
 

@@ -25,7 +25,8 @@ from plain_heads import plain_alignment, plain_cosine
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fsar.heads import EpisodeBatch, Features, Head, TableHead, Targets, create_head, seeded
+from fsar.heads import EpisodeBatch, Features, Head, TableHead, Targets, TextTableHead, create_head, seeded
+from fsar.heads.evaluation.evaluate import embed_both
 from fsar.heads.methods.emp_net.encoder import LEVELS
 
 N_WAY, N_FRAMES, N_CLASSES, N_TEST_VIDEOS, N_TEST_CLASSES = 5, 8, 64, 2_400, 24
@@ -365,7 +366,7 @@ def evaluation(name: str, head: Head, repeats: int) -> None:
     own = text[torch.arange(n_videos) % N_TEST_CLASSES]
 
     def embed() -> tuple[Features, Features]:
-        return head.embed_both(features, own, text)
+        return embed_both(head, features, own, text)
 
     support, query = embed()
     per_video = seconds(embed, repeats) / n_videos
@@ -373,10 +374,11 @@ def evaluation(name: str, head: Head, repeats: int) -> None:
     rows = torch.randint(n_videos, (n_batch, N_WAY), generator=generator)
     labels = torch.arange(N_WAY).expand(n_batch, -1)
     supports, queries = ({role: x[rows] for role, x in table.items()} for table in (support, query))
-    for role in head.class_roles:
+    for role in head.class_roles if isinstance(head, TextTableHead) else ():
         queries[role] = queries[role][..., :N_WAY]
     class_text = text[:N_WAY].expand(n_batch, -1, -1, -1)
-    per_episode = seconds(lambda: head.match(supports, labels, queries, N_WAY, class_text), repeats) / n_batch
+    episodes = EpisodeBatch(supports, labels, queries, N_WAY, class_text)
+    per_episode = seconds(lambda: head.match(episodes), repeats) / n_batch
     ours = N_TEST_VIDEOS * per_video + TEST_EPISODES * per_episode
     whole = TEST_EPISODES * plain
     print(

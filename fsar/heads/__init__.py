@@ -2,7 +2,7 @@
 
 from fsar.device import seeded
 from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
-from fsar.heads.head import Head, Input, TableHead, create_head, list_heads, register_head
+from fsar.heads.head import Head, Input, TableHead, TextTableHead, create_head, list_heads, register_head
 from fsar.heads.methods import (
     clip_fsar,
     clip_mei,
@@ -29,6 +29,7 @@ __all__ = [
     "PairBatch",
     "TableHead",
     "Targets",
+    "TextTableHead",
     "clip_fsar",
     "clip_mei",
     "create_head",

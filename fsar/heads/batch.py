@@ -1,7 +1,7 @@
 """What a head sees: batches of episodes as tensors. The true labels of the queries live apart, in `Targets`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,11 @@ Features = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class EpisodeBatch:
-    """B episodes of the same way, support and query counts. Query labels are not in here, so no head can see them."""
+    """B episodes of the same way, support and query counts. Query labels are not in here, so no head can see them.
+
+    Labels are checked where the batch is made. On a GPU that waits for the device: make batches on the CPU and move
+    them with `to`, which checks nothing anew.
+    """
 
     support: Features
     """role -> (B, S, T, ...) features."""
@@ -28,21 +32,21 @@ class EpisodeBatch:
     """(B, N, M, D) text vectors of the classes, M templates, row c = label c; None if the head asks for no text."""
     unlabelled: Features | None = None
     """role -> (B, U, T, ...) features of videos without labels, for semi-supervised heads."""
-    first_class_text: Tensor | None = None
-    """(B, M, D) text vectors of the first class of the part, which the released EMP-Net reads; see its `compat`."""
+    n_shot: int = field(init=False)
+    """The most supports that a class has in any episode."""
 
     def __post_init__(self) -> None:
         self._check_shapes()
         shows = self.support_labels.unsqueeze(-1) == torch.arange(self.n_way, device=self.support_labels.device)
-        used, known = shows.any(1), shows.any(2)  # (B, N), (B, S)
-        if bool(used.all() & known.all()):
-            return
+        counts, known = shows.sum(1).tolist(), shows.any(2)  # (B, N), (B, S)
+        object.__setattr__(self, "n_shot", max(map(max, counts), default=0))
         all_labels = f"support labels must use every value in 0..{self.n_way - 1} and no other"
         if not bool(known.all()):
             episode, video = (int(i) for i in (~known).nonzero()[0])
             raise InputError(f"{all_labels}: episode {episode} has {int(self.support_labels[episode, video])}")
-        episode, label = (int(i) for i in (~used).nonzero()[0])
-        raise InputError(f"{all_labels}: episode {episode} misses {label}")
+        for episode, of_classes in enumerate(counts):
+            if 0 in of_classes:
+                raise InputError(f"{all_labels}: episode {episode} misses {of_classes.index(0)}")
 
     def _check_shapes(self) -> None:
         """Raise InputError unless all tensors agree on B, and the supports on S."""
@@ -61,20 +65,37 @@ class EpisodeBatch:
         """Number of episodes B."""
         return self.support_labels.shape[0]
 
+    @property
+    def support_text(self) -> Tensor | None:
+        """(B, S, M, D) text vectors of each support's class."""
+        if self.class_text is None:
+            return None
+        index = self.support_labels[..., None, None].expand(-1, -1, *self.class_text.shape[2:])
+        return self.class_text.gather(1, index)
+
     def to(self, *args: Any, **kwargs: Any) -> "EpisodeBatch":
         """Return the batch on another device, or with floating-point features of another dtype (as `Tensor.to`)."""
-        return replace(
-            self,
+        return self._with(
             support=move(self.support, *args, **kwargs),
             query=move(self.query, *args, **kwargs),
             unlabelled=None if self.unlabelled is None else move(self.unlabelled, *args, **kwargs),
             class_text=None if self.class_text is None else self.class_text.to(*args, **kwargs),
-            first_class_text=None if self.first_class_text is None else self.first_class_text.to(*args, **kwargs),
             support_labels=self.support_labels.to(
                 *(a for a in args if not isinstance(a, torch.dtype)),
                 **{key: value for key, value in kwargs.items() if key != "dtype"},
             ),
         )
+
+    def embedded(self, support: Features, query: Features) -> "EpisodeBatch":
+        """Return the same episodes with what a head's `embed` made of their videos, role -> (B, S or Q, ...)."""
+        return self._with(support=support, query=query)
+
+    def _with(self, **changes: Any) -> "EpisodeBatch":
+        """Return a copy with other tensors for the same labels, which are not checked again."""
+        changed = copy.copy(self)
+        for name, value in changes.items():
+            object.__setattr__(changed, name, value)
+        return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +122,6 @@ class PairBatch:
     """(2B,) int64 positions in the list of training classes."""
     video_text: Tensor | None = None
     """(2B, M, D) text vectors of the videos' classes."""
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def move(features: Features, *args: Any, **kwargs: Any) -> Features:

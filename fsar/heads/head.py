@@ -55,6 +55,8 @@ class Head(nn.Module):
     """True for a head that learns from the videos without labels of an episode."""
     paper: ClassVar[str] = ""
     """Authors, title, venue, link."""
+    old_options: ClassVar[Mapping[str, str | None]] = MappingProxyType({})
+    """Former name of an option -> its name today, None where it is gone: run folders and checkpoints still hold it."""
     options: Mapping[str, Any] = MappingProxyType({})
     """The keyword arguments that made this head (set by `create_head`); with the weights, they are the head."""
     trained: Mapping[str, Any] = MappingProxyType({})
@@ -90,52 +92,40 @@ class Head(nn.Module):
 class TableHead(Head):
     """A head whose episode falls into per-video work (`embed`) and a comparison of embedded videos (`match`)."""
 
-    class_roles: ClassVar[tuple[str, ...]] = ()
-    """Roles of `embed_for_classes` whose last axis runs over the K classes; `match` gets an episode's N columns."""
-
     @abstractmethod
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
-        """Return what `match` needs of each video, role -> (..., T, *), from features role -> (..., T, *).
+        """Return what `match` needs of each video, role -> (..., *), from features role -> (..., T, *).
 
         Queries are embedded without text. Supports of a head that uses text are embedded with the text vectors of their
         class, (..., M, D).
         """
 
     @abstractmethod
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
-        """Return outputs for embedded supports role -> (B, S, ...), labels (B, S) and embedded queries (B, Q, ...)."""
-
-    def embed_for_classes(
-        self, features: Features, class_text: Tensor | None, all_class_text: Tensor | None
-    ) -> Features:
-        """Return what `embed` does and the `class_roles`, for evaluation that embeds each video once.
-
-        `all_class_text` (K, M, D) holds the text vectors of all classes that an episode may be drawn from.
-        """
-        return self.embed(features, class_text)
-
-    def embed_both(
-        self, features: Features, class_text: Tensor | None, all_class_text: Tensor | None
-    ) -> tuple[Features, Features]:
-        """Return the videos embedded as supports and as queries; heads that share work between both override this."""
-        support = self.embed_for_classes(features, class_text, all_class_text)
-        return support, self.embed_for_classes(features, None, all_class_text)
-
-    def tabular(self, n_shot: int) -> bool:
-        """Tell whether supports can be embedded one by one at this number of shots; if not, `outputs` must be used."""
-        return True
+    def match(self, episodes: EpisodeBatch) -> Outputs:
+        """Return outputs for episodes whose supports and queries hold embedded videos, role -> (B, S or Q, ...)."""
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Embed, then match."""
-        support_text = None
-        if batch.class_text is not None:
-            index = batch.support_labels[..., None, None].expand(-1, -1, *batch.class_text.shape[2:])
-            support_text = batch.class_text.gather(1, index)  # (B, S, M, D)
-        support = self.embed(batch.support, support_text)
-        query = self.embed(batch.query, None)
-        return self.match(support, batch.support_labels, query, batch.n_way, batch.class_text)
+        return self.match(batch.embedded(self.embed(batch.support, batch.support_text), self.embed(batch.query)))
+
+
+class TextTableHead(TableHead):
+    """A table head that compares queries with text already where each video is embedded, as EMP-Net does."""
+
+    class_roles: ClassVar[tuple[str, ...]] = ()
+    """Roles whose last axis runs over all classes of a part in `embed_tables`; `match` gets an episode's N columns."""
+
+    @abstractmethod
+    def embed_tables(self, features: Features, class_text: Tensor, all_class_text: Tensor) -> tuple[Features, Features]:
+        """Return the videos embedded as supports and as queries, for evaluation that embeds each video once.
+
+        `class_text` (V, M, D) holds the text of each video's class, `all_class_text` (C, M, D) that of all classes that
+        an episode may be drawn from.
+        """
+
+    def embeds_alone(self, n_shot: int) -> bool:
+        """Tell whether supports can be embedded one by one at this number of shots; if not, `outputs` must be used."""
+        return True
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
@@ -203,6 +193,7 @@ def create_head(name: str, **options: Any) -> Head:
     import inspect
 
     kind = head_type(name)
+    options = todays_options(kind, options)
     taken = [p for p in inspect.signature(kind).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     known = [parameter.name for parameter in taken]
     for option in options:
@@ -214,3 +205,9 @@ def create_head(name: str, **options: Any) -> Head:
     head = kind(**options)
     head.options = dict(options)  # a plain dict: heads are deep-copied and pickled
     return head
+
+
+def todays_options(kind: type[Head], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options under the names that they have today; run folders of older versions hold some under others."""
+    renamed = {option: kind.old_options.get(option, option) for option in options}
+    return {new: options[old] for old, new in renamed.items() if new is not None}

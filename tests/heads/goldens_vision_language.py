@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from fsar.heads import EpisodeBatch, Head, Targets
 from fsar.heads.checkpoints.official.settings import DIVISOR
 from fsar.heads.methods.clip_mei import ClipMeiHead
@@ -25,12 +27,22 @@ def clip_fsar(golden: Golden, head: Head) -> Comparison:
     return Comparison({**values, "loss_total": total}, total, leaves(golden))
 
 
+class Leaking(ClipMeiHead):
+    """Starts the tokens of the queries from the texts of their own classes (B, Q, D), as the released code does."""
+
+    query_text: Tensor
+
+    def base_text(self, episodes: EpisodeBatch) -> Tensor:
+        return self.query_text.mean(1)
+
+
 @golden_method("clip_mei")
 def clip_mei(golden: Golden, head: Head) -> Comparison:
     assert isinstance(head, ClipMeiHead)
     batch, targets = episode(golden, text=golden.inputs["text"])
-    query_text = golden.inputs["text"][class_ids(golden, "query")].unsqueeze(0)  # the official leak
-    outputs = head.outputs(batch, query_text=query_text)
+    head.__class__ = Leaking
+    head.query_text = golden.inputs["text"][class_ids(golden, "query")].unsqueeze(0)
+    outputs = head.outputs(batch)
     losses = head.loss(batch, outputs, targets)
     total = losses["total"] / golden.metadata["tasks_per_batch"]
     values = {
@@ -61,7 +73,8 @@ def emp_net(golden: Golden, head: Head) -> Comparison:
     )
     class_text = text[:, ids[first]].transpose(0, 1).unsqueeze(0)
     batch = EpisodeBatch(support, labels.unsqueeze(0), query, way, class_text)
-    outputs = head.outputs(batch, default_text=text[:, 0].mean(0))
+    head.compat, head.overlooked_text = "official", lambda: text[:, 0].mean(0)
+    outputs = head.outputs(batch)
     losses = head.loss(batch, outputs, Targets(inputs["query_labels"].unsqueeze(0)))
     values = {name: value[0] for name, value in outputs.items() if name.endswith("logits")}
     values |= {f"{level}_cum_dist": outputs[f"{level}_cost"][0] for level in LEVELS}

@@ -8,8 +8,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fsar.heads import EpisodeBatch, Features, Head, TableHead, create_head, list_heads
+from fsar.heads import EpisodeBatch, Features, Head, TableHead, TextTableHead, create_head, list_heads
 from fsar.heads.checkpoints.official.formats import matches
+from fsar.heads.evaluation.evaluate import embed_both
 from tests.heads.cases import CASES, make_batch, make_head, training_loss
 
 NAMES = sorted(CASES)
@@ -189,12 +190,13 @@ def test_extreme_features_stay_finite(name, scale):
 def test_embedding_videos_once_changes_nothing(name):
     head = make_head(name)
     assert isinstance(head, TableHead)
-    batch = make_batch(name, n_episodes=1, shots=(2, 1, 3) if head.tabular(3) else (1, 1, 1))
-    text = table = None
-    if batch.class_text is not None:
-        table = batch.class_text[0]
-        text = table[batch.support_labels]
+    alone = not isinstance(head, TextTableHead) or head.embeds_alone(3)
+    batch = make_batch(name, n_episodes=1, shots=(2, 1, 3) if alone else (1, 1, 1))
     with torch.no_grad():
-        support, query = head.embed(batch.support, text), head.embed_for_classes(batch.query, None, table)
-        result = head.match(support, batch.support_labels, query, batch.n_way, batch.class_text)["logits"]
+        support, query = head.embed(batch.support, batch.support_text), head.embed(batch.query)
+        if isinstance(head, TextTableHead):
+            own = batch.class_text[0, :1].expand(4, -1, -1)
+            query = embed_both(head, {role: x[0] for role, x in batch.query.items()}, own, batch.class_text[0])[1]
+            query = {role: x.unsqueeze(0) for role, x in query.items()}
+        result = head.match(batch.embedded(support, query))["logits"]
     torch.testing.assert_close(result, logits(name, batch, head), **TOLERANCE)

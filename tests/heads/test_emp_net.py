@@ -76,12 +76,12 @@ def test_a_table_over_all_classes_gives_an_episodes_columns():
     others = torch.randn(4, 2, 16, generator=torch.Generator().manual_seed(5))
     table = torch.cat((others, batch.class_text[0]))
     columns = torch.tensor([4, 5, 6])
+    own = table[torch.zeros(4, dtype=torch.long)]
     with torch.no_grad():
-        query = head.embed_for_classes(batch.query, None, table)
-        query["scores"] = query["scores"][..., columns]
-        support = head.embed_for_classes(batch.support, batch.class_text[0][batch.support_labels], table)
-        result = head.match(support, batch.support_labels, query, 3, batch.class_text)["logits"]
-        torch.testing.assert_close(result, head(batch))
+        _, query = head.embed_tables({role: x[0] for role, x in batch.query.items()}, own, table)
+        query = {"levels": query["levels"][None], "scores": query["scores"][None][..., columns]}
+        support = head.embed(batch.support, batch.support_text)
+        torch.testing.assert_close(head.match(batch.embedded(support, query))["logits"], head(batch))
 
 
 def test_embedding_for_both_roles_at_once_is_embedding_for_each():
@@ -90,9 +90,9 @@ def test_embedding_for_both_roles_at_once_is_embedding_for_each():
     table = batch.class_text[0]
     own = table[batch.support_labels[0]]
     with torch.no_grad():
-        support, query = head.embed_both(videos, own, table)
-        torch.testing.assert_close(support, head.embed_for_classes(videos, own, table))
-        torch.testing.assert_close(query, head.embed_for_classes(videos, None, table))
+        support, query = head.embed_tables(videos, own, table)
+        torch.testing.assert_close(support, head.embed(videos, own))
+        torch.testing.assert_close(query["levels"], head.embed(videos)["levels"])
 
 
 def overlooking_batch():
@@ -108,28 +108,22 @@ def test_official_lookup_gives_an_overlooked_class_the_text_of_class_0():
     fixed = make_head("emp-net")
     official = make_head("emp-net")
     official.compat = "official"
-    with pytest.raises(InputError, match="use compat='fixed', or pass default_text"):
+    with pytest.raises(InputError, match="use compat='fixed'"):
         official(batch)
     default = torch.randn(16, generator=torch.Generator().manual_seed(3))
-    overlooked = official.outputs(batch, default_text=default)
+    official.overlooked_text = lambda: default
+    overlooked = official.outputs(batch)
     right = fixed.outputs(batch)
     for level in LEVELS:
         assert torch.equal(overlooked[f"{level}_logits"], right[f"{level}_logits"])  # fusion always has the right text
         assert not torch.allclose(overlooked[f"{level}_class_logits"], right[f"{level}_class_logits"])
-    with torch.no_grad():
-        table = torch.cat((default.expand(1, 2, 16), batch.class_text[0]))
-        query = official.embed_for_classes(batch.query, None, table)
-        query["scores"] = query["scores"][..., [1, 2, 3]]
-        support = official.embed(batch.support, batch.class_text[0][batch.support_labels])
-        tabular = official.match(support, batch.support_labels, query, 3, batch.class_text)["logits"]
-    torch.testing.assert_close(tabular, overlooked["logits"])
 
 
 def test_tables_exist_unless_several_shots_are_merged():
-    assert make_head("emp-net").tabular(5)
+    assert make_head("emp-net").embeds_alone(5)
     merging = make_head("emp-net:merge")
-    assert merging.tabular(1)
-    assert not merging.tabular(5)
+    assert merging.embeds_alone(1)
+    assert not merging.embeds_alone(5)
 
 
 def test_the_loss_is_a_sum_of_six_cross_entropies_of_probabilities():

@@ -142,7 +142,7 @@ def test_hausdorff_sums_the_nearest_of_both_directions():
 
 def test_grouping_pads_classes_with_few_shots():
     labels = torch.tensor([[2, 0, 1, 0, 2, 2]])
-    index, mask = group_by_class(labels, 3)
+    index, mask = group_by_class(labels, 3, 3)
     assert mask.tolist() == [[[True, True, False], [True, False, False], [True, True, True]]]
     x = torch.arange(6.0).view(1, 6, 1)
     grouped = take_videos(x, index)[..., 0]

@@ -72,3 +72,10 @@ def test_a_run_that_never_trained_may_be_begun_anew(tmp_path):
     open_run(tmp_path / "run", "tsn", {"seed": 0})
     folder = open_run(tmp_path / "run", "tsn", {"seed": 1})
     assert folder.config["seed"] == 1
+
+
+def test_options_of_older_run_folders_are_read(tmp_path):
+    save_head(tmp_path, create_head("clip-mei", dim=8, hidden=4, head_dim=2))
+    description = read_json(tmp_path / "head.json")
+    write_json(tmp_path / "head.json", {**description, "options": {**description["options"], "compat": "official"}})
+    assert "compat" not in load_head(tmp_path).options

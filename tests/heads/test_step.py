@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsar.device import seeded
-from fsar.heads import create_head
+from fsar.heads import PairBatch, create_head
 from fsar.heads.recipes.presets import Preset
 from fsar.heads.training.loop import TrainOptions, train
 from fsar.heads.training.optim import make_optimizer
 from fsar.heads.training.step import StepMonitor, train_step
-from tests.heads.cases import make_batch, make_targets
+from tests.heads.cases import CASES, make_batch, make_head, make_pairs, make_targets
 
 PLAIN = Preset("plain", optimizer="sgd", lr=1.0, episodes_per_step=2, n_episodes=2)
 
@@ -67,6 +68,32 @@ def test_weight_decay_and_rate_are_those_of_the_recipe(tmp_path):
     (gradient,) = torch.autograd.grad(loss, weight)
     train_step(head, batch, make_targets("otam", batch), make_optimizer(head, recipe))
     torch.testing.assert_close(weight.detach(), expected - 0.5 * (gradient + 0.1 * expected))
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuse to copy a number from the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a step waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_step_never_waits_for_the_device(name):
+    head = make_head(name)
+    if not list(head.parameters()):
+        pytest.skip("has no parameters")
+    optimizer = make_optimizer(head, replace(PLAIN, clip_norm=1.0))
+    batch = make_batch(name)
+    targets = make_targets(name, batch)
+    if head.training_unit == "pairs":
+        batch, targets = make_pairs(name), None
+    monitor = StepMonitor()
+    with NoWaiting():
+        loss = train_step(head, batch, targets, optimizer, clip_norm=1.0, monitor=monitor)
+    assert math.isfinite(loss)
+    assert monitor.latest()["loss/total"] == pytest.approx(float(loss))
+    assert ("train/accuracy" in monitor.latest()) is not isinstance(batch, PairBatch)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])

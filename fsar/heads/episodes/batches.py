@@ -49,17 +49,15 @@ class EpisodeData:
         rows = np.concatenate([part.ravel() for part in parts])
         features = self.source.gather(rows, _kind_by_kind(views, n_videos), _kind_by_kind(frames, n_videos))
         support, query, unlabelled = _split_kinds(features, len(episodes), n_videos)
-        first_text, class_text = self._texts(episodes)
         batch = EpisodeBatch(
             support=support,
-            support_labels=self._tensor(episodes.support_labels),
+            support_labels=torch.from_numpy(np.ascontiguousarray(episodes.support_labels)),  # checked on the CPU
             query=query,
             n_way=episodes.n_way,
-            class_text=class_text,
+            class_text=self._text(episodes),
             unlabelled=unlabelled if episodes.unlabelled.shape[1] else None,
-            first_class_text=first_text,
         )
-        return batch, self._targets(episodes)
+        return batch.to(self.source.device), self._targets(episodes)
 
     def _targets(self, episodes: Episodes) -> Targets:
         return Targets(
@@ -69,15 +67,12 @@ class EpisodeData:
             all_class_text=self.class_text,
         )
 
-    def _texts(self, episodes: Episodes) -> tuple[Tensor | None, Tensor | None]:
-        """Return the text of the part's first class (B, M, D) and of the episodes' classes (B, N, M, D)."""
+    def _text(self, episodes: Episodes) -> Tensor | None:
+        """Return the texts of the episodes' classes (B, N, M, D)."""
         if self.class_text is None:
-            return None, None
-        first = np.zeros_like(episodes.class_ids[:, :1])
-        text = self.class_text[self._tensor(np.concatenate([first, episodes.class_ids], 1))]  # (B, 1 + N, M, D)
-        if self._counter is not None:
-            text = self._one_template(text, episodes)
-        return text[:, 0], text[:, 1:]
+            return None
+        text = self.class_text[self._tensor(episodes.class_ids)]
+        return text if self._counter is None else self._one_template(text, episodes)
 
     def _one_template(self, text: Tensor, episodes: Episodes) -> Tensor:
         """Return the texts (B, ..., M, D) by one template drawn for each episode: (B, ..., 1, D)."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -10,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsar.errors import InputError
-from fsar.heads.batch import Features
+from fsar.heads.batch import EpisodeBatch, Features
 from fsar.heads.episodes.batches import EpisodeData
 from fsar.heads.episodes.sampler import Episodes, Ints
-from fsar.heads.head import Head, TableHead
+from fsar.heads.head import Head, TableHead, TextTableHead
 from fsar.heads.setup.fit import check_recipe
 from fsar.progress import Advance
 
@@ -97,9 +98,7 @@ def evaluate(
     start = time.perf_counter()
     was_training = head.training
     head.eval()
-    tables = None
-    if isinstance(head, TableHead) and head.tabular(_n_shot(episodes)):
-        tables = _Tables.build(head, data, episodes, table_bytes)
+    tables = _Tables.build(head, data, episodes, table_bytes) if _embeds_alone(head, episodes) else None
     accuracies, confusion = [], np.zeros((len(class_names),) * 2, np.int64)
     for part in episodes.batches(_batch_size(episodes, tables, data)):
         logits = head(data.batch(part)[0]) if tables is None else tables.logits(part)
@@ -112,8 +111,10 @@ def evaluate(
     return Evaluation(np.concatenate(accuracies), confusion, tuple(class_names), seconds)
 
 
-def _n_shot(episodes: Episodes) -> int:
-    return int(np.bincount(episodes.support_labels[0]).max())
+def _embeds_alone(head: Head, episodes: Episodes) -> TypeGuard[TableHead]:
+    """Tell whether the head can embed each video once, whatever episode it occurs in."""
+    n_shot = int(np.bincount(episodes.support_labels[0]).max())
+    return isinstance(head, TableHead) and (not isinstance(head, TextTableHead) or head.embeds_alone(n_shot))
 
 
 def _batch_size(episodes: Episodes, tables: "_Tables | None", data: EpisodeData) -> int:
@@ -174,14 +175,14 @@ class _Tables:
             )
             for of, rows in ((self.support, episodes.support), (self.query, episodes.query))
         )
-        labels = torch.from_numpy(np.ascontiguousarray(episodes.support_labels)).to(device)
+        labels = torch.from_numpy(np.ascontiguousarray(episodes.support_labels))
         text = None if self.class_text is None else self.class_text[class_ids]
-        return self.head.match(support, labels, query, episodes.n_way, text)["logits"]
+        return self.head.match(EpisodeBatch(support, labels, query, episodes.n_way, text).to(device))["logits"]
 
     def _columns(self, features: Features, class_ids: Tensor) -> Features:
         """Cut roles that run over all K classes, (B, V, ..., K), to the N classes of each episode."""
         found = dict(features)
-        for role in self.head.class_roles:
+        for role in self.head.class_roles if isinstance(self.head, TextTableHead) else ():
             if role in found:
                 n_middle = found[role].ndim - 2
                 index = class_ids.view(len(class_ids), *[1] * n_middle, -1)
@@ -216,10 +217,10 @@ def _embed(
         features = data.source.gather(rows[start : start + chunk])
         embedded: tuple[Features, ...]
         if text is None:
-            embedded = (head.embed_for_classes(features, None, None),)
+            embedded = (head.embed(features),)
         else:
-            of_videos = torch.from_numpy(classes[start : start + chunk]).to(text.device)
-            embedded = head.embed_both(features, text[of_videos], text)
+            own_text = text[torch.from_numpy(classes[start : start + chunk]).to(text.device)]
+            embedded = embed_both(head, features, own_text, text)
         if not tables:
             per_video = sum(x[0].numel() * x.element_size() for table in embedded for x in table.values())
             if per_video * len(rows) > limit:
@@ -229,6 +230,13 @@ def _embed(
             for role, x in part.items():
                 table[role][start : start + chunk] = x
     return tables[0], tables[-1]
+
+
+def embed_both(head: TableHead, features: Features, own_text: Tensor, all_text: Tensor) -> tuple[Features, Features]:
+    """Return videos embedded as supports, with the text of their own class, and as queries, without."""
+    if isinstance(head, TextTableHead):
+        return head.embed_tables(features, own_text, all_text)
+    return head.embed(features, own_text), head.embed(features)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,14 @@ def frame_distances(query: Tensor, support: Tensor, offset: float = COSINE_OFFSE
     return 1 - cosine.view(-1, n_query, n_frames, n_support, n_other).transpose(2, 3)
 
 
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Return |a_i - b_j|^2 for a (..., L, D) and b (..., M, D): (..., L, M), from the differences themselves.
+
+    The form |a|^2 - 2ab + |b|^2 loses the digits in which close prototypes differ.
+    """
+    return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
+
+
 def soft_alignment(distance: Tensor, smoothing: float, largest: float | None = None) -> Tensor:
     """Return the soft alignment cost of OTAM (Cao et al., CVPR 2020) for matrices (..., L, M): (...).
 
@@ -78,14 +86,14 @@ def hausdorff(distance: Tensor) -> Tensor:
     return distance.amin(-1).sum(-1) + distance.amin(-2).sum(-1)
 
 
-def group_by_class(labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
-    """Return the positions of each class's supports (B, N, K), K the most shots of any class, and which are real.
+def group_by_class(labels: Tensor, n_way: int, n_shot: int) -> tuple[Tensor, Tensor]:
+    """Return the positions of each class's supports (B, N, K), K = `n_shot` the most of any class, and which are real.
 
     For labels (B, S). Places beyond a class's shots repeat some other support; `mask` (B, N, K) is false there.
     """
     counts = membership(labels, n_way).sum(1)  # (B, N)
     starts = counts.cumsum(1) - counts
-    place = torch.arange(int(counts.max()), device=labels.device)
+    place = torch.arange(n_shot, device=labels.device)
     order = labels.argsort(stable=True, dim=1)  # (B, S)
     index = (starts.unsqueeze(-1) + place).clamp(max=labels.shape[1] - 1)
     return order.gather(1, index.flatten(1)).view_as(index), place < counts.unsqueeze(-1)

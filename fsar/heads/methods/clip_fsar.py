@@ -118,11 +118,11 @@ class ClipFsarHead(TableHead):
         needs_raw = self.merge_before or self.scoring != "visual"
         return {"frames": in_context, "raw": frames} if needs_raw else {"frames": in_context}
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) and the alignment "cost" (B, Q, N)."""
-        text = mean_text(class_text, "clip-fsar", self.dim)  # (B, N, D)
+        support, query = episodes.support, episodes.query
+        labels, n_way = episodes.support_labels, episodes.n_way
+        text = mean_text(episodes.class_text, "clip-fsar", self.dim)  # (B, N, D)
         if self._merges(labels, n_way):
             (tokens,) = self._in_context([_with_text(class_means(support["raw"], labels, n_way), text)])
             support = {"frames": tokens[..., :-1, :]}

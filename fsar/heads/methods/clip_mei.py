@@ -1,11 +1,10 @@
 """CLIP-MEI: query-specific semantics and whole-episode attention between the frames of CLIP and class text."""
 
-from typing import Literal
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.explain.evidence import Explanation, FrameScores, mean_cosine_frames, prototype_labels
 from fsar.heads.explain.sensitivity import align
@@ -21,7 +20,6 @@ from fsar.heads.layers.functional import (
 )
 from fsar.heads.layers.grouped import run_together
 from fsar.heads.layers.motion import MotionSummary
-from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.layers.text_checks import mean_text
 from fsar.heads.recipes.presets import Preset, register_preset
 
@@ -57,13 +55,12 @@ class ClipMeiHead(TableHead):
             0.001 is not divided by the 16 episodes of a step, the cross entropy is: relative to it, 0.016.
         attention_dropout: after the attention's output projection.
         dropout: inside the feed-forward blocks.
-        compat: "official" opens `outputs(batch, query_text=...)`, through which the texts of the queries' own classes
-            can be given to reproduce released numbers; without them the base token is the same as in "fixed".
     """
 
     text = "required"
     text_space = "image"
     inductive = False
+    old_options = MappingProxyType({"compat": None})  # opened the leak to parity tests, and changed nothing else
     paper = (
         "Deng et al., Exploit more effective information for few-shot action recognition, Knowledge-Based Systems "
         "2025, https://doi.org/10.1016/j.knosys.2025.113965"
@@ -80,11 +77,9 @@ class ClipMeiHead(TableHead):
         auxiliary_weight: float = 0.016,
         attention_dropout: float = 0.2,
         dropout: float = 0.05,
-        compat: Literal["fixed", "official"] = "fixed",
     ) -> None:
         super().__init__()
         self.dim, self.single_direction, self.auxiliary_weight = dim, single_direction, auxiliary_weight
-        self.compat = check_choice("compat", compat, ("fixed", "official"))
         self.video_block, self.episode_block = (
             CrossBlock(
                 dim,
@@ -100,20 +95,11 @@ class ClipMeiHead(TableHead):
         self.motion = MotionSummary(dim)
         self.motion_weight = nn.Parameter(torch.ones(1))
 
-    def outputs(self, batch: EpisodeBatch, *, query_text: Tensor | None = None) -> Outputs:
-        """Return "logits" (B, Q, N) and the intermediate results for the loss.
-
-        `query_text` (B, Q, D), the texts of the queries' true classes, is taken with compat="official" only.
-        """
+    def outputs(self, batch: EpisodeBatch) -> Outputs:
+        """Return "logits" (B, Q, N) and the intermediate results for the loss."""
         text = mean_text(batch.class_text, "clip-mei", self.dim)  # (B, N, D)
-        if query_text is None:
-            base = text.mean(1)
-        elif self.compat == "official":
-            base = query_text.mean(1)
-        else:
-            raise InputError("query texts give the answers away: only compat='official' takes them")
         support, query, labels = batch.support["frames"], batch.query["frames"], batch.support_labels
-        token = self._query_token(query, base)
+        token = self._query_token(query, self.base_text(batch))
         tokens, frames = self._attend(torch.cat((query, support), 1), torch.cat((token, take_rows(text, labels)), 1))
         n_query = query.shape[1]
         query, support = frames[:, :n_query], frames[:, n_query:]
@@ -126,11 +112,11 @@ class ClipMeiHead(TableHead):
             return {"frames": features["frames"]}
         return {"frames": self._attend(features["frames"], mean_text(class_text, "clip-mei", self.dim))[1]}
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N)."""
-        base = mean_text(class_text, "clip-mei", self.dim).mean(1)
+        support, query = episodes.support, episodes.query
+        labels, n_way = episodes.support_labels, episodes.n_way
+        base = self.base_text(episodes)
         _, frames = self._attend(query["frames"], self._query_token(query["frames"], base))
         return {"logits": -self._cost(support["frames"], labels, frames, n_way)}
 
@@ -147,6 +133,10 @@ class ClipMeiHead(TableHead):
             "auxiliary": auxiliary,
             "total": classification + self.auxiliary_weight * auxiliary,
         }
+
+    def base_text(self, episodes: EpisodeBatch) -> Tensor:
+        """Return the text (B, D) that the tokens of the queries start from: the mean of the episode's classes."""
+        return mean_text(episodes.class_text, "clip-mei", self.dim).mean(1)
 
     def _query_token(self, query: Tensor, base: Tensor) -> Tensor:
         """Return the text tokens (B, Q, D) of queries: the base (B, D) times a query's mean activation, transformed."""

@@ -51,11 +51,11 @@ class CrossTransformer(TableHead):
         """Return "keys" and "values" (..., T, hidden)."""
         return {"keys": self.key_head(features["frames"]), "values": self.value_head(features["frames"])}
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return logits (B, Q, N)."""
-        index, mask = group_by_class(labels, n_way)
+        support, query = episodes.support, episodes.query
+        n_way = episodes.n_way
+        index, mask = group_by_class(episodes.support_labels, n_way, episodes.n_shot)
         keys, values = (
             take_videos(support[name], index).flatten(2, 3) for name in ("keys", "values")
         )  # (B, N, K*T, d)
@@ -64,7 +64,7 @@ class CrossTransformer(TableHead):
         real = mask.repeat_interleave(n_frames, dim=2).unsqueeze(2)  # (B, N, 1, K*T)
         prototypes = F.scaled_dot_product_attention(asking, keys, values, attn_mask=real)  # (B, N, Q*T, d)
         cosine = F.cosine_similarity(prototypes, query["values"].flatten(1, 2).unsqueeze(1), dim=-1)
-        total = cosine.view(len(labels), n_way, n_query, n_frames).sum(-1).transpose(1, 2)
+        total = cosine.view(len(mask), n_way, n_query, n_frames).sum(-1).transpose(1, 2)
         return {"logits": total / (self.divisor or n_frames)}
 
     @torch.no_grad()

@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.heads.batch import EpisodeBatch, Targets
@@ -116,7 +115,7 @@ class HyRSMPlusPlus(HyRSM):
         chosen = best >= self.confidence
         if self.overlook_first:
             chosen = chosen & chosen[:, 1:].any(1, keepdim=True)
-        return F.one_hot(label, logits.shape[-1]).to(extra.dtype) * chosen.unsqueeze(-1)
+        return membership(label, logits.shape[-1]).to(extra.dtype) * chosen.unsqueeze(-1)
 
     def regulariser(self, relation: Relation) -> Tensor:
         """Return the mean penalty over pairs of frames of the supports plus that of the queries, a scalar."""

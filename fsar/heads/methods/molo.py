@@ -185,10 +185,10 @@ class MoLo(TableHead):
             x = layer(x)
         return x.relu()
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" and the long-short logits "s2q", "q2s", "s2q_motion", "q2s_motion", each (B, Q, N)."""
+        support, query = episodes.support, episodes.query
+        labels, n_way = episodes.support_labels, episodes.n_way
         prototypes = {role: class_means(x, labels, n_way) for role, x in support.items()}
         appearance = self._stream(prototypes["appearance"], query["appearance"], self.scale)
         motion = self._stream(prototypes["motion"], query["motion"], self.scale_motion)
@@ -236,7 +236,7 @@ class MoLo(TableHead):
         maps = [batch.support["map"], batch.query["map"]]
         motion = [self.motion_maps(part) for part in maps]
         support, query = (self.tokens(*pair) for pair in zip(maps, motion, strict=True))
-        outputs = self.match(support, batch.support_labels, query, batch.n_way, batch.class_text)
+        outputs = self.match(batch.embedded(support, query))
         if self.classification_layer is not None:
             means = (torch.cat((support[role].mean(2), query[role].mean(2)), 1) for role in ("appearance", "motion"))
             outputs["class_logits"] = self.classification_layer(sum(means))

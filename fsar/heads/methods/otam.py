@@ -57,10 +57,10 @@ class OTAM(TableHead):
         """Return the adapted frames, "frames" (..., T, D)."""
         return {"frames": self.adapter(features["frames"])}
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return logits (B, Q, N)."""
+        support, query = episodes.support, episodes.query
+        labels, n_way = episodes.support_labels, episodes.n_way
         distance = frame_distances(query["frames"], support["frames"])
         cost = two_way_alignment(distance, self.smoothing, MAX_COSINE_DISTANCE)  # (B, Q, S)
         return {"logits": -class_scores(cost, labels, n_way)}

@@ -3,12 +3,11 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Targets
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
-from fsar.heads.layers.functional import class_means, offset_cosine
+from fsar.heads.layers.functional import class_means, membership, offset_cosine
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.recipes.presets import Preset, register_preset
 from fsar.heads.recipes.schedules import MultiStep
@@ -75,7 +74,7 @@ def prototype_contrast(logits: Tensor, labels: Tensor, *, skip_empty: bool = Tru
     logits (B, Q, N), labels (B, Q). With `skip_empty`, classes that no query belongs to are passed over.
     """
     closeness = logits.sigmoid()
-    own = F.one_hot(labels, logits.shape[-1]).to(closeness.dtype)  # (B, Q, N)
+    own = membership(labels, logits.shape[-1]).to(closeness.dtype)  # (B, Q, N)
     share = (closeness * own).sum(1) / (closeness.sum(1) + CONTRAST_OFFSET)  # (B, N)
     if not skip_empty:
         return -share.log().mean()

@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fsar.heads.batch import Features
+from fsar.heads.batch import EpisodeBatch, Features
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.layers.adapters import AdapterName, make_adapter
-from fsar.heads.layers.functional import class_means
+from fsar.heads.layers.functional import class_means, squared_distances
 from fsar.heads.layers.option_checks import check_choice
-from fsar.heads.methods.tsn import squared_distances
 
 
 @register_head("proto")
@@ -51,10 +50,10 @@ class Proto(TableHead):
         """Return the mean frame, "video" (..., D)."""
         return {"video": self.adapter(features["frames"]).mean(-2)}
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return logits (B, Q, N)."""
+        support, query = episodes.support, episodes.query
+        labels, n_way = episodes.support_labels, episodes.n_way
         prototypes = class_means(support["video"], labels, n_way)
         if self.metric == "cosine":
             closeness = F.normalize(query["video"], dim=-1) @ F.normalize(prototypes, dim=-1).transpose(-1, -2)

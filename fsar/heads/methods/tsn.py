@@ -4,10 +4,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from fsar.heads.batch import Features
+from fsar.heads.batch import EpisodeBatch, Features
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.layers.adapters import AdapterName, make_adapter
-from fsar.heads.layers.functional import class_means, class_scores, offset_cosine
+from fsar.heads.layers.functional import class_means, class_scores, offset_cosine, squared_distances
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.recipes.presets import Preset, register_preset
 
@@ -55,10 +55,10 @@ class TSN(TableHead):
         """Return the mean frame, "video" (..., D)."""
         return {"video": self.adapter(features["frames"]).mean(-2)}
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return logits (B, Q, N)."""
+        support, query = episodes.support, episodes.query
+        labels, n_way = episodes.support_labels, episodes.n_way
         if self.metric == "cosine":
             cosine = offset_cosine(query["video"], support["video"])  # (B, Q, S)
             logits = class_scores(cosine, labels, n_way)
@@ -66,14 +66,6 @@ class TSN(TableHead):
             prototypes = class_means(support["video"], labels, n_way)
             logits = -squared_distances(query["video"], prototypes)
         return {"logits": self.scale * logits}
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Return |a_i - b_j|^2 for a (..., L, D) and b (..., M, D): (..., L, M), from the differences themselves.
-
-    The form |a|^2 - 2ab + |b|^2 loses the digits in which close prototypes differ.
-    """
-    return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
 
 
 register_preset(

@@ -45,12 +45,11 @@ class ClipZeroShotHead(TableHead):
         """Return "frames" (..., 1, D), the mean frame."""
         return {"frames": features["frames"].mean(-2, keepdim=True)}
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N)."""
-        videos = query["frames"].squeeze(2)
-        return {"logits": self.scale * cosine(videos, mean_text(class_text, "clip-zero-shot", videos.shape[-1]))}
+        videos = episodes.query["frames"].squeeze(2)
+        text = mean_text(episodes.class_text, "clip-zero-shot", videos.shape[-1])
+        return {"logits": self.scale * cosine(videos, text)}
 
     @torch.no_grad()
     def explain(self, batch: EpisodeBatch) -> Explanation:
@@ -80,13 +79,11 @@ class ClipProtoTextHead(ClipZeroShotHead):
         super().__init__(scale=scale)
         self.text_weight = check_share("text_weight", text_weight)
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N), "text" and "visual", the two sets of cosines."""
-        videos = query["frames"].squeeze(2)
-        text = cosine(videos, mean_text(class_text, "clip-proto-text", videos.shape[-1]))
-        visual = cosine(videos, class_means(support["frames"].squeeze(2), labels, n_way))
+        videos, supports = (side["frames"].squeeze(2) for side in (episodes.query, episodes.support))
+        text = cosine(videos, mean_text(episodes.class_text, "clip-proto-text", videos.shape[-1]))
+        visual = cosine(videos, class_means(supports, episodes.support_labels, episodes.n_way))
         logits = self.scale * (self.text_weight * text + (1 - self.text_weight) * visual)
         return {"logits": logits, "text": text, "visual": visual}
 

@@ -18,12 +18,13 @@ def parse_options(head: str, texts: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: no "=", an option that the head does not take (with the nearest names), or a value of another type.
     """
-    hints = option_types(head)
+    kind, hints = head_type(head), option_types(head)
     options: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"an option must be key=value, got {text!r}")
+        key = kind.old_options.get(key) or key
         if key not in hints:
             raise unknown_name(f"option of head {head!r}", key, hints)
         parsed = _parse(value, hints[key])

@@ -30,7 +30,6 @@ def options(metadata: Metadata, state: State) -> dict[str, Any]:
         "hidden": state["context2.layers.0.1.net.0.weight"].shape[0],
         "head_dim": state["context2.layers.0.0.fn.to_q.weight"].shape[0] // 8,
         "single_direction": bool(flags.get("SINGLE_DIRECT", False)),
-        "compat": "official",
     }
 
 

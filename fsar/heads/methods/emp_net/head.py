@@ -12,7 +12,7 @@ from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.explain.evidence import Evidence, Explanation, FrameScores, PatchScores, prototype_labels
 from fsar.heads.explain.sensitivity import align
-from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
+from fsar.heads.head import Input, Losses, Outputs, TextTableHead, cross_entropy, register_head
 from fsar.heads.layers.functional import (
     MAX_COSINE_DISTANCE,
     class_means,
@@ -32,7 +32,7 @@ Encode = Callable[[Features, Tensor | None, Tensor | None], tuple[Tensor, ...]]
 
 
 @register_head("emp-net")
-class EmpNetHead(TableHead):
+class EmpNetHead(TextTableHead):
     """Mean of six probabilities per class: three levels (class token, frame, patch), by text and by alignment.
 
     Three stages take up the tokens of an early, a middle and the late layer of CLIP one after the other; a block per
@@ -42,7 +42,8 @@ class EmpNetHead(TableHead):
 
     Differences from the official code: any way instead of 5, and the texts of a class are found from all supports. The
     official code looks at the first `way` supports of the episode only and gives a class that it misses there the text
-    of class 0. `compat="official"` does the same; with several shots it needs that text.
+    of class 0 of the data set. `compat="official"` refuses such episodes, since they do not hold the text of class 0;
+    with one shot there are none. (Parity tests override `overlooked_text`.)
 
     Args:
         dim: width C of tokens and text vectors, a multiple of 8.
@@ -85,29 +86,23 @@ class EmpNetHead(TableHead):
         self.compat = check_choice("compat", compat, ("fixed", "official"))
         self.encoder = Encoder(dim, attention_dropout=attention_dropout, dropout=dropout)
 
-    def tabular(self, n_shot: int) -> bool:
+    def embeds_alone(self, n_shot: int) -> bool:
         """Tell whether a support can be fused with its text by itself: not if several shots are merged before."""
-        return not self.merge_before or n_shot == 1
+        return n_shot == 1 or not (self.merge_before or self.compat == "official")
 
-    def outputs(self, batch: EpisodeBatch, *, default_text: Tensor | None = None) -> Outputs:
-        """Return "logits" and, per level, probabilities "<level>_logits" and "<level>_class_logits" (B, S+Q, N).
-
-        `default_text` (D,), the text of class 0, is what the official code gives to a class that it overlooks; it is
-        needed with compat="official" and several shots only.
-        """
-        scored, labels, support = self._episode(batch, default_text)
+    def outputs(self, batch: EpisodeBatch) -> Outputs:
+        """Return "logits" and, per level, probabilities "<level>_logits" and "<level>_class_logits" (B, S+Q, N)."""
+        scored, labels, support = self._episode(batch)
         query = self._encode(batch.query, None, scored)
         outputs = self._compare(support["levels"], labels, query["levels"], query["scores"], batch.n_way)
         scores = torch.cat((support["scores"], query["scores"]), 1).softmax(-1)  # (B, S+Q, 3, N)
         return {**outputs, **{f"{level}_class_logits": scores[:, :, i] for i, level in enumerate(LEVELS)}}
 
-    def _episode(self, batch: EpisodeBatch, default_text: Tensor | None) -> tuple[Tensor, Tensor, Features]:
+    def _episode(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Features]:
         """Return the texts (B, N, D) to score, and the labels and the fusions of supports or of their class means."""
         text = mean_text(batch.class_text, "emp-net", self.dim)  # (B, N, D)
         labels, n_way = batch.support_labels, batch.n_way
-        if default_text is None and batch.first_class_text is not None:
-            default_text = mean_text(batch.first_class_text, "emp-net", self.dim).unsqueeze(1)  # (B, 1, D)
-        scored = self._scored_text(text, labels, default_text)
+        scored = self._scored_text(text, labels)
         if self.merge_before and labels.shape[1] > n_way:
             support = self._merged(batch, text, scored)
             labels = torch.arange(n_way, device=labels.device).expand(len(labels), -1)
@@ -122,7 +117,7 @@ class EmpNetHead(TableHead):
 
         Of the patches, one position counts in all frames or in none.
         """
-        scored, labels, support = self._episode(batch, None)
+        scored, labels, support = self._episode(batch)
         prototypes = class_means(support["levels"], labels, batch.n_way)
         query = self._encode(batch.query, None, None)["levels"]
         evidence = [*self._text_evidence(batch, scored)]
@@ -171,40 +166,29 @@ class EmpNetHead(TableHead):
         """Return "levels" (..., 3, T, C): class tokens, frames and patch means, of supports after fusion with text."""
         return self._encode(features, None if class_text is None else mean_text(class_text, "emp-net", self.dim), None)
 
-    def embed_for_classes(
-        self, features: Features, class_text: Tensor | None, all_class_text: Tensor | None
-    ) -> Features:
-        """Return "levels", and for queries their "scores" (..., 3, K) against the texts of all classes.
+    def overlooked_text(self) -> Tensor:
+        """Return the text (D,) that the released code gives to a class that it overlooks."""
+        raise InputError(
+            "compat='official' gives a class that the first supports do not show the text of class 0 of the data set, "
+            "which is not at hand here: use compat='fixed' (a checkpoint: import it with --compat fixed)"
+        )
 
-        With compat="official", "default_scores" (..., 3) besides: those against the text of class 0.
-        """
-        if class_text is not None:
-            return self.embed(features, class_text)
-        return self._scored(*self._in_chunks(self._encode_chunk, features, None, self._all_text(all_class_text)))
-
-    def embed_both(
-        self, features: Features, class_text: Tensor | None, all_class_text: Tensor | None
-    ) -> tuple[Features, Features]:
-        """Return supports and queries; all but the fusion with text is computed once."""
+    def embed_tables(self, features: Features, class_text: Tensor, all_class_text: Tensor) -> tuple[Features, Features]:
+        """Return "levels", and of queries their "scores" (..., 3, C); all but the fusion with text is computed once."""
 
         def encode(tokens: Features, own: Tensor | None, text: Tensor | None) -> tuple[Tensor, ...]:
             levels = self.encoder.describe(tokens)
             assert text is not None
             return self.encoder.fuse(levels, own), self.encoder.fuse(levels, None), score(levels, text)
 
-        own = mean_text(class_text, "emp-net", self.dim)
-        support, *query = self._in_chunks(encode, features, own, self._all_text(all_class_text))
-        return {"levels": support}, self._scored(*query)
+        own, text = (mean_text(each, "emp-net", self.dim) for each in (class_text, all_class_text))
+        support, query, scores = self._in_chunks(encode, features, own, text)
+        return {"levels": support}, {"levels": query, "scores": scores}
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) and "<level>_logits" from embedded videos and the "scores" of the queries."""
-        scores = query["scores"]
-        if self.compat == "official":
-            overlooked = _overlooked(labels, n_way)[:, None, None]  # (B, 1, 1, N)
-            scores = torch.where(overlooked, query["default_scores"].unsqueeze(-1), scores)
-        return self._compare(support["levels"], labels, query["levels"], scores, n_way)
+        support, query = episodes.support["levels"], episodes.query["levels"]
+        return self._compare(support, episodes.support_labels, query, episodes.query["scores"], episodes.n_way)
 
     def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return one cross entropy per level and kind, and their sum as "total".
@@ -229,13 +213,6 @@ class EmpNetHead(TableHead):
         levels = self.encoder.describe(tokens)
         fused = self.encoder.fuse(levels, own)
         return (fused,) if text is None else (fused, score(levels, text))
-
-    def _all_text(self, all_class_text: Tensor | None) -> Tensor:
-        return mean_text(all_class_text, "emp-net", self.dim)
-
-    def _scored(self, levels: Tensor, scores: Tensor) -> Features:
-        embedded = {"levels": levels, "scores": scores}
-        return {**embedded, "default_scores": scores[..., 0]} if self.compat == "official" else embedded
 
     def _merged(self, batch: EpisodeBatch, text: Tensor, scored_text: Tensor) -> Features:
         """Return what `_encode` does for the means of the classes: "levels" (B, N, ...); "scores" of every support."""
@@ -291,19 +268,12 @@ class EmpNetHead(TableHead):
             outputs[f"{level}_logits"], outputs[f"{level}_cost"] = aligned[:, i], cost[:, i]
         return outputs
 
-    def _scored_text(self, text: Tensor, labels: Tensor, default_text: Tensor | None) -> Tensor:
+    def _scored_text(self, text: Tensor, labels: Tensor) -> Tensor:
         """Return the texts (B, N, D) that videos are scored against."""
         if self.compat == "fixed":
             return text
         overlooked = _overlooked(labels, text.shape[1])
-        if not bool(overlooked.any()):
-            return text
-        if default_text is None:
-            raise InputError(
-                "compat='official' gives a class that the first supports do not show the text of class 0, which is not "
-                "at hand here: use compat='fixed', or pass default_text"
-            )
-        return torch.where(overlooked.unsqueeze(-1), default_text, text)
+        return torch.where(overlooked.unsqueeze(-1), self.overlooked_text(), text) if bool(overlooked.any()) else text
 
 
 def _aligned(distance: Tensor) -> Tensor:

@@ -71,21 +71,10 @@ class HCL(HCLParts):
                 table["patch_weights"] = self._patch_weights(patches, class_text)
         return table
 
-    def match(
-        self,
-        support: Features,
-        labels: Tensor,
-        query: Features,
-        n_way: int,
-        class_text: Tensor | None,
-        *,
-        video_text: Tensor | None = None,
-    ) -> Outputs:
-        """Return "logits" and the levels they are fused from: "global", "temporal", "spatial", all (B, Q, N).
-
-        `video_text` (B, S+Q, D), the texts of the supports and then of the queries, is what `compat="official"` with
-        `semantic` reads; it serves to check parity with the released code, and nothing else passes it.
-        """
+    def match(self, episodes: EpisodeBatch) -> Outputs:
+        """Return "logits" and the levels they are fused from: "global", "temporal", "spatial", all (B, Q, N)."""
+        support, query = episodes.support, episodes.query
+        labels, n_way = episodes.support_labels, episodes.n_way
         several_shots = labels.shape[1] > n_way
         metric = self._metric(several_shots)
         if self.official and self.multi_scale and "patches" in query:
@@ -94,9 +83,7 @@ class HCL(HCLParts):
         levels = {"global": matching.similarity(query["mean"].unsqueeze(2), prototypes.unsqueeze(1), metric)}
         if "tuples" in {role.partition(".")[0] for role in query}:
             scramble = self.official and several_shots
-            per_size = [
-                self._video_scores(support, query, size, metric, scramble, video_text) for size in self.temp_set
-            ]
+            per_size = [self._video_scores(support, query, size, metric, scramble) for size in self.temp_set]
             for level in per_size[0]:  # (B, Q, S): the mean over tuple sizes, then over a class's videos
                 videos = torch.stack([scores[level] for scores in per_size]).mean(0)
                 levels[level] = class_scores(videos, labels, n_way)
@@ -114,11 +101,7 @@ class HCL(HCLParts):
         """
         if self.official:
             return super().explain(batch)
-        own_text = None
-        if batch.class_text is not None:
-            index = batch.support_labels[..., None, None].expand(-1, -1, *batch.class_text.shape[2:])
-            own_text = batch.class_text.gather(1, index)
-        support, query = self.embed(batch.support, own_text), self.embed(batch.query)
+        support, query = self.embed(batch.support, batch.support_text), self.embed(batch.query)
         maps = batch.query["map"]
         found = [self._global_evidence(batch, support, maps)]
         for size in self.temp_set:
@@ -164,12 +147,7 @@ class HCL(HCLParts):
         return found
 
     def _patch_counts(
-        self,
-        support: Features,
-        query: Features,
-        pairs: tuple[Tensor, Tensor],
-        size: int,
-        video_text: Tensor | None = None,
+        self, support: Features, query: Features, pairs: tuple[Tensor, Tensor], size: int
     ) -> tuple[Tensor, Tensor]:
         """Return how often each patch of queries and supports is chosen, both (B, Q, S, T*P)."""
         patches, others = query["patches"], support["patches"]
@@ -177,12 +155,12 @@ class HCL(HCLParts):
         ranked = [frames[side[..., : self.n_ranks]] for side in pairs]
         if self.semantic is not None and not self.official and "patch_weights" not in support:
             raise InputError(MISSING_TEXT)
-        weights = self._released_weights(patches, ranked[0], video_text)
+        weights = self._released_weights(patches, ranked[0])
         weighted = others * support["patch_weights"].unsqueeze(-1) if "patch_weights" in support else others
         return matching.choose_patches(patches, weighted, ranked[0], ranked[1], self.n_patches, weights)
 
     def _video_scores(
-        self, support: Features, query: Features, size: int, metric: str, scramble: bool, video_text: Tensor | None
+        self, support: Features, query: Features, size: int, metric: str, scramble: bool
     ) -> dict[str, Tensor]:
         """Return the temporal and the spatial scores (B, Q, S) of one tuple size, those of weight above zero."""
         own_tuples, other_tuples = query[f"tuples.{size}"], support[f"tuples.{size}"]
@@ -193,35 +171,38 @@ class HCL(HCLParts):
             counts = matching.count(own, n_tuples), matching.count(other, n_tuples)
             scores["temporal"] = matching.pooled_similarity(counts, own_tuples, other_tuples, metric)
         if self.fusion_weights["spatial"]:
-            counts = self._patch_counts(support, query, (own, other), size, video_text)
+            counts = self._patch_counts(support, query, (own, other), size)
             patches, others = query["patches"].flatten(2, 3), support["patches"].flatten(2, 3)
             scores["spatial"] = matching.pooled_similarity(counts, patches, others, metric)
         return scores
 
-    def _released_weights(self, patches: Tensor, frames: Tensor, video_text: Tensor | None) -> Tensor | None:
+    def _released_weights(self, patches: Tensor, frames: Tensor) -> Tensor | None:
         if self.semantic is None or not self.official:
             return None
-        if video_text is None:
-            raise InputError(
-                "hcl with semantic and compat='official' reads the texts of the query videos, which give away their "
-                "classes: use compat='fixed' (a checkpoint: import it with --compat fixed)"
-            )
-        return released_row_weights(patches, frames, self.semantic(video_text))
+        return released_row_weights(patches, frames, self.semantic(self.leaked_text()))
+
+    def leaked_text(self) -> Tensor:
+        """Return the texts (B, S+Q, D) of supports and queries, which the released code reads with `semantic`."""
+        raise InputError(
+            "hcl with semantic and compat='official' reads the texts of the query videos, which give away their "
+            "classes: use compat='fixed' (a checkpoint: import it with --compat fixed)"
+        )
 
     def pair_loss(self, batch: PairBatch) -> Losses:
-        """Return the terms of weight above zero, unweighted, and their weighted sum "total".
-
-        With `compat="official"` and `semantic` the released code depends on how rounding ranks the tuples of the first
-        video against itself; `batch.extras["self_tuple"]` (one index per size) repeats a recorded outcome.
-        """
-        if int(batch.class_ids.max()) >= self.classifier.out_features:
-            raise InputError(
-                f"class id {int(batch.class_ids.max())} is outside the head's {self.classifier.out_features} classes: "
-                "make the head with n_classes= the number of training classes"
-            )
+        """Return the terms of weight above zero, unweighted, and their weighted sum "total"."""
+        self._check_classes(batch.class_ids)
         terms = self.pair_terms(batch, [term for term, weight in self.loss_weights.items() if weight])
         total = torch.stack([self.loss_weights[term] * value for term, value in terms.items()]).sum()
         return {**terms, "total": total}
+
+    def _check_classes(self, class_ids: Tensor) -> None:
+        """Raise InputError for a class that the classifier lacks; on a GPU torch says so itself, without waiting."""
+        n_classes = self.classifier.out_features
+        if class_ids.device.type == "cpu" and (largest := int(class_ids.numpy().max())) >= n_classes:
+            raise InputError(
+                f"class id {largest} is outside the head's {n_classes} classes: "
+                "make the head with n_classes= the number of training classes"
+            )
 
     def pair_terms(self, batch: PairBatch, wanted: Collection[str] = TERMS) -> Losses:
         """Return the `wanted` terms without their weights; levels are means over the cardinalities."""
@@ -261,6 +242,13 @@ class HCL(HCLParts):
     def _contrast(self, scores: Tensor) -> Tensor:
         return contrast(scores, self.temperature, count_self=self.official).mean()
 
+    def anchor_tuples(self, matched: MatchedVideos, index: int) -> Tensor:
+        """Return the tuple (V,) of each video, of the tuple size at `index`, that best meets the first video.
+
+        The first video against itself is a tie that rounding decides, in the released code too.
+        """
+        return matched.own[:, 0, 0]
+
     def _pair_weights(
         self, matched: MatchedVideos, batch: PairBatch, index: int
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -271,8 +259,7 @@ class HCL(HCLParts):
             raise InputError(MISSING_TEXT)
         if not self.official:
             return None, self._patch_weights(matched.patches, batch.video_text)
-        recorded = batch.extras.get("self_tuple")
-        anchors = matched.anchor_patches(None if recorded is None else recorded[index])
+        anchors = matched.anchor_patches(self.anchor_tuples(matched, index))
         text = self.semantic(batch.video_text.mean(1))
         return (anchors @ text.unsqueeze(2)).squeeze(2).softmax(1), None
 

@@ -99,14 +99,8 @@ class MatchedVideos:
             scores = scores * take_frames(patch_weights[theirs], other_frames).unsqueeze(1)
         return cycle(mine, partner, scores, temperature)
 
-    def anchor_patches(self, self_tuple: Tensor | None) -> Tensor:
-        """Return the patches (V, t*P, d) of each video that meet the first video of the batch.
-
-        The first video against itself is a tie that rounding decides; `self_tuple` (scalar) decides it instead.
-        """
-        anchors = self.own[:, 0, 0].clone()
-        if self_tuple is not None:
-            anchors[0] = self_tuple
+    def anchor_patches(self, anchors: Tensor) -> Tensor:
+        """Return the patches (V, t*P, d) in one tuple (V,) of each video."""
         return take_frames(self.patches, self.frames[anchors])
 
 

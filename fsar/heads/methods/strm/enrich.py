@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fsar.errors import InputError
 from fsar.heads.layers.attention import sinusoid_table
 from fsar.heads.layers.dropout import Dropout
-from fsar.heads.methods.trx import POSITION_SCALE
+from fsar.heads.layers.tuple_attention import POSITION_SCALE
 
 
 class BottleneckMLP(nn.Module):

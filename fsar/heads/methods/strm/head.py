@@ -13,13 +13,14 @@ from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.explain.evidence import Explanation, TupleMatch, frame_tuples
 from fsar.heads.explain.sensitivity import fade_patches
+from fsar.heads.explain.tuples import explain_tuples
 from fsar.heads.head import Input, Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers.dropout import Dropout
 from fsar.heads.layers.frame_tuples import slot_vectors, tuple_slots
 from fsar.heads.layers.functional import group_by_class, membership, take_videos
 from fsar.heads.layers.option_checks import check_choice
+from fsar.heads.layers.tuple_attention import TupleAttention, key_width, sub_tables
 from fsar.heads.methods.strm.enrich import FrameEnrichment, PatchEnrichment
-from fsar.heads.methods.trx import TupleAttention, key_width, sub_tables
 from fsar.heads.recipes.presets import Preset, register_preset
 
 GRID = 4
@@ -172,17 +173,16 @@ class STRMHead(TableHead):
         n_support = sides[0].shape[1]
         support = {name: table[:, :n_support] for name, table in tables.items()}
         query = {name: table[:, n_support:] for name, table in tables.items()}
-        return self.match(support, batch.support_labels, query, batch.n_way, None)
+        return self.match(batch.embedded(support, query))
 
-    def match(
-        self, support: Features, labels: Tensor, query: Features, n_way: int, class_text: Tensor | None
-    ) -> Outputs:
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) and the streams they are added from, "matching" and "similarity" (B, Q, N).
 
         "matching_per_cardinality", "similarity_per_cardinality" (B, Q, N, number of tuple sizes) are what these
         are means of.
         """
-        index, mask = group_by_class(labels, n_way)
+        support, query = episodes.support, episodes.query
+        index, mask = group_by_class(episodes.support_labels, episodes.n_way, episodes.n_shot)
         grouped = {name: take_videos(table, index) for name, table in support.items()}  # (B, N, K, ...)
         per_size: dict[str, list[Tensor]] = {}
         for number, transformer in enumerate(self.transformers):
@@ -207,7 +207,7 @@ class STRMHead(TableHead):
             assert isinstance(similarity, TupleSimilarity)
             of_support, of_query = sub_tables(support, number), sub_tables(query, number)
             nearest = [tables.pop("similarity", None) for tables in (of_support, of_query)]
-            found.append(transformer.explain(of_support, of_query, labels, n_way, share))
+            found.append(explain_tuples(transformer, of_support, of_query, labels, n_way, share))
             if nearest[0] is not None and nearest[1] is not None:
                 weight = self.similarity_weight * share
                 found.append(similarity.explain(nearest[0], nearest[1], labels, n_way, weight))
