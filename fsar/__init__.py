@@ -12,7 +12,7 @@ _HOME = {
     "InputError": "fsar.errors",
     "load_split": "fsar.splits",
     "list_splits": "fsar.splits",
-    "open_store": "fsar.pipeline.store",
+    "open_store": "fsar.pipeline.share",
     "create_head": "fsar.heads",
     "list_heads": "fsar.heads",
     "register_head": "fsar.heads",
@@ -23,7 +23,7 @@ __all__ = ["InputError", "create_head", "list_heads", "list_splits", "load_split
 if TYPE_CHECKING:
     from fsar.errors import InputError
     from fsar.heads import create_head, list_heads, register_head
-    from fsar.pipeline.store import open_store
+    from fsar.pipeline.share import open_store
     from fsar.splits import list_splits, load_split
 
 

@@ -7,6 +7,7 @@ import click
 
 from fsar.cli.common import run_command
 from fsar.cli.head_options import choose_device, parse_counts, parse_list, parse_taps, refuse_given, store_options
+from fsar.cli.store_address import open_any
 from fsar.errors import InputError
 
 if TYPE_CHECKING:
@@ -133,9 +134,8 @@ def _terms(names: list[str], arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _subjects(names: list[str], terms: dict[str, Any], arguments: dict[str, Any]) -> "list[Subject]":
     from fsar.heads.evaluation.candidates import Reading, load_subject
-    from fsar.heads.setup.task import open_store
 
-    store = open_store(arguments["store"])
+    store = open_any(arguments["store"], quiet=arguments["quiet"])
     reading = Reading(
         split=terms["split"],
         taps=parse_taps(arguments["taps"]),

@@ -1,17 +1,17 @@
 """Options that training and evaluating a head have in common, and the parsing of their values."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
+from fsar.cli.store_address import STORE
 from fsar.errors import InputError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 STORE_OPTIONS: tuple[Decorator, ...] = (
-    click.option("--store", required=True, type=click.Path(path_type=Path), help="Feature store: NAME.zarr, NAME.h5."),
+    click.option("--store", required=True, type=STORE, help="Feature store: NAME.zarr, NAME.h5, or an address."),
     click.option("--split", help="Split by name, alias or CSV path; without it the parts recorded in the store."),
     click.option("--text", help="Text table of the store, for heads that take text."),
     click.option("--tap", "taps", multiple=True, metavar="ROLE=TAP", help="Tap for an input of the head; repeatable."),

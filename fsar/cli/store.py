@@ -1,14 +1,19 @@
 """`fsar-store`: look into stores, check them, finish them, join and copy them."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, run_command, summary
+from fsar.cli.store_address import LOCAL_STORE, STORE, byte_progress, open_any
+from fsar.cli.store_pull import cache_command, pull_command
 from fsar.cli.store_text import compare_text, info_text, verify_text
 
-STORE = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    from fsar.pipeline.share import Address
+    from fsar.pipeline.store.verify import Verification
+
 PARTS = click.option("--part", "parts", multiple=True, help="Only this split part (train, val, test); repeatable.")
 CLASSES = click.option("--class", "classes", multiple=True, help="Only this class; repeatable.")
 TAPS = click.option("--tap", "taps", multiple=True, help="Only this tap; repeatable.")
@@ -23,7 +28,7 @@ def store() -> None:
 @store.command()
 @click.argument("path", type=STORE)
 @json_option
-def info(path: Path, as_json: bool) -> int:
+def info(path: "Path | Address", as_json: bool) -> int:
     """Show recipe, taps, counts, sizes, failures and what is missing.
 
     \b
@@ -32,7 +37,7 @@ def info(path: Path, as_json: bool) -> int:
     """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.store.describe import describe_store
 
-    data = describe_store(path)
+    data = describe_store(open_any(path, allow_unsealed=True))
     summary(data, info_text(data), as_json=as_json)
     return EXIT_DONE
 
@@ -41,7 +46,7 @@ def info(path: Path, as_json: bool) -> int:
 @click.argument("path", type=STORE)
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
-def verify(path: Path, as_json: bool, quiet: bool) -> int:
+def verify(path: "Path | Address", as_json: bool, quiet: bool) -> int:
     """Re-read every byte; find changed, missing, cut and foreign files and name the videos hit.
 
     The exit code is 1 when anything is wrong. A store that is not sealed is checked as far as it goes.
@@ -56,16 +61,28 @@ def verify(path: Path, as_json: bool, quiet: bool) -> int:
     from fsar.pipeline.store.verify import verify as verify_store
     from fsar.progress import progress
 
-    n_files = len(StoreFiles.at(path).names())
-    with progress("verify", n_files, unit="files", quiet=quiet) as advance:
-        result = verify_store(path, advance=advance)
+    if isinstance(path, Path):
+        n_files = len(StoreFiles.at(path).names())
+        with progress("verify", n_files, unit="files", quiet=quiet) as advance:
+            result = verify_store(path, advance=advance)
+    else:
+        result = _verify_address(path, quiet)
     data = dataclasses.asdict(result) | {"path": str(path), "videos_hit": result.videos_hit}
     summary(data, verify_text(path, result), as_json=as_json)
     return EXIT_FAILED if result.problems else EXIT_DONE
 
 
+def _verify_address(address: "Address", quiet: bool) -> "Verification":
+    from fsar.pipeline.share.upstream import open_upstream
+    from fsar.pipeline.share.verify import verify_upstream
+
+    source = open_upstream(address)
+    with byte_progress("verify", quiet=quiet)(source.n_bytes) as advance:
+        return verify_upstream(source, advance)
+
+
 @store.command()
-@click.argument("path", type=STORE)
+@click.argument("path", type=LOCAL_STORE)
 @json_option
 def seal(path: Path, as_json: bool) -> int:
     """Write the manifest of a complete store, which makes it open for everyone.
@@ -89,7 +106,7 @@ def seal(path: Path, as_json: bool) -> int:
 @click.argument("a", type=STORE)
 @click.argument("b", type=STORE)
 @json_option
-def compare(a: Path, b: Path, as_json: bool) -> int:
+def compare(a: "Path | Address", b: "Path | Address", as_json: bool) -> int:
     """Show how two stores differ: recipe fields, videos, the largest difference of each tap.
 
     The exit code is 0 when they are equal and 1 when they differ.
@@ -100,13 +117,13 @@ def compare(a: Path, b: Path, as_json: bool) -> int:
     """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.store.describe import compare_stores
 
-    data = compare_stores(a, b)
+    data = compare_stores(*(open_any(store, allow_unsealed=True) for store in (a, b)))
     summary(data, compare_text(data), as_json=as_json)
     return EXIT_DONE if data["equal"] else EXIT_FAILED
 
 
 @store.command()
-@click.argument("path", type=STORE)
+@click.argument("path", type=LOCAL_STORE)
 @click.argument("catalog", type=click.Path(path_type=Path))
 @click.option("--split", help="Split (name or CSV): only its videos of the catalog.")
 @click.option(
@@ -174,7 +191,7 @@ def add(
 
 
 @store.command()
-@click.argument("path", type=STORE)
+@click.argument("path", type=LOCAL_STORE)
 @click.option("--allow-losses", is_flag=True, help="Also where a neighbour's video is no longer on the disk.")
 @json_option
 def retry(path: Path, allow_losses: bool, as_json: bool) -> int:
@@ -203,10 +220,10 @@ def retry(path: Path, allow_losses: bool, as_json: bool) -> int:
 
 @store.command()
 @click.argument("sources", type=STORE, nargs=-1, required=True)
-@click.option("--out", required=True, type=STORE, help="The joined store: NAME.zarr or NAME.h5.")
+@click.option("--out", required=True, type=LOCAL_STORE, help="The joined store: NAME.zarr or NAME.h5.")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
-def merge(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool) -> int:
+def merge(sources: "tuple[Path | Address, ...]", out: Path, as_json: bool, quiet: bool) -> int:
     """Join stores of equal recipe and different videos into a new one.
 
     Interrupted, the same command goes on; until it ends, the new store is not sealed.
@@ -215,11 +232,10 @@ def merge(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool) -> i
     Example:
       fsar-store merge part1.zarr part2.zarr --out all.zarr
     """  # noqa: D301 - click wants the backspace itself
-    from fsar.pipeline.store import open_store
     from fsar.pipeline.store.copy import merge_stores
     from fsar.progress import progress
 
-    stores = [open_store(path) for path in sources]
+    stores = [open_any(source, quiet=quiet) for source in sources]
     with progress("merge", sum(store.n_videos for store in stores), quiet=quiet) as advance:
         merged = merge_stores(stores, out, advance=advance)
     return _copied(merged, as_json)
@@ -234,7 +250,7 @@ def merge(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool) -> i
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 def export(
-    path: Path,
+    path: "Path | Address",
     out: Path,
     parts: tuple[str, ...],
     classes: tuple[str, ...],
@@ -251,12 +267,11 @@ def export(
       fsar-store export ssv2.zarr --out ssv2.h5
       fsar-store export ssv2.zarr --out novel.safetensors --part test --tap pooled
     """  # noqa: D301 - click wants the backspace itself
-    from fsar.pipeline.store import open_store
     from fsar.pipeline.store.copy import export_store, select_videos
     from fsar.pipeline.store.safetensors_file import export_safetensors
     from fsar.progress import progress
 
-    source = open_store(path)
+    source = open_any(path, quiet=quiet)
     n_rows = len(select_videos(source, parts=parts, classes=classes))
     if out.suffix == ".safetensors":
         with progress("export", n_rows * len(set(taps) or source.taps), unit="rows", quiet=quiet) as advance:
@@ -272,6 +287,10 @@ def _copied(copied: Any, as_json: bool) -> int:
     data = {"path": str(copied.path), "videos": copied.n_videos, "taps": sorted(copied.taps), "sealed": copied.sealed}
     summary(data, f"{copied.path}: {copied.n_videos} videos, taps {', '.join(data['taps'])}, sealed", as_json=as_json)
     return EXIT_DONE
+
+
+for command in (pull_command, cache_command):
+    store.add_command(command)
 
 
 def main() -> None:

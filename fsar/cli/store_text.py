@@ -1,6 +1,5 @@
 """What `fsar-store` prints for people."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def info_text(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def verify_text(path: Path, result: "Verification") -> str:
+def verify_text(path: object, result: "Verification") -> str:
     """Return the page that `fsar-store verify` prints."""
     checked = f"{result.n_files} files, {size_text(result.n_bytes)}"
     lines = [f"{path}: {checked}: " + (f"{len(result.problems)} problems" if result.problems else "intact")]

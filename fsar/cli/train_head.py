@@ -9,6 +9,7 @@ import click
 
 from fsar.cli.common import json_option, run_command, summary
 from fsar.cli.head_options import choose_device, parse_counts, parse_list, parse_taps, refuse_given, store_options
+from fsar.cli.store_address import open_any
 from fsar.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _experiment(arguments: dict[str, Any]) -> Any:
     from fsar.heads.episodes.sampler import EpisodeShape
     from fsar.heads.evaluation.protocol import Plan
     from fsar.heads.setup.options import parse_options
-    from fsar.heads.setup.task import make_task, open_store
+    from fsar.heads.setup.task import make_task
     from fsar.heads.training.experiment import Experiment
 
     if arguments["episodes_file"]:
@@ -139,7 +140,7 @@ def _experiment(arguments: dict[str, Any]) -> Any:
     options = parse_options(name, arguments["options"])
     task = make_task(
         name,
-        open_store(arguments["store"]),
+        open_any(arguments["store"], quiet=arguments["quiet"]),
         split=arguments["split"],
         taps=parse_taps(arguments["taps"]),
         text=arguments["text"],

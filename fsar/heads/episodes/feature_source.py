@@ -52,6 +52,7 @@ class FeatureSource:
         self.store, self.taps, self.device = store, dict(taps), device
         self.n_slots, self.n_views, self.n_frames = store.n_slots, store.n_views, n_frames or store.n_slots
         self._rows = rows
+        store.fetch([f"features/{tap}" for tap in set(self.taps.values())], rows)
         self.bytes_per_video = self._bytes_per_video()
         n_bytes = self.bytes_per_video * self.n_views * len(rows)
         self.resident = where == "memory" or (where == "auto" and n_bytes <= free_bytes(device) // 2)

@@ -135,7 +135,7 @@ def store_parts(store: "FeatureStore", split: Split | None = None, *, allow_dupl
         _check_disjoint(pools)
     ids = [video.video_id for video in store.videos]
     duplicates = {ids[row]: ids[first] for row, first in first_of.items()}
-    name, sha256 = (split.name, split.sha256) if split else (str(store.path), "")
+    name, sha256 = (split.name, split.sha256) if split else (store.address, "")
     return StoreParts(name, sha256, pools, failed, split, duplicates)
 
 

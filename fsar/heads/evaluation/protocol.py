@@ -191,7 +191,7 @@ def describe_result(
         "part": planned.part,
         "split": task.parts.name,
         "split_sha256": task.parts.sha256,
-        "store": str(task.store.path),
+        "store": task.store.address,
         "recipe_id": task.store.recipe_id,
         "taps": dict(task.taps),
         "text": task.table,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,13 +107,6 @@ def make_task(
     if val_share is not None:
         parts = parts.with_val_share(val_share)
     return Task(store, parts, name, kind, chosen, table, n_frames or store.n_slots, device, where)
-
-
-def open_store(path: Path) -> "FeatureStore":
-    """Return a sealed feature store for reading; the store room is imported only now."""
-    from fsar.pipeline.store import open_store as open_sealed
-
-    return open_sealed(path)
 
 
 def union_rows(pools: Sequence[EpisodePool]) -> Ints:

@@ -26,6 +26,7 @@ class CheckedRows:
         """
         store = self._store
         spec = store.layout.arrays()[name]
+        store.fetch([name], rows)
         for index in np.unique(rows // store.layout.chunk_rows).tolist():
             file = store.files.format.chunk_file(spec, index)
             if file not in self._checked:

@@ -37,9 +37,9 @@ class _Source:
     row: int
 
 
-def opened(store: str | Path | FeatureStore) -> FeatureStore:
+def opened(store: str | Path | FeatureStore, *, allow_unsealed: bool = False) -> FeatureStore:
     """Return a store that is given open, or by its path."""
-    return store if isinstance(store, FeatureStore) else open_store(store)
+    return store if isinstance(store, FeatureStore) else open_store(store, allow_unsealed=allow_unsealed)
 
 
 def select_videos(
@@ -88,6 +88,7 @@ def export_store(
     """
     store = opened(source)
     rows = select_videos(store, parts=parts, classes=classes)
+    store.fetch_metadata()
     tables = list(intact_tables(store.files).values())
     sources = [_Source(store, int(row)) for row in rows]
     return _copy(target, sources, known_taps(store, taps), tables, advance)
@@ -159,6 +160,7 @@ def _refuse_shared_videos(stores: Sequence[FeatureStore]) -> None:
 def _merged_tables(stores: Sequence[FeatureStore]) -> list[TextTable]:
     tables: dict[str, TextTable] = {}
     for store in stores:
+        store.fetch_metadata()
         for name, table in intact_tables(store.files).items():
             if name in tables and not tables[name].same_as(table):
                 raise InputError(f"two of the stores have different text tables {name!r}: rename one of them first")

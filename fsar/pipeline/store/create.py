@@ -25,6 +25,7 @@ from fsar.pipeline.store.journal.claims import live_claims, metadata_claim
 from fsar.pipeline.store.journal.damage import intact_tables, refuse_damaged_chunk
 from fsar.pipeline.store.journal.publish import publish, redo
 from fsar.pipeline.store.journal.records import intents, metadata_entries, stored_rows
+from fsar.pipeline.store.partial import refuse_partial
 from fsar.pipeline.store.repair import mend_master
 from fsar.pipeline.store.writer import StoreWriter
 
@@ -123,6 +124,7 @@ def open_writer(path: str | Path) -> StoreWriter:
 
 def _mended(path: str | Path) -> StoreFiles:
     files = StoreFiles.at(path)
+    refuse_partial(files, "write to it")
     finish_interrupted(files)
     mend_master(files)
     return files

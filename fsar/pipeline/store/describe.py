@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from fsar.pipeline.store.copy import opened
 from fsar.pipeline.store.format.files import read_runs
 from fsar.pipeline.store.format.identity import differing_fields
 from fsar.pipeline.store.format.layout import STATUS_FAILED, STATUS_OK
 from fsar.pipeline.store.journal.manifest import PARTS
-from fsar.pipeline.store.reader import FeatureStore, open_store
+from fsar.pipeline.store.reader import FeatureStore
 
 BLOCK_ROWS = 64
 
 
-def describe_store(path: str | Path) -> dict[str, Any]:
+def describe_store(path: str | Path | FeatureStore) -> dict[str, Any]:
     """Return recipe, taps, counts, sizes, failures by reason and completeness per split part, as JSON data."""
-    store = open_store(path, allow_unsealed=True)
+    store = opened(path, allow_unsealed=True)
     status = store.status
     taps = {
         name: {
@@ -28,7 +29,8 @@ def describe_store(path: str | Path) -> dict[str, Any]:
         for name, tap in store.taps.items()
     }
     return {
-        "path": str(path),
+        "path": store.address,
+        "identity": store.identity,
         "format": store.format,
         "sealed": store.sealed,
         "recipe_id": store.recipe_id,
@@ -59,16 +61,19 @@ def _parts(store: FeatureStore, status: np.ndarray[Any, Any]) -> dict[str, dict[
     return dict(sorted(parts.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
 
 
-def compare_stores(a: str | Path, b: str | Path) -> dict[str, Any]:
+def compare_stores(a: str | Path | FeatureStore, b: str | Path | FeatureStore) -> dict[str, Any]:
     """Return how two stores differ: recipe fields, videos, statuses, and the largest difference of each common tap.
 
     `equal` is true when recipe, videos, their classes and split parts, taps and all numbers of common videos are the
     same; NaN equals NaN.
     """
-    first, second = open_store(a, allow_unsealed=True), open_store(b, allow_unsealed=True)
+    first, second = opened(a, allow_unsealed=True), opened(b, allow_unsealed=True)
     ids_a, ids_b = ({video.video_id: row for row, video in enumerate(store.videos)} for store in (first, second))
     common = [video_id for video_id in ids_a if video_id in ids_b]
     rows = np.array([[ids_a[video_id], ids_b[video_id]] for video_id in common], np.int64).reshape(-1, 2)
+    for store, own in ((first, rows[:, 0]), (second, rows[:, 1])):
+        common_taps = [f"features/{name}" for name in first.taps if name in second.taps]
+        store.fetch([*common_taps, "frame_time", "frame_index"], own)
     same_status = first.status[rows[:, 0]] == second.status[rows[:, 1]]
     ok = same_status & (first.status[rows[:, 0]] == STATUS_OK)
     same_shape = first.n_views == second.n_views and first.n_slots == second.n_slots

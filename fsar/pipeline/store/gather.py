@@ -2,7 +2,7 @@
 
 import mmap
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,10 @@ class Gather:
         stored: Mapping[int, int],
         n_videos: int,
         memory: RecycledMemory,
+        ensure: Callable[[Iterable[int]], None] | None = None,
     ) -> None:
         self._files, self._layout, self._spec, self._stored = files, layout, spec, stored
-        self._n_videos, self._memory = n_videos, memory
+        self._n_videos, self._memory, self._ensure = n_videos, memory, ensure
         self._lock = threading.Lock()
         self._n_chunks = layout.n_chunks(n_videos)
         self._ready = np.zeros(self._n_chunks, bool)
@@ -72,6 +73,8 @@ class Gather:
 
     def _map(self, chunks: Array) -> None:
         with self._lock:
+            if self._ensure:
+                self._ensure(chunks.tolist())
             for index in map(int, chunks):
                 if not self._ready[index]:
                     self._map_one(index)

@@ -1,22 +1,25 @@
 """Open a store and read from it at the speed of memory."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from fsar.errors import InputError, unknown_name
+from fsar.files import sha256_file
 from fsar.pipeline.store.duplicates import groups_of_equal
-from fsar.pipeline.store.format.files import STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
+from fsar.pipeline.store.format.files import MANIFEST_FILE, STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
 from fsar.pipeline.store.format.identity import recipe_id
-from fsar.pipeline.store.format.layout import STATUS_OK, TapSpec
+from fsar.pipeline.store.format.layout import STATUS_OK, ArraySpec, TapSpec
 from fsar.pipeline.store.format.text_table import TextTable
 from fsar.pipeline.store.gather import Gather
 from fsar.pipeline.store.indices import row_index, slot_index, view_index
 from fsar.pipeline.store.journal.manifest import describe_missing, is_sealed, read_manifest
 from fsar.pipeline.store.journal.records import metadata_entries, stored_rows
 from fsar.pipeline.store.journal.row_status import RowStates
+from fsar.pipeline.store.partial import ListedRows, Presence, Provide, manifest_rows, read_partial
 from fsar.pipeline.store.recycled import RecycledMemory
 
 if TYPE_CHECKING:
@@ -62,14 +65,25 @@ def _what_is_missing(store: "FeatureStore") -> str:
 class FeatureStore:
     """Features of N videos, V views and T slots, read through memory maps. Pickling it reopens it."""
 
-    def __init__(self, files: StoreFiles) -> None:
+    def __init__(self, files: StoreFiles, *, provide: Provide | None = None) -> None:
+        """Open a store.
+
+        Args:
+            files: where it is.
+            provide: puts files of a partial copy in place when they are asked for; None: they are an error.
+        """
         self._path = files.path
         self.layout, self.videos = read_store(files)
         files = StoreFiles(files.path.absolute(), files.format)  # chunks are mapped later, perhaps from another folder
         self.files = files
         self.sealed = is_sealed(files)
-        self._stored = stored_rows(files)
-        self._rows = RowStates(files, self.layout, self.n_videos, self._stored)
+        copied = read_partial(files)
+        self._stored = manifest_rows(read_manifest(files)) if copied else stored_rows(files)
+        self._presence: Presence | None = None
+        self._rows: RowStates | ListedRows = RowStates(files, self.layout, self.n_videos, self._stored)
+        if copied:
+            self._presence = Presence(files, self.layout, self.videos, self._stored, copied, provide)
+            self._rows = ListedRows(files, self.videos, self._presence)
         self._memory = RecycledMemory()
         self._gathers: dict[str, Gather] = {}
         self._row_of: dict[str, int] = {}
@@ -88,6 +102,16 @@ class FeatureStore:
     def path(self) -> Path:
         """Where the store is, as it was named when it was opened."""
         return self._path
+
+    @property
+    def address(self) -> str:
+        """What to give to a command to read the same store again."""
+        return str(self.path)
+
+    @property
+    def identity(self) -> str:
+        """The sha256 of the manifest, which stands for every byte of the store; empty while it is not sealed."""
+        return sha256_file(self.files.locate(MANIFEST_FILE)) if self.sealed else ""
 
     @property
     def format(self) -> str:
@@ -252,6 +276,8 @@ class FeatureStore:
         import torch
 
         wanted = np.arange(self.n_videos) if rows is None else self._index(rows)
+        if tap in self.taps:
+            self.fetch([f"features/{tap}"], wanted)
         gather, spec = self._gather(tap), self.taps[tap]
         kind = dtype or getattr(torch, spec.dtype)
         out = torch.empty((len(wanted), self.n_views, self.n_slots, *spec.shape), dtype=kind, device=device)
@@ -259,6 +285,26 @@ class FeatureStore:
         for start in range(0, len(wanted), step):
             out[start : start + step] = _to_torch(gather.read(wanted[start : start + step], None, None))
         return out
+
+    def fetch(self, names: Sequence[str], rows: Rows | None = None) -> None:
+        """Have rows of arrays (features/<tap>, frame_time, …) put on this disk, all at once; nothing if they are here.
+
+        Reading fetches by itself what it needs, but chunk by chunk.
+
+        Raises:
+            InputError: unknown name or video id; or this is a partial copy without them, and the message says how to
+                fetch them.
+        """
+        if self._presence is None:
+            return
+        specs = [self._spec(name) for name in names]
+        index = np.arange(self.n_videos) if rows is None else self._index(rows)
+        self._presence.ensure(specs, np.unique(index // self.layout.chunk_rows).tolist())
+
+    def fetch_metadata(self) -> None:
+        """Have text tables and whatever else holds no numbers put on this disk; nothing if it is here."""
+        if self._presence is not None:
+            self._presence.ensure_metadata()
 
     def frame_index(self, rows: Rows) -> Array:
         """Return which frame of its video each slot shows: (R, V, T) int32."""
@@ -275,12 +321,11 @@ class FeatureStore:
             InputError: unknown name, or a row that is not encoded yet.
             IndexError: a row that the store does not have.
         """
-        if name not in self.layout.arrays():
-            raise unknown_name("array", name, self.layout.arrays())
-        return self._gather_array(name).read(self._index(rows), None, None)
+        return self._gather_array(self._spec(name).name).read(self._index(rows), None, None)
 
     def text_tables(self) -> list[str]:
         """Return the names of the text tables."""
+        self.fetch_metadata()
         return sorted(self.files.format.read_tables(self.files.path))
 
     def text(self, name: str) -> TextTable:
@@ -289,10 +334,16 @@ class FeatureStore:
         Raises:
             InputError: there is none of that name (the nearest names are given), or it is damaged.
         """
+        self.fetch_metadata()
         tables = self.files.format.read_tables(self.files.path)
         if name not in tables:
             raise unknown_name("text table", name, tables)
         return tables[name]
+
+    def _spec(self, name: str) -> ArraySpec:
+        if name not in self.layout.arrays():
+            raise unknown_name("array", name, self.layout.arrays())
+        return self.layout.arrays()[name]
 
     def _index(self, rows: Rows) -> Array:
         return row_index(rows, self.row_of, self.n_videos)
@@ -306,7 +357,8 @@ class FeatureStore:
         gather = self._gathers.get(name)
         if gather is None:
             spec = self.layout.arrays()[name]
-            gather = Gather(self.files, self.layout, spec, self._stored, self.n_videos, self._memory)
+            ensure = None if self._presence is None else partial(self._presence.ensure, [spec])
+            gather = Gather(self.files, self.layout, spec, self._stored, self.n_videos, self._memory, ensure)
             gather = self._gathers.setdefault(name, gather)
         return gather
 

@@ -11,6 +11,7 @@ from fsar.pipeline.store.format.layout import VideoRow
 from fsar.pipeline.store.journal.claims import metadata_claim
 from fsar.pipeline.store.journal.publish import redo
 from fsar.pipeline.store.journal.records import chunk_key, chunk_records, intents, stored_rows
+from fsar.pipeline.store.partial import refuse_partial
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def reset_failed(path: str | Path, *, allow_losses: bool = False) -> Reset:
             on the disk and would be lost, unless `allow_losses`.
     """
     files = StoreFiles.at(path)
+    refuse_partial(files, "try failed videos again")
     finish_interrupted(files)
     layout, videos = read_store(files)
     with metadata_claim(files.folder(CLAIMS)):

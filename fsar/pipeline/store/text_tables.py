@@ -10,6 +10,7 @@ from fsar.pipeline.store.journal.damage import intact_tables
 from fsar.pipeline.store.journal.manifest import is_sealed
 from fsar.pipeline.store.journal.publish import redo
 from fsar.pipeline.store.journal.seal import publish_metadata
+from fsar.pipeline.store.partial import refuse_partial
 
 
 def write_text(path: str | Path, table: TextTable, *, overwrite: bool = False) -> None:
@@ -21,6 +22,7 @@ def write_text(path: str | Path, table: TextTable, *, overwrite: bool = False) -
     """
     files = StoreFiles.at(path)
     read_store(files)  # says what is wrong before anything is made
+    refuse_partial(files, "add text to it")
     with metadata_claim(files.folder(CLAIMS)):
         redo(files, METADATA_KEY)
         tables = intact_tables(files)

@@ -34,6 +34,7 @@ from fsar.pipeline.store.journal.records import (
     record_entries,
     stored_rows,
 )
+from fsar.pipeline.store.partial import PARTIAL_FILE, read_partial
 
 N_THREADS = 4
 _RECORD_NAME = re.compile(rf"{JOURNAL}/([0-9]{{6,9}})\.([0-9]{{6,9}})\.json")
@@ -88,16 +89,22 @@ def verify(path: str | Path, *, advance: Callable[[int], None] | None = None) ->
         read_store(files)  # says why there is none
     sealed = is_sealed(files)
     problems: list[Problem] = []
-    expected = _expected(files, sealed, problems)
+    whole = expected = _expected(files, sealed, problems)
     owners = _Owners(files, problems)
     on_disk = set(files.names())
     moving = announced_files(files)
+    partial = read_partial(files)
+    if partial:
+        expected = {name: whole[name] for name in whole if name in on_disk}
     for name, what in _check(files, {name: expected[name] for name in expected if name not in moving}, advance):
         problems.append(Problem(name, what, owners.of(name)))
-    problems += owners.without_record(expected) if sealed else []
+    problems += owners.without_record(whole) if sealed else []
     problems += _intent_problems(files, sealed)
     notes = _notes(files, sealed)
     known = expected.keys() | moving | {MANIFEST_FILE if sealed else ""}
+    if partial:
+        known |= {PARTIAL_FILE}
+        notes.append(f"a partial copy of {partial.source}: {len(expected)} of its {len(whole)} files are here")
     for name in sorted(on_disk - known):
         if not _is_own_business(name, sealed):
             problems.append(Problem(name, "foreign: no file of this store"))

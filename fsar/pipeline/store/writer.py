@@ -17,12 +17,14 @@ from fsar.pipeline.store.journal.damage import refuse_damaged_chunk
 from fsar.pipeline.store.journal.publish import publish, redo
 from fsar.pipeline.store.journal.records import chunk_key, read_record, stored_rows
 from fsar.pipeline.store.journal.seal import seal_files
+from fsar.pipeline.store.partial import refuse_partial
 
 
 class StoreWriter:
     """Commits chunks to a store. Use it as a context manager: leaving it gives unfinished claims back."""
 
     def __init__(self, files: StoreFiles) -> None:
+        refuse_partial(files, "write to it")
         self.files = files
         self.layout, self.videos = read_store(files)
         self._claims = Claims(files.folder(CLAIMS))

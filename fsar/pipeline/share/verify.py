@@ -1,0 +1,45 @@
+"""Read every byte of a store at an address, keep none, and say what is wrong."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from fsar.errors import InputError
+from fsar.pipeline.share.download import N_CONNECTIONS, Advance, fetch
+from fsar.pipeline.share.transport import NotThereError
+from fsar.pipeline.share.upstream import OPENING, Upstream
+from fsar.pipeline.store.verify import Problem, Verification
+
+
+def verify_upstream(source: Upstream, advance: Advance) -> Verification:
+    """Compare every file of a store with its manifest; `advance` is told of bytes as they come.
+
+    Raises:
+        OSError: a server fails for good: that says nothing about the files.
+    """
+    stop = threading.Event()
+
+    def check(name: str) -> Problem | None:
+        try:
+            fetch(source.transport, source.download(name, None), advance, stop)
+        except NotThereError:
+            return Problem(name, "missing", _videos(source, name))
+        except InputError:
+            return Problem(name, "damaged: it is not what the manifest names", _videos(source, name))
+        return None
+
+    names = [name for name in source.entries if name not in OPENING]  # these are known to be right
+    with ThreadPoolExecutor(N_CONNECTIONS, thread_name_prefix="fsar-verify") as pool:
+        try:
+            found = list(pool.map(check, names))
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    problems = sorted((problem for problem in found if problem), key=lambda problem: problem.file)
+    return Verification(True, len(source.entries), source.n_bytes, problems)
+
+
+def _videos(source: Upstream, name: str) -> tuple[str, ...]:
+    chunk = source.files().chunk_of(name)
+    rows = range(0) if chunk is None else source.layout.chunk_range(chunk, len(source.videos))
+    return tuple(source.videos[row].video_id for row in rows)
