@@ -1,7 +1,9 @@
 """Errors that a user can mend. Every room may raise them; the command line prints their message alone and exits."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -20,6 +22,13 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> InputError:
 def count_of(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun: "1 video", "2 videos", "1 class", "0 classes"."""
     return f"{number:,} {noun if number == 1 else plural or noun + ('es' if noun.endswith('s') else 's')}"
+
+
+def unforeseen(error: BaseException) -> str:
+    """Return one line on an exception that nobody foresaw: its type, its text and the innermost line it passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{place}"
 
 
 _ADVICE = ("Weights only load failed", "Please file an issue", "Check the documentation")

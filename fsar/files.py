@@ -17,6 +17,8 @@ from fsar.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""Errors of the disk that is written to: every further file would meet them too."""
 TEMPORARY_MARK = ".tmp-"
 """Every unfinished file of ours carries this in its name, so that leftovers of a killed run can be told and removed."""
 

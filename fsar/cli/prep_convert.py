@@ -60,11 +60,11 @@ def command(
     data = {
         "out": str(out),
         "catalog": str(report.catalog),
-        "converted": report.converted,
+        "converted": report.done,
         "kept": report.kept,
         "failed": len(report.failures),
     }
-    text = f"{out}: {report.converted} videos converted, {report.kept} kept, {len(report.failures)} failed"
+    text = f"{out}: {report.done} videos converted, {report.kept} kept, {len(report.failures)} failed"
     if report.failures:
         text += f", listed in {out / 'failures.csv'}"
     summary(data, text, as_json=as_json)

@@ -61,11 +61,11 @@ def command(
     data = {
         "out": str(out),
         "catalog": str(report.catalog),
-        "extracted": report.extracted,
+        "extracted": report.done,
         "kept": report.kept,
         "failed": len(report.failures),
     }
-    text = f"{out}: {report.extracted} videos extracted, {report.kept} kept, {len(report.failures)} failed"
+    text = f"{out}: {report.done} videos extracted, {report.kept} kept, {len(report.failures)} failed"
     if report.failures:
         text += f", listed in {out / 'failures.csv'}"
     summary(data, text, as_json=as_json)

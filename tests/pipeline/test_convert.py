@@ -97,18 +97,18 @@ def test_short_side_scales_to_even_sizes(tmp_path, size, expected):
 
 def test_verification_sees_a_lost_frame_and_a_moved_one(tmp_path):
     path = write_clip(tmp_path / "clip.mp4")
-    times = (np.arange(16) / 12).tolist()
+    times = np.arange(16) / 12
     verify(path, times, path)
     with pytest.raises(VideoError, match="has 17 frames, its conversion 16"):
-        verify(path, [*times, 16 / 12], path)
+        verify(path, np.append(times, 16 / 12), path)
     with pytest.raises(VideoError, match=r"off by 0\.040 s"):
-        verify(path, [*times[:-1], times[-1] + 0.04], path)
+        verify(path, np.append(times[:-1], times[-1] + 0.04), path)
 
 
 def test_a_catalog_is_converted_and_points_to_the_results(tmp_path):
     sources = [write_clip(tmp_path / "in" / f"{index}.webm", n_frames=8 + index) for index in range(4)]
     report = convert(catalog_of(*sources), tmp_path / "out", ConvertSettings(), n_jobs=2, quiet=True)
-    assert (report.converted, report.kept, report.failures) == (4, 0, [])
+    assert (report.done, report.kept, report.failures) == (4, 0, [])
     rows = read_catalog(report.catalog).rows
     assert [(row.video_id, row.class_name, row.part) for row in rows] == [(str(i), "class", "train") for i in range(4)]
     for index, row in enumerate(rows):
@@ -134,12 +134,12 @@ def test_failures_are_listed_and_the_rest_is_converted(tmp_path):
         "zero": "empty", "text": "not-a-video", "absent": "missing", "sound": "no-video-stream", "cut": "truncated",
     }  # fmt: skip
     assert {row["stage"] for row in rows} == {"convert"}
-    assert report.converted == 1
+    assert report.done == 1
     assert [row.video_id for row in read_catalog(report.catalog).rows] == ["good"]
     assert {path.name for path in (tmp_path / "out" / "videos").iterdir()} == {"good.mp4"}
     write_clip(tmp_path / "absent.webm")
     again = convert(catalog_of(good, tmp_path / "absent.webm"), tmp_path / "out", ConvertSettings(), quiet=True)
-    assert (again.converted, again.kept, again.failures) == (1, 1, [])
+    assert (again.done, again.kept, again.failures) == (1, 1, [])
     assert not (tmp_path / "out" / "failures.csv").exists()
 
 
@@ -163,7 +163,7 @@ def test_stale_damaged_and_unrecorded_outputs_are_made_again(tmp_path):
     lines = (out / "convert.jsonl").read_text().splitlines(keepends=True)
     (out / "convert.jsonl").write_text("".join(lines[:-1]) + lines[-1][:30])  # torn by a kill
     assert [task.row.video_id for task in plan(catalog_of(*sources), out, ConvertSettings())] == ["0", "1", "3"]
-    assert convert(catalog_of(*sources), out, ConvertSettings(), quiet=True).converted == 3
+    assert convert(catalog_of(*sources), out, ConvertSettings(), quiet=True).done == 3
     convert(catalog_of(*sources), tmp_path / "fresh", ConvertSettings(), quiet=True)
     assert files(out) == files(tmp_path / "fresh")
 
@@ -200,7 +200,7 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(tmp_path, n_j
         convert(catalog_of(*sources), out, LOSSLESS, n_jobs=n_jobs, quiet=True)
     assert caught.value.errno == errno.EFBIG
     assert list(out.rglob("*.mp4")) == []
-    assert convert(catalog_of(*sources), out, LOSSLESS, quiet=True).converted == 3
+    assert convert(catalog_of(*sources), out, LOSSLESS, quiet=True).done == 3
 
 
 @pytest.mark.parametrize(

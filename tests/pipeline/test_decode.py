@@ -42,7 +42,8 @@ def make(folder: Path, options: dict) -> Path:
 
 def require(name: str) -> None:
     """Skip if a decoder's library is not on this machine."""
-    from fsar.pipeline.video.others import import_decord, import_torchcodec
+    from fsar.pipeline.video.decord import import_decord
+    from fsar.pipeline.video.torchcodec import import_torchcodec
 
     try:
         {"decord": import_decord, "torchcodec": import_torchcodec}.get(name, lambda: None)()

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsar.pipeline.video.decode import Clip, VideoError, decode_clip, get_decoder
+from fsar.pipeline.video.decode import VideoError, decode_clip, get_decoder
 from fsar.pipeline.video.pyav import iterate_frames
+from tests.pipeline.test_decode import require
 from tests.videos import cut_file, read_number, write_audio, write_clip
 
 
@@ -85,16 +86,21 @@ def test_a_whole_clip_is_never_called_truncated(tmp_path):
         assert decode_clip(path, np.arange, fallback=False).n_frames == 30
 
 
-def test_a_second_decoder_is_asked_before_giving_up(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["decord", "torchcodec"])
+def test_a_decoder_that_does_not_agree_is_not_used_for_that_file(tmp_path, monkeypatch, name):
+    require(name)
     path = write_clip(tmp_path / "clip.webm")
 
-    def fail(self, path, choose) -> Clip:
-        raise VideoError("corrupt", f"{path} made to fail")
+    def wrong(self, path, indices):
+        return np.zeros((len(indices), 64, 96, 3), np.uint8), 16
 
-    monkeypatch.setattr("fsar.pipeline.video.decode.PyAVDecoder.decode", fail)
-    clip = decode_clip(path, np.arange)
+    module = f"fsar.pipeline.video.{name}.{name.capitalize()}Reader.read"
+    monkeypatch.setattr(module, wrong)
+    clip = decode_clip(path, np.arange, decoder=name)
     assert [read_number(frame) for frame in clip.frames] == list(range(16))
-    assert reason_of(path, fallback=False) == "corrupt"
+    assert reason_of(path, decoder=name, fallback=False) == "disagreement"
+    monkeypatch.setattr(module, lambda self, path, indices: (np.zeros((15, 64, 96, 3), np.uint8), 15))
+    assert reason_of(path, decoder=name, fallback=False) == "disagreement"
 
 
 def test_the_error_is_the_first_decoders(tmp_path):

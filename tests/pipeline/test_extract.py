@@ -109,7 +109,7 @@ def test_failures_leave_no_folder(tmp_path):
     rows = list(csv.DictReader((tmp_path / "out" / "failures.csv").read_text().splitlines()))
     reasons = {entry["video_id"]: entry["reason"] for entry in rows}
     assert reasons == {"cut": "truncated", "short": "too-short", "absent": "missing"}
-    assert report.extracted == 1
+    assert report.done == 1
     assert [path.name for path in (tmp_path / "out" / "frames" / "jump high").iterdir()] == ["good"]
 
 
@@ -125,16 +125,6 @@ def test_damage_that_shows_late_leaves_no_folder(tmp_path, monkeypatch):
     assert not list((tmp_path / "out" / "frames").rglob("*.jpg"))
 
 
-def test_a_second_decoder_is_asked(tmp_path, monkeypatch):
-    def pictures(path, choose):
-        raise VideoError("corrupt", "made to fail")
-        yield
-
-    monkeypatch.setattr("fsar.pipeline.rewrite.extract.iterate_frames", pictures)
-    run(tmp_path / "out", row(write_clip(tmp_path / "7.webm")), frames=2)
-    assert numbers(tmp_path / "out" / "frames" / "jump high" / "7") == [4, 12]
-
-
 def test_an_unfinished_run_is_resumed_to_the_same_bytes(tmp_path):
     rows = [row(write_clip(tmp_path / f"{index}.webm", n_frames=6)) for index in range(4)]
     run(tmp_path / "whole", *rows)
@@ -146,7 +136,7 @@ def test_an_unfinished_run_is_resumed_to_the_same_bytes(tmp_path):
     (leftover / "00000001.jpg").write_bytes(b"half")
     assert [task.row.video_id for task in plan(Catalog(tuple(rows), "t"), out, ExtractSettings())] == ["0", "2", "3"]
     report = run(out, *rows, n_jobs=2)
-    assert (report.extracted, report.kept) == (3, 1)
+    assert (report.done, report.kept) == (3, 1)
     assert files(out) == files(tmp_path / "whole")
 
 

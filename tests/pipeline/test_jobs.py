@@ -69,9 +69,11 @@ def test_expected_errors_become_failures_and_the_rest_goes_on(n_jobs):
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_a_bug_is_not_hidden_among_the_failures(n_jobs):
-    with pytest.raises(KeyError, match="ours"):
-        run(["a", "bug"], n_jobs)
+def test_what_nobody_foresaw_is_a_failure_that_names_the_line(n_jobs):
+    outcomes = run(["a", "bug", "b"], n_jobs)
+    assert [outcome.value for outcome in outcomes] == ["A", None, "B"]
+    assert outcomes[1].failure.reason == "error"
+    assert outcomes[1].failure.message.startswith("KeyError: 'ours' (test_jobs.py, line ")
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

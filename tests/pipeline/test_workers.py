@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from fsar.pipeline.encode import workers
-from fsar.pipeline.encode.clip_task import ClipTask, DecodeFailure, InlineDecoder, decode_task, source_sha256
+from fsar.pipeline.encode.clip_task import ClipTask, DecodeFailure, InlineDecoder, decode_task
 from fsar.pipeline.encode.workers import DecodePool
+from fsar.pipeline.video.source import source_sha256
 from tests.pipeline.encode_helpers import fake_decode, pixels
 from tests.videos import write_clip
 
@@ -51,12 +52,15 @@ def test_hanging_and_dying_decoders_fail_alone_and_a_second_try_can_mend(tmp_pat
         assert results[name].frames.shape[1:] == pixels(name, 1).shape[1:]
 
 
-def test_a_bug_in_decoding_ends_the_run_with_its_traceback(tmp_path):
+def test_what_nobody_foresaw_is_the_failure_of_its_video(tmp_path):
     pool = DecodePool(1, decode=fake_decode)
     try:
         pool.submit(0, task(tmp_path / "bug"))
-        with pytest.raises(RuntimeError, match="a bug of ours"):
-            pool.take(0)
+        pool.submit(1, task(tmp_path / "a"))
+        failure = pool.take(0)
+        assert failure.reason == "error"
+        assert "a bug of ours (encode_helpers.py, line" in failure.message
+        assert pool.take(1).n_frames == 20
     finally:
         pool.close()
 
@@ -94,7 +98,7 @@ def test_real_videos_give_the_frames_the_sampler_chose(tmp_path):
     assert clip.frame_index.tolist() == [task(path).indices(24)[0].tolist()]
     assert clip.frames.shape == (4, 64, 96, 3)
     assert np.allclose(clip.frame_time, clip.frame_index / 12)
-    assert clip.sha256 == source_sha256(path)
+    assert clip.sha256.hex() == source_sha256(path)
 
 
 def test_views_of_a_random_sampler_draw_their_own_frames_and_repeat():
@@ -111,7 +115,7 @@ def test_a_folder_of_frames_has_a_hash_of_names_and_bytes(tmp_path):
     first = source_sha256(tmp_path)
     (tmp_path / "1.jpg").rename(tmp_path / "2.jpg")
     assert source_sha256(tmp_path) != first
-    assert len(first) == 32
+    assert len(first) == 64
 
 
 def test_decoding_in_process_reports_what_is_the_videos_fault(tmp_path):

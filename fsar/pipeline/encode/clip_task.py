@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fsar.files import sha256_file
+from fsar.pipeline.video.source import source_sha256
 
 
 @dataclass(frozen=True)
@@ -92,22 +92,14 @@ def decode_task(task: ClipTask) -> DecodedClip:
         frame_index=wanted[0],
         frame_time=clip.times_seconds[slots],
         n_frames=clip.n_frames,
-        sha256=source_sha256(path),
+        sha256=bytes.fromhex(source_sha256(path)),
         cpu_seconds=time.process_time() - start,
     )
 
 
-def source_sha256(path: Path) -> bytes:
-    """Return the sha256 of a video file, or of the names and hashes of a folder of frames."""
-    if not path.is_dir():
-        return bytes.fromhex(sha256_file(path))
-    listing = "".join(f"{file.name} {sha256_file(file)}\n" for file in sorted(path.iterdir()) if file.is_file())
-    return hashlib.sha256(listing.encode()).digest()
-
-
 def attempt(decode: Decode, task: ClipTask) -> DecodedClip | DecodeFailure:
-    """Decode, with what is the video's fault as a `DecodeFailure`."""
-    from fsar.errors import InputError
+    """Decode, with whatever goes wrong as a `DecodeFailure`."""
+    from fsar.errors import InputError, unforeseen
     from fsar.pipeline.video.decode import VideoError
 
     try:
@@ -116,6 +108,8 @@ def attempt(decode: Decode, task: ClipTask) -> DecodedClip | DecodeFailure:
         return DecodeFailure(error.reason, str(error))
     except (OSError, InputError) as error:
         return DecodeFailure("unreadable", f"{task.path}: {error}")
+    except Exception as error:  # one strange file must not end the work on all the others
+        return DecodeFailure("error", f"{task.path}: {unforeseen(error)}")
 
 
 class InlineDecoder:

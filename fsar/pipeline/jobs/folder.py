@@ -1,6 +1,5 @@
 """An output folder that knows what it holds: made with which settings, from which sources, finished or not."""
 
-import hashlib
 import json
 import os
 import sys
@@ -11,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fsar.errors import InputError
-from fsar.files import TEMPORARY_MARK, remove_leftovers, sha256_file, write_atomic
+from fsar.files import TEMPORARY_MARK, remove_leftovers, write_atomic
 from fsar.pipeline.catalog.catalog import Catalog
+from fsar.pipeline.video.source import source_bytes, source_sha256
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Source:
     @classmethod
     def of(cls, path: Path) -> "Source":
         """Return the present state of a file or of a folder of frames."""
-        return cls(str(path), output_bytes(path), path.stat().st_mtime_ns, _sha256(path))
+        return cls(str(path), source_bytes(path), path.stat().st_mtime_ns, source_sha256(path))
 
     def is_unchanged(self, path: Path) -> bool:
         """Tell whether `path` is still the same source; it is read only if it was touched."""
-        if output_bytes(path) != self.bytes:
+        if source_bytes(path) != self.bytes:
             return False
-        return path.stat().st_mtime_ns == self.mtime_ns or _sha256(path) == self.sha256
+        return path.stat().st_mtime_ns == self.mtime_ns or source_sha256(path) == self.sha256
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class OutputFolder:
         if record is None or not record.source.is_unchanged(source):
             return False
         output = self.folder / record.output
-        return output_bytes(output) == record.output_bytes
+        return source_bytes(output) == record.output_bytes
 
     def add(self, record: Record) -> None:
         """Append a finished output to the journal."""
@@ -166,22 +166,6 @@ def _lock(descriptor: int) -> bool:
     except OSError:  # a disk that cannot lock
         pass
     return True
-
-
-def output_bytes(path: Path) -> int:
-    """Return the size of a file, or of all files in a folder; -1 if it is absent."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.iterdir())
-    return path.stat().st_size if path.is_file() else -1
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_dir():
-        return sha256_file(path)
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        digest.update(f"{file.name}\0{sha256_file(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def safe_name(video_id: str) -> PurePosixPath:

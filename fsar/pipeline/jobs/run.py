@@ -1,7 +1,6 @@
 """One function over many videos in several processes: what fails is listed, what dies is replaced, Ctrl-C is clean."""
 
 import csv
-import errno
 import io
 import os
 import signal
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from fsar.errors import InputError
-from fsar.files import remove_leftovers, write_atomic
+from fsar.errors import InputError, unforeseen
+from fsar.files import DISK_ERRNOS, remove_leftovers, write_atomic
 from fsar.pipeline.video.clip import VideoError
 from fsar.progress import progress
 
@@ -22,8 +21,6 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 FAILURE_COLUMNS = ("video_id", "path", "stage", "reason", "message")
-FATAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
-"""Errors of the output disk: every further item would meet them too, so the run stops."""
 TIMEOUT_SECONDS = 600.0
 """Longest time for one video, unless the caller knows better."""
 
@@ -63,9 +60,10 @@ def run_jobs(
     """Return one outcome per item, in the order of `items`.
 
     `function` and the items must be picklable; with `n_jobs` above 1 they run in worker processes (joblib's loky).
-    `VideoError`, `InputError` and `OSError` become failures of their item. With workers, an item that kills its own has
-    the reason `crashed`, and one that takes longer than `timeout_seconds` the reason `timeout`. A full disk ends the
-    run. `label` is the stage in failures and progress. On an interrupt the workers are stopped and unfinished files
+    Whatever an item raises becomes its failure: `VideoError` with its reason, `InputError` as `input`, `OSError` as
+    `os-error`, anything else as `error` with the line at which it happened. With workers, an item that kills its own
+    has the reason `crashed`, and one that takes longer than `timeout_seconds` the reason `timeout`. A full disk ends
+    the run. `label` is the stage in failures and progress. On an interrupt the workers are stopped and unfinished files
     below `workspace` are removed before `KeyboardInterrupt` goes on. `on_outcome` is called in this process as each
     item finishes, in any order.
     """
@@ -119,9 +117,11 @@ class _Guarded(Generic[Item, Value]):
         except InputError as error:
             return self.failure(item, "input", str(error))
         except OSError as error:
-            if error.errno in FATAL_ERRNOS:
+            if error.errno in DISK_ERRNOS:
                 raise
             return self.failure(item, "os-error", str(error))
+        except Exception as error:  # one strange file must not end the work on all the others
+            return self.failure(item, "error", unforeseen(error))
 
     def failure(self, item: Item, reason: str, message: str) -> Outcome[Value]:
         path = str(getattr(item, "path", ""))

@@ -3,7 +3,7 @@
 import io
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,16 +12,16 @@ import numpy.typing as npt
 from fsar.errors import InputError, unknown_name
 from fsar.files import atomic_folder
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
-from fsar.pipeline.jobs.folder import OutputFolder, Record, Source, output_bytes, safe_name
-from fsar.pipeline.jobs.run import TIMEOUT_SECONDS, Failure
-from fsar.pipeline.jobs.stage import run_stage
-from fsar.pipeline.video.clip import check_file
-from fsar.pipeline.video.decode import WORTH_A_SECOND_TRY, Choose, VideoError, decode_clip
-from fsar.pipeline.video.frame_folder import list_frames, read_picture
+from fsar.pipeline.jobs.folder import Record, Source, safe_name
+from fsar.pipeline.jobs.run import TIMEOUT_SECONDS
+from fsar.pipeline.rewrite.stage import RewriteReport, Stage, Task
+from fsar.pipeline.video.clip import Choose, check_file
+from fsar.pipeline.video.frame_folder import list_frames
+from fsar.pipeline.video.picture import read_picture
 from fsar.pipeline.video.pyav import iterate_frames
 from fsar.pipeline.video.sample import list_samplers, sample_indices
+from fsar.pipeline.video.source import source_bytes
 
-STAGE = "extract"
 LAYOUTS = ("trx", "hcl")
 MAX_FRAMES = 10_000
 """Pictures per video that a run may ask for; a short video would repeat its frames until the disk is full."""
@@ -58,31 +58,6 @@ class ExtractSettings:
             raise InputError(f"quality must be in 1..100, got {self.quality}")
 
 
-@dataclass(frozen=True)
-class ExtractReport:
-    """What a run did."""
-
-    extracted: int
-    kept: int
-    failures: list[Failure]
-    catalog: Path
-    """The catalog of the frame folders, for the next stage."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One video to extract."""
-
-    row: CatalogRow
-    out: Path
-    settings: ExtractSettings
-
-    @property
-    def path(self) -> Path:
-        """The source, as failures list it."""
-        return self.row.path
-
-
 def extract(
     catalog: Catalog,
     out: Path,
@@ -91,39 +66,22 @@ def extract(
     n_jobs: int = 1,
     quiet: bool = False,
     timeout_seconds: float | None = TIMEOUT_SECONDS,
-) -> ExtractReport:
-    """Extract the frames of every video of a catalog; `out` gets catalog.csv and failures.csv beside them.
-
-    Folders that an earlier run finished are recognised by its journal; those whose source changed are made again.
-    A folder that another run is writing to is refused.
-    """
-    folder = OutputFolder(out, STAGE, asdict(settings))
-    todo = _unfinished(catalog, folder, settings)
-    with folder.claim():
-        failures, catalog_path = run_stage(
-            folder, catalog, todo, extract_one, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds
-        )
-    return ExtractReport(len(todo) - len(failures), len(catalog.rows) - len(todo), failures, catalog_path)
+) -> RewriteReport:
+    """Extract the frames of every video of a catalog below `out`; see `Stage.run`."""
+    return EXTRACT.run(catalog, out, settings, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds)
 
 
-def plan(catalog: Catalog, out: Path, settings: ExtractSettings) -> list[Task]:
+def plan(catalog: Catalog, out: Path, settings: ExtractSettings) -> list[Task[ExtractSettings]]:
     """Return what is left to extract, after the same checks; nothing is written."""
-    return _unfinished(catalog, OutputFolder(out, STAGE, asdict(settings)), settings)
+    return EXTRACT.plan(catalog, out, settings)
 
 
-def _unfinished(catalog: Catalog, folder: OutputFolder, settings: ExtractSettings) -> list[Task]:
-    folder.check()
-    _check_places(catalog, settings.layout)
-    rows = (row for row in catalog.rows if not folder.is_done(row.video_id, row.path))
-    return [Task(row, folder.folder, settings) for row in rows]
-
-
-def _check_places(catalog: Catalog, layout: str) -> None:
+def _check_places(catalog: Catalog, settings: ExtractSettings) -> None:
     """Raise `InputError` where two videos, or two classes, would share a folder once `/` is replaced in their names."""
     videos: dict[PurePosixPath, str] = {}
     classes: dict[str, str] = {}
     for row in catalog.rows:
-        place = frame_folder(row, layout)
+        place = frame_folder(row, settings.layout)
         other = videos.setdefault(place, row.video_id)
         if other != row.video_id:
             raise InputError(f"videos {other!r} and {row.video_id!r} would share a folder: give them other ids")
@@ -141,7 +99,7 @@ def frame_folder(row: CatalogRow, layout: str) -> PurePosixPath:
     return root / class_name / video
 
 
-def extract_one(task: Task) -> Record:
+def extract_one(task: Task[ExtractSettings]) -> Record:
     """Extract one video; runs in a worker."""
     if not task.path.is_dir():
         check_file(task.path)
@@ -149,11 +107,11 @@ def extract_one(task: Task) -> Record:
     source = Source.of(task.path)
     with atomic_folder(task.out / output) as temporary:
         n_frames = _write_pictures(task, temporary)
-        size = output_bytes(temporary)
+        size = source_bytes(temporary)
     return Record(task.row.video_id, source, output.as_posix(), size, n_frames)
 
 
-def _write_pictures(task: Task, folder: Path) -> int:
+def _write_pictures(task: Task[ExtractSettings], folder: Path) -> int:
     """Write the chosen frames and return their number. A frame that is chosen twice is written twice."""
     chosen: list[int] = []
 
@@ -161,19 +119,12 @@ def _write_pictures(task: Task, folder: Path) -> int:
         chosen[:] = _choose(task, n_frames).tolist()
         return np.array(chosen)
 
-    try:
-        for index, picture in _pictures(task.path, choose):
-            _save(folder, task.settings, [slot for slot, wanted in enumerate(chosen) if wanted == index], picture)
-    except VideoError as error:
-        if error.reason not in WORTH_A_SECOND_TRY or task.path.is_dir():
-            raise
-        clip = decode_clip(task.path, choose)  # asks a second decoder
-        for slot, picture in enumerate(clip.frames):
-            _save(folder, task.settings, [slot], picture)
+    for index, picture in _pictures(task.path, choose):
+        _save(folder, task.settings, [slot for slot, wanted in enumerate(chosen) if wanted == index], picture)
     return len(chosen)
 
 
-def _choose(task: Task, n_frames: int) -> npt.NDArray[np.integer]:
+def _choose(task: Task[ExtractSettings], n_frames: int) -> npt.NDArray[np.integer]:
     if task.settings.frames is None:
         return np.arange(n_frames)
     generator = np.random.default_rng([task.settings.seed, zlib.crc32(task.row.video_id.encode())])
@@ -201,3 +152,6 @@ def _save(folder: Path, settings: ExtractSettings, slots: list[int], picture: Pi
     for slot in slots:
         name = f"{slot + 1:08d}.jpg" if settings.layout == "trx" else f"{slot}.jpg"
         (folder / name).write_bytes(jpeg.getvalue())
+
+
+EXTRACT = Stage("extract", extract_one, _check_places)

@@ -1,5 +1,6 @@
 """What every decoder shares: the clip it returns, the error it raises, and the checks that come before decoding."""
 
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,18 @@ Choose = Callable[[int], npt.NDArray[np.integer]]
 """From the number of frames in a video to the indices that are wanted, in any order, repeats allowed."""
 
 
+MAX_PIXELS = 1 << 27
+"""Pixels of one frame (16384 x 8192): more is no video but a mistake or an attack, and would fill the memory."""
+
+
 class VideoError(Exception):
     """One video cannot be used.
 
     `reason` is a short code for tables: missing, empty, not-a-video, no-video-stream, no-frames, truncated (ends
-    early), damaged (frames lost or patched over), corrupt (the decoder gave up), unsupported,
-    too-short, timeout, crashed. `str(error)` is one line that says what was found.
+    early), damaged (frames lost or patched over), corrupt (the decoder gave up), unsupported, too-large,
+    too-short, ambiguous (a folder that holds more than one kind of pictures), disagreement (a decoder gives other
+    frames than the reference), timeout, crashed, error (an exception nobody foresaw). `str(error)` is one line that
+    says what was found.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -34,11 +41,11 @@ class Clip:
     """Chosen frames of one video, in the order in which they were asked for."""
 
     frames: npt.NDArray[np.uint8]
-    """(T, H, W, 3) RGB, as a viewer would see them: rotation metadata is applied."""
+    """(T, H, W, 3) RGB, as a viewer would see them: turned and mirrored as the metadata say."""
     indices: npt.NDArray[np.int32]
     """(T,) position of each frame in the video, from 0."""
     times_seconds: npt.NDArray[np.float64]
-    """(T,) presentation time of each frame, as the container states it."""
+    """(T,) presentation time of each frame; see `times.presentation_seconds` for containers that do not state it."""
     n_frames: int
     """Frames in the whole video."""
 
@@ -57,8 +64,14 @@ def check_file(path: Path) -> None:
     """Raise `VideoError` unless `path` is a file with something in it."""
     if path.is_dir():
         raise VideoError("not-a-video", f"{path} is a folder, not a video file")
-    if not path.is_file():
-        raise VideoError("missing", f"{path} does not exist")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise VideoError("missing", f"{path} does not exist") from None
+    except OSError as error:  # a loop of links, a name that is too long, no permission on the way
+        raise VideoError("missing", f"{path} cannot be reached: {error.strerror}") from None
+    if not stat.S_ISREG(mode):  # a pipe would keep its reader waiting
+        raise VideoError("not-a-video", f"{path} is not a regular file")
     if path.stat().st_size == 0:
         raise VideoError("empty", f"{path} is empty (0 bytes)")
 
@@ -73,3 +86,8 @@ def chosen_indices(choose: Choose, n_frames: int, path: Path) -> npt.NDArray[np.
     if indices.min() < 0 or indices.max() >= n_frames:
         raise ValueError(f"choose must return indices in 0..{n_frames - 1}, got {indices.min()}..{indices.max()}")
     return indices
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

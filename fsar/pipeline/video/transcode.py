@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 
 from fsar.errors import InputError
+from fsar.files import DISK_ERRNOS
 from fsar.pipeline.video.clip import VideoError
-from fsar.pipeline.video.probe import open_video, read_packets
-from fsar.pipeline.video.pyav import check_loss, decoded_frames
+from fsar.pipeline.video.probe import Packets, open_video, read_packets
+from fsar.pipeline.video.pyav import decoded_frames, frame_times
+from fsar.pipeline.video.times import Seconds
+from fsar.pipeline.video.yuv import YuvFrames
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 X264_PARAMS = "cpu-independent=1"
 """Without it x264's results depend on the machine and, with some builds, on where its memory happens to lie."""
 TIME_TOLERANCE_SECONDS = 0.002
+TICKS_PER_SECOND = 90_000
+"""At least so finely are times written: frames of one time, which H.264 does not have, come one tick apart."""
 
 
 @dataclass(frozen=True)
@@ -52,58 +57,78 @@ class ConvertSettings:
 def transcode(source: Path, target: Path, settings: ConvertSettings) -> int:
     """Write `source` to `target` as H.264 mp4 (yuv420p, index in front) and return its number of frames.
 
-    Every frame of the source becomes one frame with the same presentation time, also at a variable rate; rotation
-    metadata is applied to the pixels. The result is decoded again and compared: `VideoError` with reason `verify` if
-    a frame or a time differs. The same source and settings give the same bytes.
+    Every frame of the source becomes one frame with the same presentation time, also at a variable rate (if the first
+    time is negative, which mp4 does not have, all are moved so that it is 0). The pixels are turned as the metadata
+    say; brightness keeps its range. The result is decoded again and compared: `VideoError` with reason `verify` if a
+    frame or a time differs, `encode` if it cannot be written. The same source and settings give the same bytes.
     """
     with open_video(source) as (container, stream):
         packets = read_packets(container, stream, source)
-        times = _encode(decoded_frames(stream, packets, source), stream, target, settings)
-        if len(times) != packets.n_shown:
-            check_loss(stream, packets, len(times), source)
+        times = frame_times(stream, packets, source)
+        times = times - min(times[0], 0.0)
+        _write(decoded_frames(stream, packets, source), times, (stream, packets, source), target, settings)
     verify(target, times, source)
     return len(times)
 
 
-def verify(target: Path, times: list[float], source: Path) -> None:
+def verify(target: Path, times: Seconds, source: Path) -> None:
     """Raise `VideoError` unless `target` decodes to frames at exactly `times` (seconds)."""
     with open_video(target) as (container, stream):
         packets = read_packets(container, stream, target)
-        found = [frame.time for frame in decoded_frames(stream, packets, target)]
+        found = frame_times(stream, packets, target)
     if len(found) != len(times):
         raise VideoError("verify", f"{source} has {len(times)} frames, its conversion {len(found)}")
-    gap = float(np.abs(np.subtract(found, found[0]) - np.subtract(times, times[0])).max())
+    gap = float(np.abs((found - found[0]) - (times - times[0])).max())
     if gap > TIME_TOLERANCE_SECONDS:
         raise VideoError("verify", f"{source}: a frame of its conversion is off by {gap:.3f} s")
 
 
-def _encode(frames: Iterator[Any], stream: Any, target: Path, settings: ConvertSettings) -> list[float]:
-    """Write the frames and return their times in seconds."""
+def _write(
+    frames: Iterator[Any], times: Seconds, origin: tuple[Any, Packets, Path], target: Path, settings: ConvertSettings
+) -> None:
     import av
 
-    times: list[float] = []
-    options = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with av.open(str(target), "w", format="mp4", options=options) as output:
-        writer: Any = None
-        for frame in _upright(frames):
-            pts, time_base = _timestamp(frame, stream, len(times))
-            if writer is None:
-                writer = _writer(output, frame, stream, time_base, settings)
-            even = _even(frame, (writer.width, writer.height), settings.short_side is not None)
-            even.pts, even.time_base = pts, time_base
-            even.duration = frame.duration
-            output.mux(writer.encode(even))
-            times.append(float(pts * time_base))
-        if writer is None:
-            raise VideoError("no-frames", f"{stream.container.name} has a video stream without frames")
-        output.mux(writer.encode(None))
-    return times
+    stream, packets, source = origin
+    try:
+        with av.open(
+            str(target), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
+        ) as output:
+            _encode(frames, times, (stream, packets), output, settings)
+    except av.error.FFmpegError as error:
+        if error.errno in DISK_ERRNOS:
+            raise
+        raise VideoError("encode", f"{source} cannot be written as H.264: {error.strerror or error}") from error
 
 
-def _timestamp(frame: Any, stream: Any, index: int) -> tuple[int, Fraction]:
-    if frame.pts is not None and frame.time_base:
-        return frame.pts, frame.time_base
-    return index, 1 / Fraction(stream.average_rate or 25)  # old AVI files carry no times
+def _encode(
+    frames: Iterator[Any], times: Seconds, origin: tuple[Any, Packets], output: Any, settings: ConvertSettings
+) -> None:
+    stream, packets = origin
+    time_base = fine_time_base(stream.time_base)
+    ticks = distinct_ticks(times, time_base)
+    durations = np.append(np.diff(ticks), max(round(packets.frame_seconds / time_base), 1))
+    yuv = YuvFrames(settings.short_side)
+    writer: Any = None
+    for frame, pts, duration in zip(frames, ticks.tolist(), durations.tolist(), strict=True):
+        picture = yuv(frame)
+        writer = writer or _writer(output, picture, stream, time_base, settings)
+        picture.pts, picture.time_base, picture.duration = pts, time_base, duration
+        output.mux(writer.encode(picture))
+    output.mux(writer.encode(None))
+
+
+def fine_time_base(time_base: Fraction | None) -> Fraction:
+    """Return the unit for writing times: a whole part of the source's, so that its times stay what they are."""
+    denominator = time_base.denominator if time_base else TICKS_PER_SECOND
+    denominator *= -(-TICKS_PER_SECOND // denominator)
+    return Fraction(1, denominator if denominator < 1 << 31 else TICKS_PER_SECOND)
+
+
+def distinct_ticks(times: Seconds, time_base: Fraction) -> Any:
+    """Return strictly rising whole numbers of `time_base`, as near to `times` as that allows."""
+    ticks = np.rint(times / float(time_base)).astype(np.int64)
+    places = np.arange(len(ticks))
+    return np.maximum.accumulate(ticks - places) + places
 
 
 def _writer(output: Any, first: Any, stream: Any, time_base: Fraction, settings: ConvertSettings) -> Any:
@@ -111,77 +136,11 @@ def _writer(output: Any, first: Any, stream: Any, time_base: Fraction, settings:
 
     rate = stream.average_rate or stream.guessed_rate or 25
     writer = output.add_stream("libx264", rate=rate, options=settings.codec_options())
-    writer.width, writer.height = _target_size(first.width, first.height, settings.short_side)
+    writer.width, writer.height = first.width, first.height
     writer.pix_fmt = "yuv420p"
     context = writer.codec_context
     context.time_base, context.thread_count = time_base, 1
     context.flags |= Flags.frame_duration
-    if first.format.name in SAME_LAYOUT or _is_full_range(first):  # numbers pass as they are, so must their meaning
-        context.color_range = first.color_range
-    context.colorspace = first.colorspace
+    context.color_range, context.colorspace = first.color_range, first.colorspace
     context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
     return writer
-
-
-SAME_LAYOUT = ("yuv420p", "yuvj420p")
-"""Formats whose planes are copied unchanged; the second is the first with the range of JPEG."""
-
-
-def _is_full_range(frame: Any) -> bool:
-    return bool(frame.format.name.startswith("yuvj"))
-
-
-def _target_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    if short_side is None:
-        return width + width % 2, height + height % 2
-    scale = short_side / min(width, height)
-    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
-
-
-def _upright(frames: Iterator[Any]) -> Iterator[Any]:
-    """Turn frames whose metadata says that the camera was held sideways."""
-    import av
-
-    for frame in frames:
-        quarter_turns = round(frame.rotation / 90) % 4
-        if not quarter_turns:
-            yield frame
-            continue
-        layout = "yuvj444p" if _is_full_range(frame) else "yuv444p"
-        planes = frame.reformat(format=layout).to_ndarray()  # (3, H, W)
-        turned = np.ascontiguousarray(np.rot90(planes, quarter_turns, axes=(1, 2)))
-        upright = av.VideoFrame.from_ndarray(turned, format=layout)
-        upright.colorspace, upright.color_range = frame.colorspace, frame.color_range
-        upright.pts, upright.time_base, upright.duration = frame.pts, frame.time_base, frame.duration
-        yield upright
-
-
-def _even(frame: Any, size: tuple[int, int], may_scale: bool) -> Any:
-    """Return the frame as yuv420p of an even size."""
-    from av.video.reformatter import Interpolation
-
-    width, height = size if may_scale else (frame.width, frame.height)
-    if frame.format.name not in SAME_LAYOUT or (frame.width, frame.height) != (width, height):
-        layout = "yuvj420p" if _is_full_range(frame) else "yuv420p"
-        frame = frame.reformat(width, height, layout, interpolation=Interpolation.BICUBIC)
-    is_ready = frame.format.name == "yuv420p" and (frame.width, frame.height) == size
-    return frame if is_ready else _padded(frame, size)
-
-
-def _padded(frame: Any, size: tuple[int, int]) -> Any:
-    """Repeat the last row and column of brightness; the colour planes of an odd size already cover them."""
-    import av
-
-    padded = av.VideoFrame(size[0], size[1], "yuv420p")
-    for source, target in zip(frame.planes, padded.planes, strict=True):
-        old = _pixels(source)[: target.height, : target.width]
-        new = _pixels(target)
-        new[: old.shape[0], : old.shape[1]] = old
-        new[: old.shape[0], old.shape[1] : target.width] = old[:, -1:]
-        new[old.shape[0] : target.height] = new[old.shape[0] - 1]
-    return padded
-
-
-def _pixels(plane: Any) -> Any:
-    """Return a plane's memory as (height, width), writable."""
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
