@@ -1,12 +1,18 @@
 """Fixtures that several rooms use."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, and every child of it would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "pthread_sigmask"):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 SHARED = Path(os.environ.get("FSAR_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 GOLDENS = Path(os.environ.get("FSAR_GOLDENS", SHARED / "goldens"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fsar.cli.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, heed_termination
 from fsar.errors import InputError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -41,19 +42,18 @@ SECONDS = FiniteRange(0, 1e6, min_open=True)
 
 
 def run_command(command: click.Command, prog_name: str) -> None:
-    """Run a click command as a program: 0 done, 1 failed or some items failed, 2 usage, 130 interrupted.
+    """Run a click command as a program: 0 done, 1 failed or some items failed, 2 usage, 130 or 143 interrupted.
 
     A user error prints its message alone; `--debug` anywhere on the line shows the traceback. Anything else is a bug of
     ours and always shows it.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    heed_termination()
     try:
         code = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
-    except click.exceptions.Abort:
-        code = _interrupted()
-    except KeyboardInterrupt:
-        code = _interrupted()
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        code = _interrupted(error)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
@@ -68,9 +68,12 @@ def run_command(command: click.Command, prog_name: str) -> None:
     sys.exit(code if isinstance(code, int) else EXIT_DONE)
 
 
-def _interrupted() -> int:
-    click.echo("interrupted: what was finished is kept; run the same command again to go on", err=True)
-    return 130
+def _interrupted(error: BaseException) -> int:
+    """Say what an interruption leaves, and return the exit code; `error` may say how much is kept."""
+    cause = error.__cause__ or error  # click wraps what interrupted it
+    kept = " ".join(str(cause).split()) or "what was finished is kept"
+    click.echo(f"interrupted: {kept}; run the same command again to go on", err=True)
+    return EXIT_TERMINATED if isinstance(cause, Terminated) else EXIT_INTERRUPTED
 
 
 def _one_line_of_usage(error: click.ClickException) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fsar.cli import signals
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
 
 if TYPE_CHECKING:
@@ -23,9 +25,8 @@ PROGRAMS = {
     "eval": ("fsar-eval-head", "fsar.cli.eval_head"),
 }
 """Stages that are programs of their own; the others are sub-commands of fsar-prep."""
-EXIT_INTERRUPTED = 130
+EXIT_KILLED = 128 + 9
 STDERR = 2
-PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 5.0
 """A stage that Ctrl-C did not reach itself (a signal to this process alone) is told after this time."""
 
@@ -103,7 +104,10 @@ def run_stage(stage: "Stage", folder: Path, *, stdout_is_data: bool = False) -> 
     """
     program, module = PROGRAMS.get(stage.name, ("fsar-prep", "fsar.cli.prep"))
     arguments = stage.arguments if stage.name in PROGRAMS else (stage.name, *stage.arguments)
-    code = f"from {__name__} import end_with_parent; from {module} import main; end_with_parent({program!r}); main()"
+    code = (
+        f"import sys; from {signals.__name__} import end_with_parent; end_with_parent({os.getpid()}); "
+        f"sys.argv[0] = {program!r}; from {module} import main; main()"
+    )
     line = [sys.executable, "-P", "-c", code, *arguments]
     process = subprocess.Popen(line, cwd=folder, stdout=STDERR if stdout_is_data else None)
 
@@ -118,30 +122,18 @@ def run_stage(stage: "Stage", folder: Path, *, stdout_is_data: bool = False) -> 
     return code_of_stage if code_of_stage >= 0 else 128 - code_of_stage
 
 
-def end_with_parent(program: str) -> None:
-    """Take a program's name, and on Linux ask for an interrupt if the parent dies, even of kill -9.
-
-    Else a stage would go on alone, and the next run would meet it in the same folder.
-    """
-    sys.argv[0] = program
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
-
-
 def _wait(process: "subprocess.Popen[bytes]") -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        return _wind_down(process) or EXIT_INTERRUPTED
+        return _wind_down(process) or signals.EXIT_INTERRUPTED
 
 
 def _wind_down(process: "subprocess.Popen[bytes]") -> int:
     try:
         return process.wait(GRACE_SECONDS)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # not SIGINT: a stage of a job in the background ignores it
         return process.wait()
 
 
@@ -176,7 +168,11 @@ def _check(parameter: click.Parameter, text: str) -> None:
 
 
 def _say_end(stage: "Stage", code: int) -> None:
-    if code != EXIT_INTERRUPTED:  # an interrupted stage has said so itself
+    if code in signals.INTERRUPTED:
+        click.echo(f"interrupted in stage {stage.name}: run the same line again to go on", err=True)
+    elif code == EXIT_KILLED:
+        click.echo(f"error: stage {stage.name} was killed, often for want of memory: run the same line again", err=True)
+    else:
         hint = ", or add --keep-going if failed videos may be left out" if code == EXIT_FAILED else ""
         click.echo(f"error: stage {stage.name} ended with exit code {code}: mend it and run again{hint}", err=True)
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from fsar import list_heads, list_splits
 from fsar.cli import prep_run
 from fsar.cli.run_file import STAGES, Stage, read_config
+from fsar.cli.signals import INTERRUPTED
 from fsar.errors import InputError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
@@ -174,7 +175,7 @@ def program(tmp_path, monkeypatch):
         "        pathlib.Path('tidy').touch()\n"
         "        sys.exit(130)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setitem(prep_run.PROGRAMS, "train", ("waiting", "waiting_program"))
     monkeypatch.setattr(prep_run, "GRACE_SECONDS", 0.1)
 
@@ -195,12 +196,20 @@ def test_an_interruption_waits_for_the_stage_to_tidy_up(program, tmp_path):
 
 
 def test_termination_is_passed_on(program, tmp_path):
-    assert program(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 128 + signal.SIGTERM
+    assert program(lambda: os.kill(os.getpid(), signal.SIGTERM)) in INTERRUPTED
+    assert (tmp_path / "tidy").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a child that its parent died")
-def test_a_stage_does_not_outlive_a_killed_run(program, tmp_path):
-    code = (
+@pytest.mark.parametrize("form", ["foreground", "background", "all signals blocked"])
+def test_a_stage_does_not_outlive_a_killed_run(program, tmp_path, form):
+    before = {
+        "foreground": "",
+        "background": "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n",
+        "all signals blocked": "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n",
+    }[form]
+    code = before + (
         "from pathlib import Path; from fsar.cli import prep_run; from fsar.cli.run_file import Stage\n"
         "prep_run.PROGRAMS['train'] = ('waiting', 'waiting_program'); prep_run.run_stage(Stage('train', ()), Path('.'))"
     )
@@ -209,6 +218,44 @@ def test_a_stage_does_not_outlive_a_killed_run(program, tmp_path):
     run.kill()
     run.wait()
     wait_for(tmp_path / "tidy")
+
+
+def test_a_stage_whose_run_is_gone_before_it_starts_ends(tmp_path):
+    code = "from fsar.cli.signals import end_with_parent; end_with_parent(1 << 30); print('went on')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == ((143, "") if sys.platform == "linux" else (0, "went on\n"))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (130, "interrupted in stage index: run the same line again to go on"),
+        (143, "interrupted in stage index: run the same line again to go on"),
+        (137, "stage index was killed, often for want of memory"),
+        (1, "stage index ended with exit code 1: mend it"),
+    ],
+)
+def test_how_a_stage_ended_is_said_in_words(tmp_path, monkeypatch, code, message):
+    monkeypatch.setattr(prep_run, "run_stage", lambda *arguments, **options: code)
+    result = invoke(index_config(tmp_path), "--out", tmp_path / "run")
+    assert result.return_value == code
+    assert message in result.output
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_command_that_is_terminated_says_it_was_interrupted(tmp_path, ignored):
+    code = (
+        "import os, signal, sys, click\n"
+        + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" * ignored
+        + "from fsar.cli.common import run_command\n"
+        "@click.command()\n"
+        "def command():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "run_command(command, 'x')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 143
+    assert ended.stderr.strip() == "interrupted: what was finished is kept; run the same command again to go on"
 
 
 def test_results_of_all_runs_end_in_a_table(tmp_path):
