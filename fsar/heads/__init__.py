@@ -4,8 +4,11 @@ from fsar.device import seeded
 from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
 from fsar.heads.head import Head, Input, TableHead, TextTableHead, create_head, list_heads, register_head
 from fsar.heads.methods import (
+    bd_cspn,
+    chamfer,
     clip_fsar,
     clip_mei,
+    cmn,
     crosstransformer,
     hyrsm,
     hyrsm_pp,
@@ -13,8 +16,11 @@ from fsar.heads.methods import (
     otam,
     pal,
     proto,
+    tarn,
+    team,
     trx,
     tsn,
+    tuned_classifiers,
     zero_shot,
 )
 from fsar.heads.methods.emp_net import head as emp_net
@@ -30,8 +36,11 @@ __all__ = [
     "TableHead",
     "Targets",
     "TextTableHead",
+    "bd_cspn",
+    "chamfer",
     "clip_fsar",
     "clip_mei",
+    "cmn",
     "create_head",
     "crosstransformer",
     "emp_net",
@@ -46,7 +55,10 @@ __all__ = [
     "register_head",
     "seeded",
     "strm",
+    "tarn",
+    "team",
     "trx",
     "tsn",
+    "tuned_classifiers",
     "zero_shot",
 ]

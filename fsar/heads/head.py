@@ -104,6 +104,10 @@ class TableHead(Head):
     def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return outputs for episodes whose supports and queries hold embedded videos, role -> (B, S or Q, ...)."""
 
+    def embeds_alone(self, n_shot: int) -> bool:
+        """Tell whether supports can be embedded one by one at this number of shots; if not, `outputs` must be used."""
+        return True
+
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Embed, then match."""
         return self.match(batch.embedded(self.embed(batch.support, batch.support_text), self.embed(batch.query)))
@@ -122,10 +126,6 @@ class TextTableHead(TableHead):
         `class_text` (V, M, D) holds the text of each video's class, `all_class_text` (C, M, D) that of all classes that
         an episode may be drawn from.
         """
-
-    def embeds_alone(self, n_shot: int) -> bool:
-        """Tell whether supports can be embedded one by one at this number of shots; if not, `outputs` must be used."""
-        return True
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, reduction: Literal["mean", "sum"] = "mean") -> Tensor:

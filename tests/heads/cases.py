@@ -35,6 +35,8 @@ class Case:
     """Videos without labels in the batch."""
     equal_shots: bool = False
     """True for a head that refuses unequal shots."""
+    learned_judge: bool = False
+    """True where untrained weights decide what counts as alike, so that evidence need not favour the true class."""
     extra_roles: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Roles that only training uses (pixels), role -> shape of one frame."""
 
@@ -134,4 +136,4 @@ def _features(case: Case, lead: tuple[int, ...], generator: torch.Generator, sca
     return {role: scale * torch.randn(*lead, *shape, generator=generator) for role, shape in shapes.items()}
 
 
-from tests.heads import cases_metric, cases_spatial, cases_vision_language  # noqa: E402, F401 - register their cases
+from tests.heads import cases_matching, cases_metric, cases_spatial, cases_vision_language  # noqa: E402, F401 - register their cases

@@ -222,4 +222,4 @@ def assert_close(name: str, ours: Tensor, reference: Tensor) -> None:
     assert float(excess.max()) <= VALUE_TOLERANCE, f"{name}: off by {float(excess.max()):.2e}"
 
 
-from tests.heads import goldens_metric, goldens_spatial, goldens_vision_language  # noqa: E402, F401 - register their methods
+from tests.heads import goldens_matching, goldens_metric, goldens_spatial, goldens_vision_language  # noqa: E402, F401 - register their methods

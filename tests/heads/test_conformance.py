@@ -190,7 +190,7 @@ def test_extreme_features_stay_finite(name, scale):
 def test_embedding_videos_once_changes_nothing(name):
     head = make_head(name)
     assert isinstance(head, TableHead)
-    alone = not isinstance(head, TextTableHead) or head.embeds_alone(3)
+    alone = head.embeds_alone(3)
     batch = make_batch(name, n_episodes=1, shots=(2, 1, 3) if alone else (1, 1, 1))
     with torch.no_grad():
         support, query = head.embed(batch.support, batch.support_text), head.embed(batch.query)

@@ -114,7 +114,7 @@ def evaluate(
 def _embeds_alone(head: Head, episodes: Episodes) -> TypeGuard[TableHead]:
     """Tell whether the head can embed each video once, whatever episode it occurs in."""
     n_shot = int(np.bincount(episodes.support_labels[0]).max())
-    return isinstance(head, TableHead) and (not isinstance(head, TextTableHead) or head.embeds_alone(n_shot))
+    return isinstance(head, TableHead) and head.embeds_alone(n_shot)
 
 
 def _batch_size(episodes: Episodes, tables: "_Tables | None", data: EpisodeData) -> int:

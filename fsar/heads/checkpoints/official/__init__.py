@@ -1,6 +1,6 @@
 """Importers of published checkpoints, one file per code base. Importing a file registers its methods."""
 
-from fsar.heads.checkpoints.official import clip_fsar, clip_mei, emp_net, hcl, hyrsm, metric, strm
+from fsar.heads.checkpoints.official import clip_fsar, clip_mei, emp_net, hcl, hyrsm, matching, metric, strm
 from fsar.heads.checkpoints.official.formats import (
     TRANSFORMER_RENAMES,
     OfficialFormat,
@@ -20,6 +20,7 @@ __all__ = [
     "hyrsm",
     "import_official",
     "list_official",
+    "matching",
     "metric",
     "official_format",
     "register_official",
