@@ -28,6 +28,7 @@ class Preset:
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.0
+    nesterov: bool = False
     weight_decay: float = 0.0
     undecayed: tuple[str, ...] = ()
     """Parameters whose name contains one of these get no weight decay."""

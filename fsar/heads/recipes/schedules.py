@@ -54,6 +54,19 @@ class MultiStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Steps:
+    """A factor for each stretch of episodes."""
+
+    starts: tuple[int, ...]
+    """Episodes at which the next factor starts to hold; the first is 0."""
+    factors: tuple[float, ...]
+
+    def factor(self, episode: int, n_episodes: int) -> float:
+        """Return the factor; the last one holds for ever."""
+        return self.factors[bisect.bisect_right(self.starts, episode) - 1]
+
+
+@dataclass(frozen=True, slots=True)
 class DoubleClock:
     """The schedule of the CLIP-FSAR, MoLo and EMP-Net code base, whose pseudo-epoch counts every epoch twice.
 

@@ -10,7 +10,7 @@ def make_optimizer(head: nn.Module, preset: Preset) -> torch.optim.Optimizer:
     """Return the recipe's optimiser over the trainable parameters of a head, with and without decay."""
     groups = parameter_groups(head, preset)
     if preset.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=preset.lr, momentum=preset.momentum, fused=True)
+        return torch.optim.SGD(groups, lr=preset.lr, momentum=preset.momentum, nesterov=preset.nesterov, fused=True)
     kind = torch.optim.Adam if preset.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=preset.lr, betas=preset.betas, fused=True)  # one pass over the weights instead of ten
 
