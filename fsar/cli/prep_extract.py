@@ -9,12 +9,25 @@ from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, su
 
 @click.command("extract")
 @click.argument("catalog", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Output folder.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Output folder; packed: NAME.frames."
+)
+@click.option("--split", help="Split (name or CSV): only its videos.")
 @click.option("--frames", type=click.IntRange(min=1), help="Pictures per video; all if not given.")
 @click.option("--sampler", default="uniform-center", show_default=True, help="Which frames, with --frames.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="For samplers that draw.")
-@click.option("--layout", default="trx", show_default=True, type=click.Choice(["trx", "hcl"]), help="Folder layout.")
-@click.option("--short-side", type=click.IntRange(min=1), help="Scale the shorter side to so many pixels.")
+@click.option(
+    "--layout",
+    default="trx",
+    show_default=True,
+    type=click.Choice(["trx", "hcl", "packed"]),
+    help="Folders of pictures, or packed.",
+)
+@click.option(
+    "--short-side",
+    type=click.IntRange(min=1),
+    help="Scale the shorter side to so many pixels; packed frames are not enlarged.",
+)
 @click.option("--quality", default=95, show_default=True, type=click.IntRange(1, 100), help="JPEG quality.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -24,6 +37,7 @@ from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, su
 def command(
     catalog: Path,
     out: Path,
+    split: str | None,
     frames: int | None,
     sampler: str,
     seed: int,
@@ -43,15 +57,27 @@ def command(
     and failures.csv (then the exit code is 1). A video's folder appears only when it is complete. Run the same command
     again to resume.
 
-    \b
-    Example:
-      fsar-prep extract catalog.csv --out frames --frames 8 --short-side 256 --jobs 4
-    """  # noqa: D301 - click needs a real backspace
-    from fsar.pipeline.catalog.catalog import read_catalog
-    from fsar.pipeline.rewrite.extract import ExtractSettings, extract, plan
+    Layout packed writes the frames of all videos into a few large files with an index and checksums, NAME.frames, which
+    encode and fine-tuning read in place of the videos. fsar-store info, verify and add take it, too.
 
-    settings = ExtractSettings(frames, sampler, layout, short_side, quality, seed)
+    \b
+    Examples:
+      fsar-prep extract catalog.csv --out frames --frames 8 --short-side 256 --jobs 4
+      fsar-prep extract catalog.csv --out ssv2.frames --layout packed --frames 16 --short-side 256 --jobs 4
+    """  # noqa: D301 - click needs a real backspace
+    from fsar.cli.packs import extract_packed
+    from fsar.pipeline.catalog.catalog import Catalog, read_catalog, select_rows
+    from fsar.pipeline.rewrite.extract import ExtractSettings, extract, plan
+    from fsar.splits import load_split
+
     videos = read_catalog(catalog)
+    if split:
+        videos = Catalog(tuple(select_rows(videos, load_split(split))), videos.dataset)
+    if layout == "packed":
+        how = {"frames": frames, "sampler": sampler, "short_side": short_side, "quality": quality, "seed": seed}
+        work = {"n_jobs": jobs, "quiet": quiet, "timeout_seconds": timeout_seconds}
+        return extract_packed(videos, out, how, work, dry_run=dry_run, as_json=as_json)
+    settings = ExtractSettings(frames, sampler, layout, short_side, quality, seed)
     if dry_run:
         todo = plan(videos, out, settings)
         data = {"out": str(out), "to_extract": len(todo), "kept": len(videos.rows) - len(todo), "dry_run": True}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, run_command, summary
+from fsar.cli.packs import PACK_SUFFIX, add_packed, info_packed, verify_packed
 from fsar.cli.store_address import LOCAL_STORE, STORE, byte_progress, open_any
 from fsar.cli.store_pull import cache_command, pull_command
 from fsar.cli.store_text import compare_text, info_text, verify_text
@@ -29,12 +30,15 @@ def store() -> None:
 @click.argument("path", type=STORE)
 @json_option
 def info(path: "Path | Address", as_json: bool) -> int:
-    """Show recipe, taps, counts, sizes, failures and what is missing.
+    """Show recipe, taps, counts, sizes, failures and what is missing; or what a pack of frames holds.
 
     \b
-    Example:
+    Examples:
       fsar-store info ssv2.zarr
+      fsar-store info ssv2.frames
     """  # noqa: D301 - click wants the backspace itself
+    if isinstance(path, Path) and path.suffix == PACK_SUFFIX:
+        return info_packed(path, as_json=as_json)
     from fsar.pipeline.store.describe import describe_store
 
     data = describe_store(open_any(path, allow_unsealed=True))
@@ -49,7 +53,8 @@ def info(path: "Path | Address", as_json: bool) -> int:
 def verify(path: "Path | Address", as_json: bool, quiet: bool) -> int:
     """Re-read every byte; find changed, missing, cut and foreign files and name the videos hit.
 
-    The exit code is 1 when anything is wrong. A store that is not sealed is checked as far as it goes.
+    The exit code is 1 when anything is wrong. A store or a pack of frames that is not sealed is checked as far as it
+    goes.
 
     \b
     Example:
@@ -61,7 +66,9 @@ def verify(path: "Path | Address", as_json: bool, quiet: bool) -> int:
     from fsar.pipeline.store.verify import verify as verify_store
     from fsar.progress import progress
 
-    if isinstance(path, Path):
+    if isinstance(path, Path) and path.suffix == PACK_SUFFIX:
+        result = verify_packed(path, quiet=quiet)
+    elif isinstance(path, Path):
         n_files = len(StoreFiles.at(path).names())
         with progress("verify", n_files, unit="files", quiet=quiet) as advance:
             result = verify_store(path, advance=advance)
@@ -146,12 +153,15 @@ def add(
     """Encode the videos of a newer catalog that the store lacks, by the store's own recipe.
 
     Rows that are there keep their place and their numbers. Interrupted, the same command goes on. The exit code is 1
-    when a video failed in this run.
+    when a video failed in this run. A pack of frames (NAME.frames) takes the new videos' frames.
 
     \b
-    Example:
+    Examples:
       fsar-store add ssv2.zarr newer-catalog.csv
+      fsar-store add ssv2.frames newer-catalog.csv
     """  # noqa: D301 - click wants the backspace itself
+    if path.suffix == PACK_SUFFIX:
+        return add_packed(path, catalog, split, jobs, as_json=as_json)
     from fsar.pipeline.catalog.catalog import read_catalog, select_rows
     from fsar.pipeline.catalog.duplicates import describe_duplicates
     from fsar.pipeline.encode.encode import add_videos

@@ -7,7 +7,7 @@ import pytest
 
 from fsar.pipeline.catalog.catalog import read_catalog
 from fsar.pipeline.rewrite.extract import ExtractSettings, extract
-from tests.cli.video_commands import files, make_catalog, prep, run_and_stop
+from tests.cli.video_commands import files, fsar_store, make_catalog, prep, run_and_stop
 
 
 def test_extract_reports_resumes_and_plans(tmp_path):
@@ -53,3 +53,55 @@ def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(tmp_path, how, n_
     for folder in (out, whole):
         extract(read_catalog(catalog), folder, ExtractSettings(), quiet=True)
     assert files(out) == files(whole)
+
+
+def test_packed_frames_from_the_first_call_to_verify(tmp_path):
+    catalog, out = make_catalog(tmp_path, n_videos=3), tmp_path / "videos.frames"
+    pack = ("extract", catalog, "--out", out, "--layout", "packed", "--frames", 4)
+    planned = prep(*pack, "--dry-run", "--json")
+    assert json.loads(planned.stdout) == {"out": str(out), "to_extract": 3, "kept": 0, "dry_run": True}
+    assert not out.exists()
+    done = json.loads(prep(*pack, "--json").stdout)
+    assert (done["extracted"], done["failed"]) == (3, 0)
+    assert done["bytes"] == (out / "frames" / "000000.jpgs").stat().st_size
+    assert "0 videos packed, 3 kept, 0 failed" in prep(*pack, "--quiet").stdout
+    shown = fsar_store("info", out)
+    assert "4 frames by uniform-center (seed 0), in their own size, JPEG quality 95" in shown.stdout
+    assert json.loads(fsar_store("info", out, "--json").stdout)["videos"] == 3
+    assert "intact" in fsar_store("verify", out).stdout
+    (tmp_path / "videos" / "9.webm").write_bytes((tmp_path / "videos" / "0.webm").read_bytes())
+    with open(catalog, "a") as file:
+        file.write("9,videos/9.webm,class 0,1,train\n")
+    refused = prep(*pack)
+    assert refused.returncode == 1
+    assert "`fsar-store add` adds new ones" in refused.stderr
+    added = json.loads(fsar_store("add", out, catalog, "--json").stdout)
+    assert (added["videos"], added["added"], added["extracted"]) == (4, 1, 1)
+    data = bytearray((out / "frames" / "000001.jpgs").read_bytes())
+    data[50] ^= 1
+    (out / "frames" / "000001.jpgs").write_bytes(data)
+    found = fsar_store("verify", out)
+    assert found.returncode == 1
+    assert "frames/000001.jpgs: damaged: its bytes have changed (1 videos)" in found.stdout
+
+
+def test_packed_frames_need_a_number_and_list_what_failed(tmp_path):
+    catalog, out = make_catalog(tmp_path, n_videos=2), tmp_path / "videos.frames"
+    done = prep("extract", catalog, "--out", out, "--layout", "packed")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "--layout packed needs --frames" in done.stderr
+    (tmp_path / "videos" / "1.webm").write_text("no video")
+    done = prep("extract", catalog, "--out", out, "--layout", "packed", "--frames", 4, "--quiet")
+    assert done.returncode == 1
+    assert done.stderr.startswith("failed: 1 (not-a-video)")
+    assert "1 failed" in done.stdout
+    wrong = prep("extract", catalog, "--out", tmp_path / "videos", "--layout", "packed", "--frames", 4)
+    assert "a pack's name must end in .frames" in wrong.stderr
+
+
+def test_a_split_chooses_the_videos(tmp_path):
+    catalog = make_catalog(tmp_path, n_videos=4)
+    split = tmp_path / "split.csv"
+    split.write_text("part,class,video_id\ntrain,class 0,0\ntest,class 1,1\n")
+    done = prep("extract", catalog, "--out", tmp_path / "out", "--split", split, "--frames", 2, "--json")
+    assert json.loads(done.stdout)["extracted"] == 2

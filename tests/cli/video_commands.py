@@ -15,6 +15,12 @@ from tests.videos import write_clip
 PROGRAM = "from fsar.cli.prep import main; main()"
 
 
+def fsar_store(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `fsar-store` as a program."""
+    command = [sys.executable, "-c", PROGRAM.replace("prep", "store"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120)
+
+
 def prep(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run `fsar-prep` as a program."""
     return subprocess.run(command_line(*arguments), capture_output=True, text=True, env=environment(), timeout=120)

@@ -1,0 +1,102 @@
+"""What the commands do with packed frames."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, summary
+
+if TYPE_CHECKING:
+    from fsar.pipeline.catalog.catalog import Catalog
+    from fsar.pipeline.packs.build import PackReport
+    from fsar.pipeline.store import VideoRow
+    from fsar.pipeline.store.verify import Verification
+
+PACK_SUFFIX = ".frames"
+
+
+def extract_packed(
+    catalog: "Catalog", out: Path, how: dict[str, Any], work: dict[str, Any], *, dry_run: bool, as_json: bool
+) -> int:
+    """Do `extract --layout packed`; `how` are the fields of `PackSettings`, `work` is for `pack_frames`."""
+    from fsar.errors import InputError
+    from fsar.pipeline.catalog.catalog import select_rows
+    from fsar.pipeline.packs.build import pack_frames, plan_pack
+    from fsar.pipeline.packs.layout import PackSettings
+
+    if how["frames"] is None:
+        raise InputError("--layout packed needs --frames: 16 of each video serve every sampler that draws 8")
+    settings = PackSettings(**how)
+    videos = _rows(select_rows(catalog))
+    if dry_run:
+        n_todo, n_done = plan_pack(videos, out, settings)
+        data = {"out": str(out), "to_extract": n_todo, "kept": n_done, "dry_run": True}
+        summary(data, f"{out}: would pack {n_todo} videos, keep {n_done}: {settings.describe()}", as_json=as_json)
+        return EXIT_DONE
+    report = pack_frames(videos, out, settings, **work)
+    return _report(report, {}, as_json=as_json)
+
+
+def add_packed(path: Path, catalog: Path, split: str | None, jobs: int, *, as_json: bool) -> int:
+    """Do `fsar-store add` on a pack."""
+    from fsar.pipeline.catalog.catalog import read_catalog, select_rows
+    from fsar.pipeline.packs import FramePack
+    from fsar.pipeline.packs.build import add_to_pack
+    from fsar.splits import load_split
+
+    videos = _rows(select_rows(read_catalog(catalog), load_split(split) if split else None))
+    n_before = len(FramePack.open(path, allow_unsealed=True))
+    report = add_to_pack(path, videos, n_jobs=jobs)
+    return _report(report, {"added": report.n_videos - n_before}, as_json=as_json)
+
+
+def info_packed(path: Path, *, as_json: bool) -> int:
+    """Do `fsar-store info` on a pack."""
+    from fsar.pipeline.packs.describe import describe_pack
+
+    data = describe_pack(path)
+    summary(data, _info_text(data), as_json=as_json)
+    return EXIT_DONE
+
+
+def verify_packed(path: Path, *, quiet: bool) -> "Verification":
+    """Do `fsar-store verify` on a pack."""
+    from fsar.pipeline.packs.layout import pack_files
+    from fsar.pipeline.packs.verify import verify_pack
+    from fsar.progress import progress
+
+    with progress("verify", len(pack_files(path).names()), unit="files", quiet=quiet) as advance:
+        return verify_pack(path, advance=advance)
+
+
+def _rows(rows: Any) -> "list[VideoRow]":
+    from fsar.pipeline.store import VideoRow
+
+    return [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
+
+
+def _report(report: "PackReport", more: dict[str, Any], *, as_json: bool) -> int:
+    for video_id, _, reason, message in report.failures:
+        click.echo(f"failed: {video_id} ({reason}): {message}", err=True)
+    counts = {"videos": report.n_videos, "extracted": report.n_packed, "kept": report.n_videos - report.n_packed}
+    data = {"out": str(report.path), **counts, "failed": len(report.failures), "bytes": report.n_bytes, **more}
+    text = f"{report.path}: {report.n_packed} videos packed, {counts['kept']} kept, {len(report.failures)} failed"
+    summary(data, f"{text}; {report.n_bytes / 1e6:.1f} MB", as_json=as_json)
+    return EXIT_FAILED if report.failures else EXIT_DONE
+
+
+def _info_text(data: dict[str, Any]) -> str:
+    from fsar.cli.store_text import size_text
+
+    state = "sealed" if data["sealed"] else "NOT SEALED"
+    lines = [
+        f"{data['path']}: packed frames, {state}, {size_text(data['bytes_on_disk'])}",
+        f"  {data['videos']} videos of {data['classes']} classes in {data['shards']} files",
+        f"  {data['how']}",
+    ]
+    if data["identity"]:
+        lines.append(f"  identity {data['identity']}")
+    for part, counts in data["parts"].items():
+        lines.append(f"  {part or '(no part)'}: {counts['videos']} videos, {counts['failed']} failed")
+    return "\n".join([*lines, *(f"  failed, {reason}: {count}" for reason, count in data["failures"].items())])

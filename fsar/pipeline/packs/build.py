@@ -1,0 +1,225 @@
+"""Making a pack: claim a shard, decode its videos in worker processes, publish it as one step; seal at the end.
+
+The journal, the claims and the manifest are those of feature stores, with their guarantees: a kill at any moment loses
+the shards in hand and nothing else, several processes may fill one pack, and equal videos give equal bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fsar.errors import InputError
+from fsar.pipeline.jobs.run import TIMEOUT_SECONDS, Outcome, run_jobs
+from fsar.pipeline.packs.layout import (
+    PACK_FILE,
+    PackLayout,
+    PackSettings,
+    data_name,
+    new_layout,
+    pack_files,
+    pack_json,
+    read_pack,
+)
+from fsar.pipeline.packs.make import PackTask, VideoFrames, video_frames
+from fsar.pipeline.packs.seal import STAGE, pack_failures, seal_pack
+from fsar.pipeline.packs.shards import Shards
+from fsar.pipeline.store.disk import Buffer, list_names
+from fsar.pipeline.store.format.files import (
+    CLAIMS,
+    JOURNAL,
+    MANIFEST_FILE,
+    METADATA_KEY,
+    STAGING,
+    VIDEOS_FILE,
+    StoreFiles,
+    videos_csv,
+)
+from fsar.pipeline.store.format.identity import differing_fields
+from fsar.pipeline.store.format.layout import VideoRow, check_videos, refuse_other_parts
+from fsar.pipeline.store.journal.claims import live_claims, metadata_claim
+from fsar.pipeline.store.journal.publish import publish, redo
+from fsar.pipeline.store.journal.records import intents, metadata_entries, stored_rows
+from fsar.progress import Advance, progress
+
+POLL_SECONDS = 1.0
+"""How often to look again at a pack that other processes are still filling."""
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What a run left behind."""
+
+    path: Path
+    n_videos: int
+    n_packed: int
+    """Videos decoded by this run."""
+    failures: list[tuple[str, str, str, str]]
+    """(video_id, path, reason, message) of every failed video of the pack."""
+    n_bytes: int
+    """Of the frames."""
+
+
+def pack_frames(
+    videos: Sequence[VideoRow],
+    out: Path,
+    settings: PackSettings,
+    *,
+    n_jobs: int = 1,
+    quiet: bool = False,
+    timeout_seconds: float | None = TIMEOUT_SECONDS,
+) -> PackReport:
+    """Fill the pack at `out` (NAME.frames) with the frames of `videos`, in order; resume it if it is there.
+
+    A video that fails has no frames and is listed in failures.csv; the rest goes on.
+
+    Raises:
+        InputError: nothing to pack, a pack of other settings or videos, or not one video can be read.
+    """
+    check_videos(videos)
+    files = pack_files(out)
+    if not files.exists():
+        _refuse_strangers(files)
+        with metadata_claim(files.folder(CLAIMS)):
+            redo(files, METADATA_KEY)
+            if not files.exists():
+                publish(files, METADATA_KEY, _metadata(new_layout(settings, len(videos)), _portable(videos)))
+    _finish_interrupted(files)
+    _refuse_differences(files, settings, videos)
+    return _fill(files, videos, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds)
+
+
+def add_to_pack(
+    path: Path,
+    videos: Sequence[VideoRow],
+    *,
+    n_jobs: int = 1,
+    quiet: bool = False,
+    timeout_seconds: float | None = TIMEOUT_SECONDS,
+) -> PackReport:
+    """Pack the `videos` that a pack lacks, by its own settings, in shards of their own; what is there stays as it is.
+
+    Raises:
+        FileNotFoundError: there is no pack.
+        InputError: another process is filling it, or a class comes in another split part.
+    """
+    check_videos(videos)
+    files = pack_files(path)
+    _finish_interrupted(files)
+    old = read_pack(files)[1]
+    known = {video.video_id for video in old}
+    new = [video for video in videos if video.video_id not in known]
+    if new:
+        with metadata_claim(files.folder(CLAIMS)):
+            _append(files, _portable(new))
+    paths = {video.video_id: video.path for video in videos}
+    rows = [replace(video, path=paths.get(video.video_id, video.path)) for video in read_pack(files)[1]]
+    return _fill(files, rows, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds)
+
+
+def plan_pack(videos: Sequence[VideoRow], out: Path, settings: PackSettings) -> tuple[int, int]:
+    """Return how many videos `pack_frames` would decode and how many are there, after the same checks."""
+    check_videos(videos)
+    files = pack_files(out)
+    if not files.exists():
+        _refuse_strangers(files)
+        return len(videos), 0
+    _refuse_differences(files, settings, videos)
+    n_done = sum(stored_rows(files).values())
+    return len(videos) - n_done, n_done
+
+
+def _append(files: StoreFiles, new: Sequence[VideoRow]) -> None:
+    redo(files, METADATA_KEY)
+    layout, old = read_pack(files)
+    busy = live_claims(files.folder(CLAIMS))
+    if busy:
+        raise InputError(f"{files.path} is being filled ({len(busy)} shards in hand); add videos when that is done")
+    refuse_other_parts(old, str(files.path), new, "the videos to add")
+    rows = [*old, *new]
+    files.locate(MANIFEST_FILE).unlink(missing_ok=True)
+    publish(files, METADATA_KEY, _metadata(layout.grown(len(rows)), rows), keep=metadata_entries(files))
+
+
+def _portable(videos: Sequence[VideoRow]) -> list[VideoRow]:
+    """Return rows with paths below the folder that all share: a pack is handed on and names nobody's home folder."""
+    shared = os.path.commonpath([Path(video.path).absolute().parent for video in videos])
+    return [replace(video, path=Path(video.path).absolute().relative_to(shared).as_posix()) for video in videos]
+
+
+def _metadata(layout: PackLayout, videos: Sequence[VideoRow]) -> dict[str, list[Buffer]]:
+    return {PACK_FILE: [pack_json(layout, videos)], VIDEOS_FILE: [videos_csv(videos)]}
+
+
+def _finish_interrupted(files: StoreFiles) -> None:
+    if METADATA_KEY in intents(files):
+        with metadata_claim(files.folder(CLAIMS)):
+            redo(files, METADATA_KEY)
+
+
+def _refuse_strangers(files: StoreFiles) -> None:
+    """Raise InputError when something else than a pack, or the beginning of one, is there."""
+    begun = any(files.folder(name).exists() for name in (JOURNAL, CLAIMS, STAGING))
+    if files.path.exists() and not begun and (not files.path.is_dir() or list_names(files.path)):
+        raise InputError(f"{files.path} exists and is not a pack of frames: choose another name or remove it")
+
+
+def _refuse_differences(files: StoreFiles, settings: PackSettings, videos: Sequence[VideoRow]) -> None:
+    layout, stored = read_pack(files)
+    lines = differing_fields(asdict(layout.settings), asdict(settings))
+    if lines:
+        raise InputError(f"{files.path} was packed with other settings ({'; '.join(lines)}): choose another name")
+    there, wanted = ([(v.video_id, v.class_name, v.part) for v in rows] for rows in (stored, videos))
+    if there != wanted:
+        n_new = len({row[0] for row in wanted} - {row[0] for row in there})
+        n_gone = len({row[0] for row in there} - {row[0] for row in wanted})
+        listed = f"{n_new} of this list are not in it, {n_gone} of its {len(there)} are not in this list"
+        raise InputError(f"{files.path} holds other videos ({listed}); `fsar-store add` adds new ones")
+
+
+def _fill(
+    files: StoreFiles, videos: Sequence[VideoRow], *, n_jobs: int, quiet: bool, timeout_seconds: float | None
+) -> PackReport:
+    layout, _ = read_pack(files)
+    shards = Shards(files, layout)
+    n_done, n_packed = sum(stored_rows(files).values()), 0
+    if n_done < len(videos) and not any(Path(video.path).exists() for video in videos):
+        raise InputError(f"none of the {len(videos)} videos is on disk (first: {videos[0].path})")
+    with shards, progress(STAGE, len(videos), n_done=n_done, quiet=quiet) as advance:
+        while shards.pending():
+            number = shards.claim()
+            if number is None:
+                time.sleep(POLL_SECONDS)  # another process has the rest; should it die, its shards can be claimed
+                continue
+            rows = layout.rows(number)
+            tasks = [PackTask(videos[row].video_id, Path(videos[row].path), layout.settings) for row in rows]
+            outcomes = _decode(tasks, n_jobs, timeout_seconds, advance)
+            shards.publish(number, rows, outcomes)
+            n_packed += len(rows)
+    failures = pack_failures(files, videos)
+    if len(failures) == len(videos):
+        reason = f"{failures[0][2]}: {failures[0][3]}"
+        raise InputError(
+            f"none of the {len(videos)} videos could be read ({reason}); mend that and remove {files.path}"
+        )
+    seal_pack(files)
+    n_bytes = sum(files.locate(data_name(number)).stat().st_size for number in range(layout.n_shards))
+    return PackReport(files.path, len(videos), n_packed, failures, n_bytes)
+
+
+def _decode(
+    tasks: Sequence[PackTask], n_jobs: int, timeout_seconds: float | None, advance: Advance
+) -> list[Outcome[VideoFrames]]:
+    return run_jobs(
+        STAGE,
+        tasks,
+        video_frames,
+        n_jobs=n_jobs,
+        key=lambda task: task.video_id,
+        quiet=True,
+        timeout_seconds=timeout_seconds,
+        on_outcome=lambda outcome: advance(1),
+    )

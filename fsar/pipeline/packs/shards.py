@@ -1,0 +1,89 @@
+"""The shards of a pack while it is made: who works on which, and how one becomes files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fsar.pipeline.jobs.run import Failure, Outcome
+from fsar.pipeline.packs.index import FAILED, OK, ShardIndex
+from fsar.pipeline.packs.layout import PackLayout, data_name, index_name
+from fsar.pipeline.packs.make import VideoFrames
+from fsar.pipeline.store.disk import Buffer
+from fsar.pipeline.store.format.files import CLAIMS, StoreFiles
+from fsar.pipeline.store.journal.claims import Claims
+from fsar.pipeline.store.journal.publish import publish, redo
+from fsar.pipeline.store.journal.records import chunk_key, stored_rows
+
+
+class Shards:
+    """The shards of a pack that are still to be made; leaving the block gives claims back."""
+
+    def __init__(self, files: StoreFiles, layout: PackLayout) -> None:
+        self._files, self._layout = files, layout
+        self._claims = Claims(files.folder(CLAIMS))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        self._claims.close()
+
+    def pending(self) -> list[int]:
+        """Return the shards that nobody has finished."""
+        stored = stored_rows(self._files)
+        return [number for number in range(self._layout.n_shards) if number not in stored]
+
+    def claim(self) -> int | None:
+        """Return a shard to make; None when all others are in other hands."""
+        for number in self.pending():
+            if not self._claims.take(number):
+                continue
+            redo(self._files, self._key(number))  # what a killed process has announced
+            if number in self.pending():
+                return number
+            self._claims.release(number)
+        return None
+
+    def publish(self, number: int, rows: range, outcomes: Sequence[Outcome[VideoFrames]]) -> None:
+        """Write a shard, whole or not at all, and give its claim back."""
+        data, index = build_shard(outcomes)
+        failures = [[row, *_reason(outcome)] for row, outcome in zip(rows, outcomes, strict=True) if outcome.failure]
+        details = {"rows": [rows.start, rows.stop], "offsets": {}, "failures": failures}
+        contents: dict[str, list[Buffer]] = {data_name(number): list(data), index_name(number): [index.to_bytes()]}
+        publish(self._files, self._key(number), contents, details)
+        self._claims.release(number)
+
+    def _key(self, number: int) -> str:
+        return chunk_key(number, len(self._layout.rows(number)))
+
+
+def _reason(outcome: Outcome[VideoFrames]) -> tuple[str, str]:
+    failure = outcome.failure
+    assert isinstance(failure, Failure)
+    return failure.reason, failure.message
+
+
+def build_shard(outcomes: Sequence[Outcome[VideoFrames]]) -> tuple[list[bytes], ShardIndex]:
+    """Return the JPEGs of a shard in order, and its index."""
+    import google_crc32c
+
+    videos = [outcome.value for outcome in outcomes]
+    jpegs = [jpeg for video in videos if video is not None for jpeg in video.jpegs]
+    sizes = [len(jpeg) for jpeg in jpegs]
+    counts = [len(video.jpegs) if video is not None else 0 for video in videos]
+    index = ShardIndex(
+        status=np.array([OK if video is not None else FAILED for video in videos], np.uint8),
+        n_frames=np.array([video.n_frames if video is not None else 0 for video in videos], np.int32),
+        source_sha256=np.array(
+            [list(video.source_sha256) if video is not None else [0] * 32 for video in videos], np.uint8
+        ),
+        shape=np.array([video.shape if video is not None else (0, 0) for video in videos], np.int32),
+        first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        frame_index=np.concatenate([[], *(v.frame_index for v in videos if v is not None)]).astype(np.int32),
+        frame_time=np.concatenate([[], *(v.frame_time for v in videos if v is not None)]).astype(np.float64),
+        offset=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        crc32c=np.array([google_crc32c.value(jpeg) for jpeg in jpegs], np.uint32),
+    )
+    return jpegs, index
