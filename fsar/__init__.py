@@ -16,11 +16,30 @@ _HOME = {
     "create_head": "fsar.heads",
     "list_heads": "fsar.heads",
     "register_head": "fsar.heads",
+    "index": "fsar.api",
+    "encode": "fsar.api",
+    "train_head": "fsar.api",
+    "evaluate": "fsar.api",
+    "train_step": "fsar.api",
 }
 
-__all__ = ["InputError", "create_head", "list_heads", "list_splits", "load_split", "open_store", "register_head"]
+__all__ = [
+    "InputError",
+    "create_head",
+    "encode",
+    "evaluate",
+    "index",
+    "list_heads",
+    "list_splits",
+    "load_split",
+    "open_store",
+    "register_head",
+    "train_head",
+    "train_step",
+]
 
 if TYPE_CHECKING:
+    from fsar.api import encode, evaluate, index, train_head, train_step
     from fsar.errors import InputError
     from fsar.heads import create_head, list_heads, register_head
     from fsar.pipeline.share import open_store

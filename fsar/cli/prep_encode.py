@@ -1,6 +1,5 @@
 """`fsar-prep encode`: videos to a feature store."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,10 @@ from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, json_op
 
 option = partial(click.option, show_default=True)
 
-MAX_DEFAULT_JOBS = 16
 FRAME_COUNT = click.IntRange(1, MAX_FRAMES)
 RESIZE_MODES = ("squash", "short-side")
 NORMALISATIONS = ("backbone", "clip", "imagenet", "half", "none")
 PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
-
-
-def _default_jobs() -> int:
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(n_cores, MAX_DEFAULT_JOBS)
 
 
 @click.command("encode")
@@ -113,9 +106,9 @@ def _options(
     n_slots: int, *, device: str, batch_size: int, jobs: int | None, timeout_seconds: float, jitter: bool, **rest: Any
 ) -> Any:
     from fsar.pipeline.encode.encode import EncodeOptions
-    from fsar.pipeline.encode.engine import EngineOptions
+    from fsar.pipeline.encode.report import EngineOptions, default_jobs
 
-    n_jobs = _default_jobs() if jobs is None else jobs
+    n_jobs = default_jobs() if jobs is None else jobs
     engine = EngineOptions(device=device, batch_size=batch_size, jobs=n_jobs, timeout_seconds=timeout_seconds)
     rest["taps"] = tuple(rest["taps"])
     return EncodeOptions(n_slots=n_slots, jitter=jitter and rest["n_views"] > 1, engine=engine, **rest)

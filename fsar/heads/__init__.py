@@ -1,31 +1,25 @@
-"""Heads: features to predictions. Importing a head's module registers it; third parties use `register_head`."""
+"""Heads: features to predictions. Third parties register theirs with `register_head`.
 
-from fsar.device import seeded
-from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
-from fsar.heads.head import Head, Input, TableHead, TextTableHead, create_head, list_heads, register_head
-from fsar.heads.methods import (
-    bd_cspn,
-    chamfer,
-    clip_fsar,
-    clip_mei,
-    cmn,
-    crosstransformer,
-    hyrsm,
-    hyrsm_pp,
-    molo,
-    otam,
-    pal,
-    proto,
-    tarn,
-    team,
-    trx,
-    tsn,
-    tuned_classifiers,
-    zero_shot,
-)
-from fsar.heads.methods.emp_net import head as emp_net
-from fsar.heads.methods.hcl import head as hcl
-from fsar.heads.methods.strm import head as strm
+The names below are imported on first use, so that the options of a command are known without torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "EpisodeBatch": "fsar.heads.batch",
+    "Features": "fsar.heads.batch",
+    "PairBatch": "fsar.heads.batch",
+    "Targets": "fsar.heads.batch",
+    "Head": "fsar.heads.head",
+    "Input": "fsar.heads.head",
+    "TableHead": "fsar.heads.head",
+    "TextTableHead": "fsar.heads.head",
+    "create_head": "fsar.heads.head",
+    "list_heads": "fsar.heads.head",
+    "register_head": "fsar.heads.head",
+    "seeded": "fsar.device",
+}
 
 __all__ = [
     "EpisodeBatch",
@@ -36,29 +30,23 @@ __all__ = [
     "TableHead",
     "Targets",
     "TextTableHead",
-    "bd_cspn",
-    "chamfer",
-    "clip_fsar",
-    "clip_mei",
-    "cmn",
     "create_head",
-    "crosstransformer",
-    "emp_net",
-    "hcl",
-    "hyrsm",
-    "hyrsm_pp",
     "list_heads",
-    "molo",
-    "otam",
-    "pal",
-    "proto",
     "register_head",
     "seeded",
-    "strm",
-    "tarn",
-    "team",
-    "trx",
-    "tsn",
-    "tuned_classifiers",
-    "zero_shot",
 ]
+
+if TYPE_CHECKING:
+    from fsar.device import seeded
+    from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
+    from fsar.heads.head import Head, Input, TableHead, TextTableHead, create_head, list_heads, register_head
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fsar.heads' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

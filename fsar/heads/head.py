@@ -1,6 +1,7 @@
 """The interface of every head, and the registry that the command line and the conformance suite read."""
 
 import functools
+import importlib
 import importlib.metadata
 import sys
 from abc import abstractmethod
@@ -151,11 +152,12 @@ def register_head(name: str) -> Callable[[HeadType], HeadType]:
 
 
 @functools.cache
-def _load_others() -> None:
-    """Import the heads of other installed packages: the entry points of group "fsar.heads", whose names say nothing.
+def _load_all() -> None:
+    """Import our heads and those of other installed packages: entry points of group "fsar.heads", named at will.
 
     A package that cannot be imported takes its own heads away and no others: a warning says which and why.
     """
+    importlib.import_module("fsar.heads.methods")
     for entry_point in importlib.metadata.entry_points(group="fsar.heads"):
         try:
             entry_point.load()
@@ -169,14 +171,14 @@ def _load_others() -> None:
 
 def list_heads() -> list[str]:
     """Return the names of all registered heads, those of other installed packages among them, sorted."""
-    _load_others()
+    _load_all()
     return sorted(_REGISTRY)
 
 
 def head_type(name: str) -> type[Head]:
     """Return the class registered as `name`; raises InputError with the nearest names."""
     if name not in _REGISTRY:
-        _load_others()
+        _load_all()
     if name not in _REGISTRY:
         raise unknown_name("head", name, _REGISTRY)
     return _REGISTRY[name]

@@ -80,7 +80,6 @@ def test_a_head_with_random_weights_is_marked(call):
     [
         (["otan"], "'otan' is neither a run folder nor a head; heads: otam"),
         (["otam", "--part", "tset"], "unknown part 'tset': did you mean test?"),
-        (["otam", "--shot", "one"], "--shot must be a number"),
         (["otam", "--shots", "1,20"], "takes 21 videos of a class"),
         (["otam", "--text", "words"], "takes no text"),
         (["tests"], "is neither a run folder"),

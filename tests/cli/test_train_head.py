@@ -72,17 +72,14 @@ def test_several_seeds_give_mean_and_spread(call, tmp_path):
         (["otam", "-o", "adaptr=linear"], "unknown option of head 'otam' 'adaptr': did you mean adapter?"),
         (["otam", "-o", "adapter=conv"], "must be none or linear or mlp or temporal, got 'conv'"),
         (["otam", "-o", "smoothing=soft"], "option smoothing of head 'otam' must be float, got 'soft'"),
-        (["otam", "-o", "adapter"], "must be key=value"),
         (["otam", "--way", "11"], "11-way episodes need 11 classes, the train part"),
         (["otam", "--shot", "9"], "takes 14 videos of a class"),
-        (["otam", "--shot", "0"], "--shot must be at least 1 for every class, got 0"),
-        (["otam", "--query", "0"], "--query must be at least 1, got 0"),
+        (["otam", "--shot", "0"], "shot must be at least 1 for every class, got 0"),
+        (["otam", "--query", "0"], "query must leave at least 1 video of an episode to classify, got 0"),
         (["otam", "--way", "7"], "7-way episodes need 7 classes, the test part"),
         (["otam", "--split", "ssv2-cnm"], "ssv2-cmn"),
         (["otam", "--preset", "cashed"], "did you mean cached"),
         (["otam", "--device", "cuda:99"], "'cuda:99' asked for, but this machine has"),
-        (["otam", "--tap", "frames"], "--tap must be ROLE=TAP"),
-        (["otam", "--seeds", "1,1"], "names a number twice"),
         (["otam", "--steps", "3", "--episodes", "9"], "not both"),
         (["molo"], "--tap map"),
         (["pal", "--unlabelled", "2"], "head 'pal' does not read unlabelled videos; heads that do: hyrsm++"),
@@ -99,6 +96,27 @@ def test_bad_input_is_one_line_and_exit_1(call, tmp_path, arguments, message):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "adapter"], "'-o': must be KEY=VALUE, got 'adapter'"),
+        (["--tap", "frames"], "'--tap': must be ROLE=TAP, got 'frames'"),
+        (["--seeds", "1,1"], "names a number twice"),
+        (["--seeds", "0,-1"], "must be 0 or more"),
+        (["--shot", "one"], "must be a number, or one per class like 1,5,2,1,1; got 'one'"),
+        (["--steps", "0"], "'--steps'"),
+        (["--lr", "nan"], "'--lr'"),
+        (["--val-share", "1"], "'--val-share'"),
+    ],
+)
+def test_a_value_that_an_option_never_takes_is_usage(call, arguments, message):
+    code, _, err = call(train_head, "otam", *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
 
 
 def test_a_run_does_not_go_on_with_other_options_of_the_head(call, tmp_path):

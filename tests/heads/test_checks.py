@@ -7,7 +7,7 @@ import pytest
 from fsar.errors import InputError
 from fsar.heads import create_head
 from fsar.heads.run_folder import write_tensors
-from fsar.heads.setup.options import parse_options
+from fsar.heads.setup.options import typed_options
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_an_option_without_a_meaning_is_refused(name, options, message):
 @pytest.mark.parametrize("text", ["position=1", "position=1,2,3"])
 def test_a_pair_has_two_parts(text):
     with pytest.raises(InputError, match="option position"):
-        parse_options("hyrsm", [text])
-    assert parse_options("hyrsm", ["position=50,1"]) == {"position": (50.0, 1.0)}
+        typed_options("hyrsm", dict([text.split("=")]))
+    assert typed_options("hyrsm", {"position": "50,1"}) == {"position": (50.0, 1.0)}
 
 
 def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path):

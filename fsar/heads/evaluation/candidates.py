@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fsar.device import seeded
@@ -13,9 +14,9 @@ from fsar.heads.evaluation.evaluate import Evaluation
 from fsar.heads.evaluation.protocol import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
 from fsar.heads.evaluation.terms import TrainedTerms, departures, trained_terms
 from fsar.heads.head import Head, create_head, list_heads
-from fsar.heads.run_folder import DESCRIPTION, is_run, load_head, n_parameters, read_json
+from fsar.heads.run_folder import DESCRIPTION, head_name, is_run, load_head, n_parameters, read_json
 from fsar.heads.setup.fit import check_recipe
-from fsar.heads.setup.options import parse_options
+from fsar.heads.setup.options import typed_options
 from fsar.heads.setup.taps import feature_width
 from fsar.heads.setup.task import Task, make_task
 from fsar.splits import Split
@@ -56,18 +57,20 @@ class Reading:
 
 
 def load_subject(
-    name: str,
+    name: str | Head,
     store: "FeatureStore",
     reading: Reading,
     *,
-    options: Sequence[str] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
     allow_recipe: bool = False,
 ) -> Subject:
-    """Return the run at path `name`, or the untrained head of that name.
+    """Return the run at path `name`, the untrained head of that name, or `name` itself if it is a head.
 
     Raises:
         InputError: neither a run nor a head, or a store that does not fit the run (the differing fields are named).
     """
+    if isinstance(name, Head):
+        return _as_it_is(name, store, reading, allow_recipe=allow_recipe)
     path = Path(name)
     if is_run(path):
         if options:
@@ -79,11 +82,21 @@ def load_subject(
         raise _neither(name)
     task = reading.task(name, store)
     with seeded(0):
-        head = create_head(name, **task.head_options(parse_options(name, options), None)).to(reading.device)
+        head = create_head(name, **task.head_options(typed_options(name, options), None)).to(reading.device)
     notes = task.parts.notes()
     if n_parameters(head) and not _has_pretrained_meaning(head):
         notes.append(f"head {name!r} is untrained: its {n_parameters(head)} parameters are random (seed 0)")
     return Subject(name, head.eval(), task, None, notes)
+
+
+def _as_it_is(head: Head, store: "FeatureStore", reading: Reading, *, allow_recipe: bool) -> Subject:
+    name = head_name(head)
+    task = reading.task(name, store)
+    differing = check_recipe(head, store, allow=allow_recipe)
+    notes = task.parts.notes()
+    if differing:
+        notes.append(f"{name} was trained on features of another recipe: {'; '.join(differing)}")
+    return Subject(name, head.to(reading.device).eval(), task, None, notes)
 
 
 def _neither(name: str) -> InputError:

@@ -1,5 +1,6 @@
 """Training recipes by name: the published ones, as far as frozen features allow them, and one of our own."""
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -119,6 +120,7 @@ def register_for_five_shots(one_shot: Preset, shots: str, **changes: Any) -> Pre
 
 def list_presets(head: str | None = None) -> list[str]:
     """Return the names of the recipes, of those for one head if it is given."""
+    importlib.import_module("fsar.heads.methods")
     return sorted(name for name, preset in _PRESETS.items() if head is None or preset.fits(head))
 
 
@@ -128,6 +130,7 @@ def get_preset(name: str, head: str, split: str = "", *, n_shot: int = 1) -> Pre
     Raises:
         InputError: no such recipe, or one that is for other heads.
     """
+    importlib.import_module("fsar.heads.methods")
     if name == "published":
         return _published(head, split, n_shot)
     if name not in _PRESETS:

@@ -1,9 +1,9 @@
-"""Options of heads from the command line: `key=value`, typed by the annotations of the constructor."""
+"""Options of heads from the command line, typed by the annotations of the constructor."""
 
 import inspect
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from fsar.errors import InputError, unknown_name
@@ -12,22 +12,21 @@ from fsar.heads.head import head_type
 _MISSING = object()
 
 
-def parse_options(head: str, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the typed options of a head, e.g. ["cardinalities=2,3", "dropout=0.1"] -> {"cardinalities": (2, 3), ...}.
+def typed_options(head: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a head, texts turned into what its constructor wants: "2,3" into (2, 3) for `temp_set`.
+
+    Values that are no text, and texts where the constructor takes any, stay as they are.
 
     Raises:
-        InputError: no "=", an option that the head does not take (with the nearest names), or a value of another type.
+        InputError: an option that the head does not take (with the nearest names), or a text of another type.
     """
     kind, hints = head_type(head), option_types(head)
     options: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"an option must be key=value, got {text!r}")
-        key = kind.old_options.get(key) or key
-        if key not in hints:
+    for name, value in given.items():
+        key = kind.old_options.get(name) or name
+        if key not in hints and name not in kind.old_options:
             raise unknown_name(f"option of head {head!r}", key, hints)
-        parsed = _parse(value, hints[key])
+        parsed = _parse(value, hints[key]) if isinstance(value, str) else value
         if parsed is _MISSING:
             raise InputError(f"option {key} of head {head!r} must be {_describe(hints[key])}, got {value!r}")
         options[key] = parsed

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from dataclasses import dataclass
 
 from fsar.errors import InputError
 from fsar.pipeline.encode.clip_task import Decode, decode_task
+
+MAX_DEFAULT_JOBS = 16
+
+
+def default_jobs() -> int:
+    """Return how many decode processes there are unless somebody says otherwise: one per core, up to 16."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(n_cores, MAX_DEFAULT_JOBS)
 
 
 @dataclass(frozen=True)
