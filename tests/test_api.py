@@ -73,8 +73,8 @@ def test_bad_settings_are_the_errors_of_the_commands(store):
         fsar.train_head("otam", store, patience=-1)
     with pytest.raises(fsar.InputError, match="give --steps or --episodes, not both"):
         fsar.train_head("otam", store, steps=1, episodes=2)
-    with pytest.raises(fsar.InputError, match="did you mean otam"):
-        fsar.train_head("otan", store)
+    with pytest.raises(fsar.InputError, match="did you mean molo"):
+        fsar.train_head("moloo", store)
     with pytest.raises(fsar.InputError, match="lists the episodes: leave --episodes out"):
         fsar.evaluate("otam", store, episodes_file="x.npz", episodes=5)
     with pytest.raises(fsar.InputError, match=r"option of head 'otam'.*did you mean smoothing"):

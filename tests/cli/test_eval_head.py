@@ -78,7 +78,7 @@ def test_a_head_with_random_weights_is_marked(call):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["otan"], "'otan' is neither a run folder nor a head; heads: otam"),
+        (["moloo"], "'moloo' is neither a run folder nor a head; heads: molo"),
         (["otam", "--part", "tset"], "unknown part 'tset': did you mean test?"),
         (["otam", "--shots", "1,20"], "takes 21 videos of a class"),
         (["otam", "--text", "words"], "takes no text"),

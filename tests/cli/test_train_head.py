@@ -68,7 +68,7 @@ def test_several_seeds_give_mean_and_spread(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ottam"], "unknown head 'ottam': did you mean otam?"),
+        (["moloo"], "unknown head 'moloo': did you mean molo?"),
         (["otam", "-o", "adaptr=linear"], "unknown option of head 'otam' 'adaptr': did you mean adapter?"),
         (["otam", "-o", "adapter=conv"], "must be none or linear or mlp or temporal, got 'conv'"),
         (["otam", "-o", "smoothing=soft"], "option smoothing of head 'otam' must be float, got 'soft'"),
@@ -116,7 +116,6 @@ def test_a_value_that_an_option_never_takes_is_usage(call, arguments, message):
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
-
 
 
 def test_a_run_does_not_go_on_with_other_options_of_the_head(call, tmp_path):

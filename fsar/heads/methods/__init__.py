@@ -1,14 +1,11 @@
 """One file per method, a folder for a large one. Importing this room registers all of them."""
 
 from fsar.heads.methods import (
-    tuned_classifiers,
-    team,
-    tarn,
-    cmn,
-    chamfer,
     bd_cspn,
+    chamfer,
     clip_fsar,
     clip_mei,
+    cmn,
     crosstransformer,
     hyrsm,
     hyrsm_pp,
@@ -16,8 +13,11 @@ from fsar.heads.methods import (
     otam,
     pal,
     proto,
+    tarn,
+    team,
     trx,
     tsn,
+    tuned_classifiers,
     zero_shot,
 )
 from fsar.heads.methods.emp_net import head as emp_net
@@ -25,14 +25,11 @@ from fsar.heads.methods.hcl import head as hcl
 from fsar.heads.methods.strm import head as strm
 
 __all__ = [
-    "tuned_classifiers",
-    "team",
-    "tarn",
-    "cmn",
-    "chamfer",
     "bd_cspn",
+    "chamfer",
     "clip_fsar",
     "clip_mei",
+    "cmn",
     "crosstransformer",
     "emp_net",
     "hcl",
@@ -43,7 +40,10 @@ __all__ = [
     "pal",
     "proto",
     "strm",
+    "tarn",
+    "team",
     "trx",
     "tsn",
+    "tuned_classifiers",
     "zero_shot",
 ]

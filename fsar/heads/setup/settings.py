@@ -45,7 +45,7 @@ class ReadSettings(Settings):
 
     def opened(self) -> "FeatureStore":
         """Return the store, opened unless it is already."""
-        from fsar.heads.setup.task import open_store
+        from fsar.pipeline.store import open_store
 
         return open_store(Path(self.store)) if isinstance(self.store, str | Path) else self.store
 
