@@ -64,6 +64,8 @@ def encode(
     Raises:
         InputError: nothing to encode, a store of another recipe (the message names the fields), no video could be read.
     """
+    from fsar.device import resolve_device
+    from fsar.pipeline.encode.chunk_size import chunk_rows
     from fsar.pipeline.store import create_store
 
     todo = prepared or plan(rows, options)
@@ -75,7 +77,14 @@ def encode(
         n_views=recipe.n_views,
         n_slots=recipe.n_slots,
         recipe=recipe.to_dict(),
-        chunk_bytes=options.chunk_bytes,
+        chunk_rows=chunk_rows(
+            len(todo.videos),
+            todo.backbone,
+            todo.taps,
+            recipe.n_views * recipe.n_slots,
+            chunk_bytes=options.chunk_bytes,
+            on_cpu=resolve_device(options.engine.device).type == "cpu",
+        ),
     )
     with writer:
         return _fill(writer, todo.videos, recipe, todo.backbone, todo.taps, options.engine, quiet=quiet)
@@ -172,7 +181,11 @@ def _fill(
             closing(Forward(extractor, recipe, options.device)) as forward,
             progress("encode", len(videos), n_done=n_resumed, quiet=quiet) as advance,
         ):
-            run = Engine(writer, videos, recipe, taps, forward, options, advance).run()
+            try:
+                run = Engine(writer, videos, recipe, taps, forward, options, advance).run()
+            except KeyboardInterrupt as interrupt:
+                n_kept = writer.n_rows_done
+                raise type(interrupt)(f"{n_kept} of {len(videos)} videos are kept in {writer.path}") from interrupt
         writer.record_run(_run_record(forward, options, run))
     store = open_store(writer.path, allow_unsealed=True)
     failures = _failures(store)
