@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fsar.errors import InputError
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -71,12 +69,3 @@ def quiet_logging() -> Iterator[None]:
         yield
     finally:
         logging.disable(previous)
-
-
-def unreachable(what: str, error: BaseException) -> InputError:
-    """Return the error for published weights that cannot be fetched or opened."""
-    reason = " ".join(str(error).split())[:200]
-    return InputError(
-        f"weights of {what} cannot be fetched ({type(error).__name__}: {reason}); "
-        "download the checkpoint on a connected machine and pass it with --weights FILE"
-    )

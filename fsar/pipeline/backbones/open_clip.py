@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fsar.device import seeded
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging, unreachable
+from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging
+from fsar.pipeline.backbones.published import require_weights, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
 
@@ -61,15 +62,16 @@ def _needs_quick_gelu(spec: BackboneSpec, metadata: Mapping[str, str]) -> bool:
     import open_clip
 
     by_name = bool(open_clip.get_model_config(spec.name).get("quick_gelu", False))
-    if spec.tag:
+    tag = spec.tag or spec.file_tag
+    if tag:
         tags = open_clip.list_pretrained_tags_by_model(spec.name)
-        if spec.tag not in tags:
-            raise unknown_name(f"weights of open_clip {spec.name}", spec.tag, tags)
-        by_weights = bool(open_clip.get_pretrained_cfg(spec.name, spec.tag).get("quick_gelu", False))
+        if tag not in tags:
+            raise unknown_name(f"weights of open_clip {spec.name}", tag, tags)
+        by_weights = bool(open_clip.get_pretrained_cfg(spec.name, tag).get("quick_gelu", False))
         if by_name and not by_weights:
             raise InputError(
-                f"open_clip {spec.name}/{spec.tag}: these weights were trained with GELU, not QuickGELU; "
-                f"use open_clip:{spec.name.removesuffix('-quickgelu')}/{spec.tag}"
+                f"open_clip {spec.name}/{tag}: these weights were trained with GELU, not QuickGELU; "
+                f"use open_clip:{spec.name.removesuffix('-quickgelu')}/{tag}"
             )
         return by_weights
     return by_name or metadata.get("quick_gelu", "").lower() == "true"
@@ -81,6 +83,8 @@ def _create(spec: BackboneSpec, size: int | None, quick_gelu: bool) -> Any:
     options: dict[str, Any] = {"force_image_size": size} if size is not None else {}
     if not spec.tag:
         options["pretrained_hf"] = False  # no download for a text tower whose weights come from elsewhere
+    else:
+        require_weights(spec)
     with seeded(spec.seed or 0), quiet_logging():
         try:
             return open_clip.create_model(
@@ -89,7 +93,7 @@ def _create(spec: BackboneSpec, size: int | None, quick_gelu: bool) -> Any:
         except (OSError, RuntimeError) as error:
             if not spec.tag:
                 raise InputError(f"open_clip cannot build {spec.name}: {error}") from error
-            raise unreachable(f"open_clip:{spec.name}/{spec.tag}", error) from error
+            raise unreachable(f"open_clip:{spec.name}/{spec.tag}", str(error)) from error
 
 
 def _load_file(model: Any, state: Mapping[str, Tensor], spec: BackboneSpec) -> bool:

@@ -22,6 +22,8 @@ class BackboneSpec:
     """A checkpoint with the library's own parameter names."""
     seed: int | None = None
     """Seed of a random initialisation."""
+    file_tag: str = ""
+    """Published weights that `file` is said to hold: OpenAI's files do not say that they need QuickGELU."""
 
     @property
     def pretrained(self) -> str:
@@ -45,7 +47,7 @@ def parse_spec(text: str, weights: Path | None = None) -> BackboneSpec:
     if not name:
         raise InputError(f"backbone {text!r} has no model name: write {SHAPES}")
     if weights is not None:
-        return BackboneSpec(library, name, file=_existing(weights))
+        return BackboneSpec(library, name, file=_existing(weights), file_tag=source)
     if not source:
         raise InputError(
             f"backbone {text!r} names no weights: add /TAG or /FILE, pass --weights FILE, "

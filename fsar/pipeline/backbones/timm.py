@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fsar.device import seeded
 from fsar.errors import InputError, unknown_name
-from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging, unreachable
+from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging
+from fsar.pipeline.backbones.published import require_weights, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
 
@@ -37,6 +39,8 @@ def _load(spec: BackboneSpec, size: int | None) -> Any:
     import timm
 
     name, tag = _known(spec)
+    if tag:
+        require_weights(replace(spec, name=name, tag=tag))
     options: dict[str, Any] = {"num_classes": 0, "pretrained": bool(tag)}
     if size is not None and timm.models.is_model_in_modules(name, ["vision_transformer"]):
         options["img_size"] = size
@@ -46,7 +50,7 @@ def _load(spec: BackboneSpec, size: int | None) -> Any:
         except (OSError, RuntimeError, ValueError) as error:
             if not tag:
                 raise InputError(f"timm cannot build {name} for {size} pixels: {error}") from error
-            raise unreachable(f"timm:{name}/{tag}", error) from error
+            raise unreachable(f"timm:{name}/{tag}", str(error)) from error
     if spec.file is not None:
         load_exactly(module, read_weights(spec.file)[0], path=spec.file, ignore=_classifier_names(module))
     return module

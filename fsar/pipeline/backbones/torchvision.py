@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from fsar.device import seeded
 from fsar.errors import unknown_name
-from fsar.pipeline.backbones.base import Backbone, TapPoints, unreachable
+from fsar.pipeline.backbones.base import Backbone, TapPoints
+from fsar.pipeline.backbones.published import require_weights, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
 from fsar.pipeline.pixels.spec import IMAGENET_MEAN, IMAGENET_STD
@@ -53,10 +54,11 @@ def _published(spec: BackboneSpec) -> Any:
     import torchvision
 
     weights = _weights(spec)
+    require_weights(spec)
     try:
         return torchvision.models.get_model(spec.name, weights=weights)
     except (OSError, RuntimeError) as error:
-        raise unreachable(f"torchvision:{spec.name}/{spec.tag}", error) from error
+        raise unreachable(f"torchvision:{spec.name}/{spec.tag}", str(error)) from error
 
 
 def _weights(spec: BackboneSpec) -> Any:
