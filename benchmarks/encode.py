@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import resource
 import shutil
 import tempfile
 import time
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from fsar.allocator import keep_big_buffers
 
 if TYPE_CHECKING:
     from fsar.pipeline.encode.encode import EncodePlan
@@ -53,6 +56,8 @@ class Row:
     engine: float
     """Time on the clock in the middle of a run."""
     engine_cpu: float
+    engine_faults: float
+    """Pages that this process was given anew, per clip of the whole run."""
     shares: dict[str, float]
     peak_bytes: int
 
@@ -67,12 +72,12 @@ class Row:
             for value in (ideal / self.engine, fair / self.engine, (work + self.prepare) / self.engine_cpu)
         )
         waits = " ".join(f"{self.shares[name]:8.0%}" for name in ("decode", "compute", "write"))
-        return f"{self.name:12}{times} {ratios} {waits} {self.peak_bytes / 2**20:9.0f}"
+        return f"{self.name:12}{times} {ratios} {self.engine_faults:8.0f} {waits} {self.peak_bytes / 2**20:9.0f}"
 
 
 HEADER = (
     f"{'ms per clip':12}{'decode':>8} {'resize':>8} {'forward':>8} {'engine':>8} {'ratio':>9} {'w. resize':>9} "
-    f"{'CPU ratio':>9} {'w.decode':>8} {'compute':>8} {'w.write':>8} {'peak MiB':>9}"
+    f"{'CPU ratio':>9} {'faults':>8} {'w.decode':>8} {'compute':>8} {'w.write':>8} {'peak MiB':>9}"
 )
 
 
@@ -143,11 +148,19 @@ def measure(name: str, videos: list[Path], arguments: argparse.Namespace, folder
     with closing(extractor), closing(Forward(extractor, prepared.recipe, arguments.device)) as forward:
         spec = prepared.recipe.image
         resize = processor_time(lambda: [prepare(clip, spec) for clip in clips]) / len(clips)
-        items = [(clips[n % len(clips)], CENTRE) for n in range(max(arguments.batch_size // N_FRAMES, 1))]
+        n_frames = engine.frames_per_batch(forward.device.type, size)
+        items = [(clips[n % len(clips)], CENTRE) for n in range(max(n_frames // N_FRAMES, 1))]
         alone = time_forward(forward, items) / len(items)
         watch = Watch()
+        before = page_faults()
         report = run_engine(folder / "store.zarr", prepared, forward, engine, watch)
-    return Row(name, decode, resize, alone, *watch.middle(), report.shares(), report.peak_memory_bytes)
+        faults = (page_faults() - before) / len(rows)
+    return Row(name, decode, resize, alone, *watch.middle(), faults, report.shares(), report.peak_memory_bytes)
+
+
+def page_faults() -> int:
+    """Return how many pages the system has given this process, each zeroed first."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def decoded(videos: list[Path], sampler: str) -> tuple[list[np.ndarray], float]:
@@ -215,12 +228,13 @@ def run_engine(out: Path, prepared: EncodePlan, forward: Forward, options: Engin
 
 def main() -> None:
     """Print the table."""
+    keep_big_buffers()  # as the commands do, before torch is imported: the ideal must not pay for page faults either
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=Path, help="folder of videos; made up when not given")
     parser.add_argument("--clips", type=int, help="clips to encode; by default as many as each model needs")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=None)
     n_cores = len(os.sched_getaffinity(0))
     parser.add_argument("--jobs", type=int, default=n_cores)
     parser.add_argument("--models", default=",".join(MODELS))
@@ -234,7 +248,8 @@ def main() -> None:
             row = measure(model, videos, arguments, folder)
             print(row.text(n_cores, arguments.device != "cpu"), flush=True)
     print("ratio = ideal / engine (1 is the limit); w. resize counts resizing as work; CPU ratio = decode, resize and")
-    print("forward alone / all processor time used; w.decode, w.write = shares of the run spent waiting for them")
+    print("forward alone / all processor time used; faults = pages that the system gave, a clip; w.decode, w.write =")
+    print("shares of the run spent waiting for them")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fsar"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = ("errors", "files", "progress", "device", "settings")
+LEAVES = ("allocator", "errors", "files", "progress", "device", "settings")
 ARROWS = re.compile(r"^    ([\w.]+) +->(.*)$", re.MULTILINE)
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "decord", "av", "torchcodec", "zarr", "h5py"}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fsar.allocator import keep_big_buffers
 from fsar.cli.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, heed_termination
 from fsar.errors import InputError
 
@@ -50,6 +51,7 @@ def run_command(command: click.Command, prog_name: str) -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     heed_termination()
+    keep_big_buffers()  # before torch is imported: its threads' own heaps, once made, stay
     try:
         code = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as error:

@@ -51,7 +51,7 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 @option("--dtype", default="float16", type=click.Choice(["float16", "float32"]), help="Type of the stored features.")
 @option("--device", default="auto", help="auto, cpu, cuda, cuda:N.")
 @option("--precision", default="fp32", type=click.Choice(PRECISIONS), help="Arithmetic; bf16 has bf16 weights too.")
-@option("--batch-size", default=64, type=click.IntRange(min=1), help="Frames in a forward pass.")
+@option("--batch-size", type=click.IntRange(min=1), help="Frames in a forward pass [by device and pixels].")
 @option("--jobs", type=click.IntRange(min=0), help="Decode processes [one per core]; 0 decodes in this process.")
 @option("--timeout-seconds", default=120.0, type=SECONDS, help="Longest time that one video may take to decode.")
 @option("--decoder", default="pyav", help="pyav, torchcodec or decord.")
@@ -103,7 +103,14 @@ def command(
 
 
 def _options(
-    n_slots: int, *, device: str, batch_size: int, jobs: int | None, timeout_seconds: float, jitter: bool, **rest: Any
+    n_slots: int,
+    *,
+    device: str,
+    batch_size: int | None,
+    jobs: int | None,
+    timeout_seconds: float,
+    jitter: bool,
+    **rest: Any,
 ) -> Any:
     from fsar.pipeline.encode.encode import EncodeOptions
     from fsar.pipeline.encode.report import EngineOptions, default_jobs

@@ -137,7 +137,7 @@ def compare(a: "Path | Address", b: "Path | Address", as_json: bool) -> int:
     "--weights", type=click.Path(path_type=Path), help="Checkpoint file that the store was made with, if any."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1), help="Frames a forward pass.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Frames in a forward pass [by device and pixels].")
 @jobs_option
 @json_option
 def add(
@@ -146,7 +146,7 @@ def add(
     split: str | None,
     weights: Path | None,
     device: str,
-    batch_size: int,
+    batch_size: int | None,
     jobs: int,
     as_json: bool,
 ) -> int:

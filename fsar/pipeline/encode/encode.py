@@ -186,7 +186,7 @@ def _fill(
             except KeyboardInterrupt as interrupt:
                 n_kept = writer.n_rows_done
                 raise type(interrupt)(f"{n_kept} of {len(videos)} videos are kept in {writer.path}") from interrupt
-        writer.record_run(_run_record(forward, options, run))
+        writer.record_run(_run_record(forward, recipe, options, run))
     store = open_store(writer.path, allow_unsealed=True)
     failures = _failures(store)
     if len(failures) == len(videos):
@@ -220,7 +220,7 @@ def _failures(store: FeatureStore) -> list[tuple[str, str, str, str]]:
     return [(videos[row].video_id, videos[row].path, reason, message) for row, reason, message in store.failures()]
 
 
-def _run_record(forward: Any, options: EngineOptions, run: EngineReport) -> dict[str, Any]:
+def _run_record(forward: Any, recipe: Recipe, options: EngineOptions, run: EngineReport) -> dict[str, Any]:
     from importlib.metadata import version
 
     import torch
@@ -232,7 +232,7 @@ def _run_record(forward: Any, options: EngineOptions, run: EngineReport) -> dict
         "machine": platform.node(),
         "device": str(forward.device),
         "threads": forward.n_threads,
-        "batch_size": options.batch_size,
+        "batch_size": options.frames_per_batch(forward.device.type, recipe.size),
         "jobs": options.jobs,
         "n_ok": run.n_ok,
         "n_failed": run.n_failed,

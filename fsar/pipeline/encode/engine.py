@@ -75,7 +75,8 @@ class Engine:
         self._flights: deque[_Flight] = deque()
         self._current: ChunkWork | None = None
         self._output = WriterThread(self.writer)
-        self._clips_per_batch = max(self.options.batch_size // self.recipe.n_slots, 1)
+        n_frames = self.options.frames_per_batch(self.forward.device.type, self.recipe.size)
+        self._clips_per_batch = max(n_frames // self.recipe.n_slots, 1)
         # Ahead of the network: enough for every batch that may end at once, and two videos for every process.
         self._window = self.forward.depth * self._clips_per_batch + 2 * n_jobs
 

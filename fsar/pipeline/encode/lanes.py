@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from fsar.pipeline.encode.allocator import keep_big_buffers
+from fsar.allocator import keep_big_buffers
 
 T = TypeVar("T")
 

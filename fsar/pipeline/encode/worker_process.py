@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fsar.pipeline.encode.allocator import keep_big_buffers
+from fsar.allocator import keep_big_buffers
 from fsar.pipeline.encode.clip_task import Decode, DecodedClip, DecodeFailure, attempt
 from fsar.pipeline.encode.shared_frames import Exchange
 
