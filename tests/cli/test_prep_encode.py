@@ -7,7 +7,8 @@ from fsar.cli import prep_encode
 from fsar.cli.prep_encode import command
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
-from fsar.pipeline.encode import images, recipe
+from fsar.pipeline.encode import recipe
+from fsar.pipeline.pixels import spec
 from fsar.pipeline.encode import plan as encode_plan
 from fsar.pipeline.store import open_store
 from tests.videos import cut_file, write_clip
@@ -148,4 +149,4 @@ def test_a_timeout_that_no_clock_can_keep_is_refused_at_once(folder, seconds):
 def test_the_choices_are_those_of_the_package():
     assert prep_encode.NORMALISATIONS == encode_plan.NORMALISATIONS
     assert prep_encode.PRECISIONS == recipe.PRECISIONS
-    assert prep_encode.RESIZE_MODES == images.RESIZE_MODES
+    assert prep_encode.RESIZE_MODES == spec.RESIZE_MODES
