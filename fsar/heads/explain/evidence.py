@@ -101,6 +101,7 @@ class Alignment(Evidence):
         shares = [self.share[episode, query, row] for row in rows]
         return {
             "between_frames": self.between_frames,
+            "per_support": self.per_support,
             "rows": rows,
             "matched": [share.argmax(-1).tolist() for share in shares],
             "share": [[[round(x, 4) for x in line] for line in share.tolist()] for share in shares],

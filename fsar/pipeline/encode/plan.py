@@ -78,7 +78,7 @@ def plan(rows: Sequence[CatalogRow], options: EncodeOptions) -> EncodePlan:
     _settle(options, "x", {})  # wrong options are found before weights are fetched
     resolve_device(options.engine.device)
     backbone = load_backbone(options.backbone, weights=options.weights, size=options.size)
-    recipe, taps = _recipe(backbone, options)
+    recipe, taps = recipe_of(backbone, options)
     return EncodePlan(recipe, backbone, taps, videos)
 
 
@@ -90,7 +90,8 @@ def _video_rows(rows: Sequence[CatalogRow]) -> list[VideoRow]:
     return [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
 
 
-def _recipe(backbone: Backbone, options: EncodeOptions) -> tuple[Recipe, dict[str, TapSpec]]:
+def recipe_of(backbone: Backbone, options: EncodeOptions) -> tuple[Recipe, dict[str, TapSpec]]:
+    """Return the recipe of a loaded backbone and what its taps give; raises InputError for what cannot work."""
     from fsar.pipeline.backbones.taps import TapExtractor
 
     extractor = TapExtractor(backbone, options.taps)

@@ -1,0 +1,1 @@
+"""Prediction: a few labelled clips and a query in, ranked classes and their evidence out."""

@@ -1,0 +1,136 @@
+"""`fsar-predict` as a program: formats, lists, windows, and bad input in one line each."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+from itertools import pairwise
+
+import pytest
+
+from fsar.cli import predict
+from fsar.cli.common import run_command
+from tests.predict.clips import COLOURS, write_colours
+from tests.predict.conftest import BACKBONE, world  # noqa: F401 - a fixture
+from tests.videos import cut_file
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*arguments, code=0):
+        monkeypatch.setattr(sys, "argv", ["fsar-predict", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run_command(predict.command, "fsar-predict")
+        output = capsys.readouterr()
+        assert ended.value.code == code, output.err
+        return output
+
+    return run
+
+
+def test_a_folder_of_clips_is_answered_as_json(call, world):  # noqa: F811
+    output = call("--support", world.support, "--query", world.query, "--run", world.run, "--json", "--top", 2)
+    data = json.loads(output.out)
+    assert {answer["decision"] for answer in data["answers"]} == {"blue", "yellow", "magenta"}
+    assert [len(answer["ranking"]) for answer in data["answers"]] == [2, 2, 2]
+    assert data["classes"] == {"blue": 2, "magenta": 2, "yellow": 2}
+    assert data["answers"][0]["evidence"][0]["kind"] == "alignment"
+    assert (world.run / "calibration.json").is_file()
+
+
+def test_text_says_what_and_when(call, world):  # noqa: F811
+    clip = world.query / "blue" / "blue-200.mp4"
+    out = call("--support", world.support, "--query", clip, "--run", world.run).out
+    assert out.startswith(f"{clip}: blue\n")
+    assert "decided by" in out
+
+
+def test_a_list_is_read_from_where_it_lies(call, world, tmp_path):  # noqa: F811
+    shutil.copy(world.query / "blue" / "blue-200.mp4", tmp_path / "a.mp4")
+    (tmp_path / "list.csv").write_text("path,note\na.mp4,first\nmissing.mp4,second\n")
+    output = call("--support", world.support, "--query", tmp_path / "list.csv", "--run", world.run, "--format", "csv",
+                  code=1)  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(output.out)))
+    assert [row["decision"] for row in rows] == ["blue"] * 3
+    assert "missing.mp4 does not exist" in output.err
+    assert "1 of 2 clips answered, 1 failed" in output.err
+
+
+def test_windows_follow_what_a_long_video_shows(call, world, tmp_path):  # noqa: F811
+    """Three seconds each of two classes: windows say which, when, and how late."""
+    film = write_colours(tmp_path / "film.mp4", [COLOURS["blue"]] * 24 + [COLOURS["yellow"]] * 24)
+    output = call("--support", world.support, "--watch", film, "--run", world.run,
+                  "--window-seconds", 1, "--stride-seconds", 0.5)  # fmt: skip
+    windows = [json.loads(line) for line in output.out.splitlines()]
+    assert [w["start_seconds"] for w in windows] == [0.5 * i for i in range(len(windows))]
+    assert len(windows) == 10
+    assert all(w["end_seconds"] - w["start_seconds"] == 1 for w in windows)
+    first = [w["ranking"][0]["class"] for w in windows]
+    assert first[:4] == ["blue"] * 4
+    assert first[-4:] == ["yellow"] * 4
+    assert sum(a != b for a, b in pairwise(first)) == 1
+    assert all(0 < w["latency_seconds"] < 60 for w in windows)
+    assert "median latency" in output.err
+
+
+def test_a_film_shorter_than_a_window_is_one_window(call, world, tmp_path):  # noqa: F811
+    film = write_colours(tmp_path / "film.mp4", [COLOURS["blue"]] * 4)
+    out = call("--support", world.support, "--watch", film, "--run", world.run, "--format", "csv").out
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert row["decision"] == "blue"
+
+
+def test_watching_ends_where_it_is_told_to(call, world, tmp_path):  # noqa: F811
+    film = write_colours(tmp_path / "film.mp4", [COLOURS["blue"]] * 64)
+    out = call("--support", world.support, "--watch", film, "--run", world.run, "--seconds", 4, "--format", "text").out
+    assert len(out.splitlines()) == 2
+
+
+def test_a_camera_that_stops_ends_with_one_line_and_keeps_its_windows(call, world, tmp_path):  # noqa: F811
+    film = write_colours(tmp_path / "film.mkv", [COLOURS["blue"]] * 64)
+    data = bytearray(film.read_bytes())
+    film.write_bytes(bytes(data[: len(data) * 3 // 4]))
+    stopped = call("--support", world.support, "--watch", film, "--run", world.run, "--window-seconds", 1)
+    assert len(stopped.out.splitlines()) >= 2
+    gone = call("--support", world.support, "--watch", tmp_path / "camera", "--run", world.run, code=1)
+    assert gone.err.count("error:") == 1
+    assert "cannot be watched" in gone.err
+    broken = cut_file(write_colours(tmp_path / "broken.mp4", [COLOURS["blue"]] * 16), 0.5)
+    assert "cannot be watched" in call("--support", world.support, "--watch", broken, "--run", world.run, code=1).err
+
+
+def test_a_calibration_can_be_checked(call, world):  # noqa: F811
+    err = call("--support", world.support, "--run", world.run, "--calibrate").err
+    assert "fitted on 3-way validation episodes of colours.zarr: AUROC" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to classify"),
+        (["--query", "a", "--watch", "b"], "not both"),
+        (["--query", "a"], "say by what"),
+        (["--query", "a", "--head", "otam"], "needs --backbone"),
+        (["--query", "a", "--head", "otam", "--store", "s", "--frames", 4], "fixed by the recipe of the store"),
+        (["--query", "a", "--run", "r", "-o", "smoothing=1"], "its --option is fixed"),
+        (["--watch", "a", "--run", "r", "--json"], "a line per window"),
+        (["--query", "a", "--run", "nowhere"], "holds no trained head"),
+        (["--query", "a", "--head", "otan", "--backbone", BACKBONE], "did you mean otam"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(call, world, arguments, message):  # noqa: F811
+    err = call("--support", world.support, *arguments, code=1).err
+    assert message in err
+    assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
+
+
+@pytest.mark.parametrize(("name", "message"), [("notes.pdf", "neither a video"), ("gone.mp4", "no query")])
+def test_a_query_that_is_no_video(call, world, tmp_path, name, message):  # noqa: F811
+    if name == "notes.pdf":
+        (tmp_path / name).write_text("no video")
+    err = call("--support", world.support, "--query", tmp_path / name, "--run", world.run, code=1).err
+    assert message in err
