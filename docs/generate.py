@@ -17,6 +17,7 @@ PROGRAMS = {
     "fsar-store": ("fsar.cli.store", "store"),
     "fsar-train-head": ("fsar.cli.train_head", "command"),
     "fsar-eval-head": ("fsar.cli.eval_head", "command"),
+    "fsar-predict": ("fsar.cli.predict", "command"),
 }
 
 

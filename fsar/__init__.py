@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "InputError": "fsar.errors",
+    "Predictor": "fsar.predict.predictor",
     "load_split": "fsar.splits",
     "list_splits": "fsar.splits",
     "open_store": "fsar.pipeline.share",
@@ -25,6 +26,7 @@ _HOME = {
 
 __all__ = [
     "InputError",
+    "Predictor",
     "create_head",
     "encode",
     "evaluate",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from fsar.errors import InputError
     from fsar.heads import create_head, list_heads, register_head
     from fsar.pipeline.share import open_store
+    from fsar.predict.predictor import Predictor
     from fsar.splits import list_splits, load_split
 
 

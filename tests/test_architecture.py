@@ -144,7 +144,13 @@ assert n_commands >= {at_least}, n_commands
 
 @pytest.mark.parametrize(
     ("module", "command", "at_least"),
-    [("prep", "prep", 11), ("store", "store", 5), ("train_head", "command", 1), ("eval_head", "command", 1)],
+    [
+        ("prep", "prep", 11),
+        ("store", "store", 5),
+        ("train_head", "command", 1),
+        ("eval_head", "command", 1),
+        ("predict", "command", 1),
+    ],
 )
 def test_help_imports_nothing_heavy(module, command, at_least):
     code = ASK_EVERY_COMMAND.format(module=module, command=command, at_least=at_least, heavy=repr(HEAVY))
