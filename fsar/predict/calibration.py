@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -95,11 +95,11 @@ def fit(
     scores = {name: [_measured(x, name, temperature).numpy() for x in (known, unknown)] for name in measures}
     measure = max(measures, key=lambda name: auroc(*scores[name]))
     slope, offset = fit_logistic(*scores[measure])
-    certain = 1 / (1 + np.exp(-(slope * scores[measure][0] + offset)))
-    threshold = float(np.quantile(certain, false_alarms, method="lower"))
-    draft = Calibration(temperature, measure, slope, offset, threshold, 0.0, 0.0, 0.0, len(known), len(unknown), source)
+    rough = Calibration(temperature, measure, slope, offset, 0.0, 0.0, 0.0, 0.0, len(known), len(unknown), source)
+    threshold = float(np.quantile(rough.known(known).numpy(), false_alarms, method="lower"))
+    draft = replace(rough, threshold=threshold)
     rates = draft.check(known, unknown)
-    return Calibration(**{**asdict(draft), **rates})
+    return replace(draft, auroc=rates["auroc"], false_alarms=rates["false_alarms"], found=rates["found"])
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -15,11 +15,12 @@ from torch import Tensor
 from fsar.errors import InputError
 from fsar.files import write_safetensors
 from fsar.pipeline.backbones.taps import TapExtractor
-from fsar.pipeline.encode.clip_task import ClipTask, decode_task, source_sha256
+from fsar.pipeline.encode.clip_task import ClipTask, decode_task
 from fsar.pipeline.encode.encode import backbone_of
 from fsar.pipeline.encode.forward import Forward
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.pixels.prepare import CENTRE
+from fsar.pipeline.video.source import source_sha256
 
 CACHE_VERSION = 1
 
@@ -108,7 +109,7 @@ class ClipEncoder:
         if self._cache is None or not path.exists():
             return None
         # A random sampler draws by the clip's name.
-        key = hashlib.sha256(source_sha256(path) + path.stem.encode()).hexdigest()
+        key = hashlib.sha256(f"{source_sha256(path)} {path.stem}".encode(errors="surrogateescape")).hexdigest()
         return self._cache / f"{key}.safetensors"
 
 

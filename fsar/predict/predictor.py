@@ -80,7 +80,7 @@ class Predictor:
     ) -> "Predictor":
         """Return the predictor of a head without training, with the recipe of a store."""
         own = {key: options.pop(key) for key in ("evidence", "calibrate") if key in options}
-        return cls(from_store(head, Path(store), **options), supports, **own)
+        return cls(from_store(head, store, **options), supports, **own)
 
     @classmethod
     def from_backbone(

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from fsar.device import seeded
 from fsar.errors import InputError
-from fsar.heads.evaluation.candidates import load_subject
+from fsar.heads.evaluation.candidates import Reading, load_subject
 from fsar.heads.head import Head, Input, create_head, head_type
 from fsar.heads.run_folder import CONFIG, DESCRIPTION, load_head, n_parameters, read_json, write_json
 from fsar.heads.setup.options import parse_options
 from fsar.heads.setup.taps import backbone_spec, default_options, feature_width
-from fsar.heads.setup.task import Task, make_task, open_store
+from fsar.heads.setup.task import Task, make_task
+from fsar.pipeline.share import open_store
 from fsar.predict.calibration import FALSE_ALARMS, Calibration, fit
 from fsar.predict.class_words import ClassWords
 from fsar.predict.encoder import ClipEncoder
@@ -78,7 +79,7 @@ class Source:
         except InputError as error:
             self.notes.append(f"not calibrated on validation episodes: {error}")
             return None
-        source = f"{ways}-way validation episodes of {self.task.store.path.name}"
+        source = f"{ways}-way validation episodes of {Path(self.task.store.path).name}"
         return fit(known, labels, unknown, source=source, false_alarms=self.false_alarms)
 
     def check_on(self, part: str, calibration: Calibration, n_way: int, n_shot: int) -> dict[str, float]:
@@ -94,7 +95,7 @@ class Source:
 def from_run(
     run: Path,
     *,
-    store: Path | None = None,
+    store: str | Path | None = None,
     split: str | None = None,
     backbone: str | None = None,
     weights: Path | None = None,
@@ -121,17 +122,8 @@ def from_run(
     task = None
     if opened is not None:
         try:
-            subject = load_subject(
-                str(run),
-                opened,
-                split=split or _split_of(config),
-                taps={},
-                text=None,
-                n_frames=None,
-                device=device,
-                where="auto",
-                allow_recipe=allow_recipe,
-            )
+            reading = Reading(split=split or _split_of(config), device=device)
+            subject = load_subject(str(run), opened, reading, allow_recipe=allow_recipe)
             task = subject.task
         except InputError as error:
             if store is not None:
@@ -165,7 +157,7 @@ def from_run(
 
 def from_store(
     name: str,
-    store: Path,
+    store: str | Path,
     *,
     options: Sequence[str] = (),
     split: str | None = None,
@@ -292,16 +284,16 @@ def _has(backbone: "Backbone", tap: str) -> bool:
     return True
 
 
-def _store_of(config: Mapping[str, Any], store: Path | None) -> tuple[Path | None, list[str]]:
+def _store_of(config: Mapping[str, Any], store: str | Path | None) -> tuple[str | Path | None, list[str]]:
     """Return the store that calibrates, and a note where the run's own is gone."""
     if store is not None:
         return store, []
     recorded = config.get("store")
     if not recorded:
         return None, []
-    if not Path(recorded).exists():
+    if "://" not in recorded and not Path(recorded).exists():
         return None, [f"the run's feature store {recorded} is gone: name it with --store for a calibration"]
-    return Path(recorded), []
+    return recorded, []
 
 
 def _split_of(config: Mapping[str, Any]) -> str | None:
@@ -309,7 +301,7 @@ def _split_of(config: Mapping[str, Any]) -> str | None:
     return str(config["split"]) if config.get("split_sha256") else None
 
 
-def _refuse_other_backbone(where: Path, recipe: Mapping[str, Any], backbone: str | None) -> None:
+def _refuse_other_backbone(where: str | Path, recipe: Mapping[str, Any], backbone: str | None) -> None:
     own = backbone_spec(recipe)
     if backbone is not None and backbone.partition("@")[0] != own:
         raise InputError(f"{where} was made with {own}, not with {backbone}: leave --backbone out")

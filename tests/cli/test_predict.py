@@ -119,7 +119,7 @@ def test_a_calibration_can_be_checked(call, world):  # noqa: F811
         (["--query", "a", "--run", "r", "-o", "smoothing=1"], "its --option is fixed"),
         (["--watch", "a", "--run", "r", "--json"], "a line per window"),
         (["--query", "a", "--run", "nowhere"], "holds no trained head"),
-        (["--query", "a", "--head", "otan", "--backbone", BACKBONE], "did you mean otam"),
+        (["--query", "a", "--head", "otan", "--backbone", BACKBONE], "unknown head 'otan'"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(call, world, arguments, message):  # noqa: F811
