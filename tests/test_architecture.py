@@ -15,6 +15,8 @@ PACKAGE = ROOT / "fsar"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LEAVES = ("allocator", "errors", "files", "progress", "device", "settings")
 ARROWS = re.compile(r"^    ([\w.]+) +->(.*)$", re.MULTILINE)
+TENSOR_ROOMS = ("heads", "predict", "report")
+"""What computes with tensors throughout."""
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "decord", "av", "torchcodec", "zarr", "h5py"}
 
 
@@ -115,7 +117,7 @@ def test_only_commands_know_click(path):
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in MODULES if p.relative_to(PACKAGE).parts[0] != "heads"], ids=lambda p: p.name
+    "path", [p for p in MODULES if p.relative_to(PACKAGE).parts[0] not in TENSOR_ROOMS], ids=lambda p: p.name
 )
 def test_heavy_packages_are_imported_where_they_are_used(path):
     top_level = {name.split(".")[0] for name in imported_names(path, top_level_only=True)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, SECONDS, run_command
-from fsar.cli.head_options import choose_device, parse_taps
+from fsar.cli.options import PairType
 from fsar.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,8 +33,18 @@ STYLES = ("text", "json", "jsonl", "csv")
 @click.option("--backbone", help="Backbone as in `fsar-prep encode`, for --head.")
 @click.option("--store", help="Feature store: recipe of --head, and calibration.")
 @click.option("--split", help="Split of the store, for its validation part. [default: the run's]")
-@click.option("--option", "-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of an untrained head.")
-@click.option("--tap", "taps", multiple=True, metavar="ROLE=TAP", help="Tap for an input of an untrained head.")
+@click.option(
+    "--option",
+    "-o",
+    "options",
+    multiple=True,
+    type=PairType(),
+    metavar="KEY=VALUE",
+    help="Option of an untrained head.",
+)
+@click.option(
+    "--tap", "taps", multiple=True, type=PairType(), metavar="ROLE=TAP", help="Tap for an input of an untrained head."
+)
 @click.option("--frames", type=click.IntRange(min=1), help="Frames of a clip, with --backbone. [default: 8]")
 @click.option("--size", type=click.IntRange(min=1), help="Pixels, with --backbone. [default: the backbone's]")
 @click.option("--sampler", help="Which frames, with --backbone. [default: uniform-center]")
@@ -126,13 +136,14 @@ def _refuse_combinations(arguments: dict[str, Any]) -> None:
 
 
 def _source(arguments: dict[str, Any]) -> "Source":
+    from fsar.device import resolve_device
     from fsar.predict.encoder import default_cache
     from fsar.predict.sources import from_backbone, from_run, from_store
 
     cache = None if arguments["no_cache"] else arguments["cache"] or default_cache()
     shared = {
         "weights": arguments["weights"],
-        "device": choose_device(arguments["device"]),
+        "device": str(resolve_device(arguments["device"] or "auto")),
         "cache": cache,
         "text_encoder": arguments["text_encoder"],
         "templates": arguments["templates"],
@@ -140,14 +151,14 @@ def _source(arguments: dict[str, Any]) -> "Source":
     if arguments["run"]:
         own = {key: arguments[key] for key in ("store", "split", "backbone")}
         return from_run(arguments["run"], **own, **shared)
-    taps = parse_taps(arguments["taps"])
+    taps, options = dict(arguments["taps"]), dict(arguments["options"])
     if arguments["store"]:
-        own = {key: arguments[key] for key in ("split", "backbone", "options")}
-        return from_store(arguments["head"], arguments["store"], taps=taps, **own, **shared)
+        own = {key: arguments[key] for key in ("split", "backbone")}
+        return from_store(arguments["head"], arguments["store"], options=options, taps=taps, **own, **shared)
     return from_backbone(
         arguments["head"],
         arguments["backbone"],
-        options=arguments["options"],
+        options=options,
         taps=taps,
         n_frames=arguments["frames"] or DEFAULT_FRAMES,
         size=arguments["size"],

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fsar.device import seeded
@@ -12,7 +13,7 @@ from fsar.errors import InputError
 from fsar.heads.evaluation.candidates import Reading, load_subject
 from fsar.heads.head import Head, Input, create_head, head_type
 from fsar.heads.run_folder import CONFIG, DESCRIPTION, load_head, n_parameters, read_json, write_json
-from fsar.heads.setup.options import parse_options
+from fsar.heads.setup.options import typed_options
 from fsar.heads.setup.taps import backbone_spec, default_options, feature_width
 from fsar.heads.setup.task import Task, make_task
 from fsar.pipeline.share import open_store
@@ -159,7 +160,7 @@ def from_store(
     name: str,
     store: str | Path,
     *,
-    options: Sequence[str] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
     split: str | None = None,
     taps: Mapping[str, str] | None = None,
     text: str | None = None,
@@ -175,7 +176,7 @@ def from_store(
     _refuse_other_backbone(store, opened.recipe, backbone)
     task = make_task(name, opened, split=split, taps=taps, text=text, device=device)
     with seeded(0):
-        head = create_head(name, **task.head_options(parse_options(name, options), None)).to(device).eval()
+        head = create_head(name, **task.head_options(typed_options(name, options), None)).to(device).eval()
     table = opened.text(task.table) if task.table else None
     words = None
     if table is not None:
@@ -200,7 +201,7 @@ def from_backbone(
     name: str,
     backbone: str,
     *,
-    options: Sequence[str] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
     taps: Mapping[str, str] | None = None,
     n_frames: int = 8,
     size: int | None = None,
@@ -230,7 +231,7 @@ def from_backbone(
     recipe, specs = recipe_of(loaded, encode)
     facts = {"dim": feature_width(kind.inputs[0], specs[chosen[kind.inputs[0].role]].shape), "n_frames": n_frames}
     with seeded(0):
-        head = create_head(name, **default_options(kind, parse_options(name, options), facts)).to(device).eval()
+        head = create_head(name, **default_options(kind, typed_options(name, options), facts)).to(device).eval()
     forward = Forward(TapExtractor(loaded, recipe.taps), recipe, device)
     words = None
     if kind.text == "required":
