@@ -9,6 +9,7 @@ from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, ru
 from fsar.cli.packs import PACK_SUFFIX, add_packed, info_packed, verify_packed
 from fsar.cli.store_address import LOCAL_STORE, STORE, byte_progress, open_any
 from fsar.cli.store_pull import cache_command, pull_command
+from fsar.cli.store_shelf import find_command, head_command, list_command, push_command
 from fsar.cli.store_text import compare_text, info_text, verify_text
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ def _copied(copied: Any, as_json: bool) -> int:
     return EXIT_DONE
 
 
-for command in (pull_command, cache_command):
+for command in (push_command, pull_command, list_command, find_command, head_command, cache_command):
     store.add_command(command)
 
 

@@ -11,8 +11,7 @@ from fsar.errors import InputError
 
 if TYPE_CHECKING:
     from fsar.pipeline.share import Address
-    from fsar.pipeline.share.download import Advance
-    from fsar.pipeline.share.pull import Progress
+    from fsar.pipeline.share.download import Advance, Progress
     from fsar.pipeline.store import FeatureStore
 
     ParamType = click.ParamType[Any]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fsar.errors import InputError
 from fsar.files import TEMPORARY_MARK
-from fsar.pipeline.share.pull import CANNOT_WRITE, Progress, fetch_names, locked, write_documents
+from fsar.pipeline.share.download import Progress
+from fsar.pipeline.share.pull import CANNOT_WRITE, fetch_names, locked, write_documents
 from fsar.pipeline.share.upstream import OPENING, Upstream
 from fsar.pipeline.store import list_formats
 from fsar.pipeline.store.disk import list_names

@@ -12,7 +12,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +30,8 @@ RESUME_BYTES = 1 << 20
 SPARE_BYTES = 64 << 20
 """Room that stays free on a disk."""
 Advance = Callable[[int], None]
+Progress = Callable[[int], AbstractContextManager[Advance]]
+"""Given a number of bytes, makes a context in which they are counted as they come."""
 T = TypeVar("T")
 
 

@@ -2,14 +2,16 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
 from fsar.files import atomic_path
 from fsar.pipeline.share.address import Address
-from fsar.pipeline.share.transport import BLOCK_BYTES, Body, NotThereError, register_transport
+from fsar.pipeline.share.transport import BLOCK_BYTES, Body, NotThereError, Upload, register_transport
+from fsar.pipeline.share.upload import finish_each, put_each, sizes_of_each
+from fsar.pipeline.store.format.files import StoreFiles
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -73,3 +75,15 @@ class FileTransport:
             with open(source, "rb") as file:
                 while block := file.read(BLOCK_BYTES):
                     target.write(block)
+
+    def sizes(self, locations: Sequence[str]) -> list[int | None]:
+        """Return the sizes of several objects."""
+        return sizes_of_each(self, locations)
+
+    def put_many(self, uploads: Sequence[Upload], advance: Callable[[int], None]) -> None:
+        """Write several objects at once."""
+        put_each(self, uploads, advance)
+
+    def finish(self, uploads: Sequence[Upload], files: StoreFiles) -> None:
+        """Write the last objects of a version in their order."""
+        finish_each(self, uploads)

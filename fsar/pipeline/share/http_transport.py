@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
@@ -21,7 +21,9 @@ from urllib.request import getproxies, proxy_bypass
 
 from fsar.errors import InputError
 from fsar.pipeline.share.address import Address
-from fsar.pipeline.share.transport import BLOCK_BYTES, Body, NotThereError, TransientError, register_transport
+from fsar.pipeline.share.transport import BLOCK_BYTES, Body, NotThereError, TransientError, Upload, register_transport
+from fsar.pipeline.share.upload import finish_each, put_each, sizes_of_each
+from fsar.pipeline.store.format.files import StoreFiles
 
 TIMEOUT_SECONDS = 30.0
 """Longest silence of a server."""
@@ -111,6 +113,18 @@ class HttpTransport:
             raise InputError(f"{location}: this server takes no files (WebDAV and object stores do)")
         if not 200 <= status < 300:
             raise _failure(status, location, 0.0)
+
+    def sizes(self, locations: Sequence[str]) -> list[int | None]:
+        """Return the sizes of several objects."""
+        return sizes_of_each(self, locations)
+
+    def put_many(self, uploads: Sequence[Upload], advance: Callable[[int], None]) -> None:
+        """Write several objects at once."""
+        put_each(self, uploads, advance)
+
+    def finish(self, uploads: Sequence[Upload], files: StoreFiles) -> None:
+        """Write the last objects of a version in their order."""
+        finish_each(self, uploads)
 
     def _make_folders(self, location: str) -> None:
         parts = urlsplit(location)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fsar.pipeline.share import cache
 from fsar.pipeline.share.address import Address, is_address, parse_address
-from fsar.pipeline.share.pull import Progress
+from fsar.pipeline.share.download import Progress
 from fsar.pipeline.share.upstream import Upstream, open_upstream
 from fsar.pipeline.store import FeatureStore
 from fsar.pipeline.store import open_store as open_local

@@ -5,15 +5,15 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fsar.errors import InputError, unknown_name
 from fsar.files import TEMPORARY_MARK, sync_folder, write_atomic
 from fsar.pipeline.share.address import Address
-from fsar.pipeline.share.download import Advance, fetch_all
+from fsar.pipeline.share.download import Progress, fetch_all
 from fsar.pipeline.share.upstream import METADATA_FILE, OPENING, Upstream, open_upstream
 from fsar.pipeline.store.disk import cannot_write, file_entry, list_names
 from fsar.pipeline.store.format.files import MANIFEST_FILE, RUNS, StoreFiles
@@ -24,9 +24,6 @@ STATE_FILE = f".pull{TEMPORARY_MARK}state"
 """Says that a folder is being filled by pull, and with what; goes when it is done."""
 LOCK_FILE = f".pull{TEMPORARY_MARK}lock"
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-Progress = Callable[[int], AbstractContextManager[Advance]]
-"""Given a number of bytes, makes a context in which they are counted as they come."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,8 @@ def _fill(
     files: StoreFiles, source: Upstream, names: Sequence[str], state: "_Folder", progress: Progress | None
 ) -> PullReport:
     last = [METADATA_FILE]
-    missing = [name for name in names if name not in OPENING and not state.has(name)]
+    numbers = [name for name in names if name not in OPENING]
+    missing = [name for name in numbers if not state.has(name)]
     fetch_names(files, source, missing, progress)
     write_documents(files, source, [name for name in OPENING if name not in (MANIFEST_FILE, *last)])
     is_whole = all(files.locate(name).exists() for name in source.entries if name not in OPENING)
@@ -160,7 +158,9 @@ def _fill(
     state.finish()
     n_bytes = sum(source.entries[name].n_bytes for name in missing)
     address = str(source.address)
-    return PullReport(files.path, address, source.identity, len(missing), n_bytes, len(names) - len(missing), is_whole)
+    return PullReport(
+        files.path, address, source.identity, len(missing), n_bytes, len(numbers) - len(missing), is_whole
+    )
 
 
 def fetch_names(files: StoreFiles, source: Upstream, names: Sequence[str], progress: Progress | None) -> None:

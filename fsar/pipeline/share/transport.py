@@ -1,6 +1,6 @@
 """The seam between stores and the places they lie in: four verbs on whole objects, one class for each kind of place."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Protocol
 
 from fsar.errors import InputError
 from fsar.pipeline.share.address import Address
+from fsar.pipeline.store.format.files import StoreFiles
 
 BLOCK_BYTES = 256 << 10
 
@@ -37,6 +38,17 @@ class Body:
     blocks: Iterator[bytes]
 
 
+@dataclass(frozen=True)
+class Upload:
+    """One object to write."""
+
+    location: str
+    source: Path | bytes
+    n_bytes: int
+    replace: bool = False
+    """Whether an object that is there may be replaced."""
+
+
 class Transport(Protocol):
     """Reads and writes objects of one scheme. Threads may share it.
 
@@ -56,12 +68,24 @@ class Transport(Protocol):
         """Return the size of an object in bytes, None where there is none."""
         ...
 
+    def sizes(self, locations: Sequence[str]) -> list[int | None]:
+        """Return the sizes of several objects."""
+        ...
+
     def put(self, location: str, source: Path | bytes, *, replace: bool = False) -> None:
         """Write an object so that it is whole or absent, as far as the place allows.
 
         Raises:
             FileExistsError: there is one, `replace` is off, and the place can tell.
         """
+        ...
+
+    def put_many(self, uploads: Sequence[Upload], advance: Callable[[int], None]) -> None:
+        """Write several objects, of which nobody must see any particular one first."""
+        ...
+
+    def finish(self, uploads: Sequence[Upload], files: StoreFiles) -> None:
+        """Write the last objects of a version, in their order; `files` are those of the store here."""
         ...
 
 

@@ -19,6 +19,7 @@ BLOCK_ROWS = 64
 def describe_store(path: str | Path | FeatureStore) -> dict[str, Any]:
     """Return recipe, taps, counts, sizes, failures by reason and completeness per split part, as JSON data."""
     store = opened(path, allow_unsealed=True)
+    store.fetch_metadata()
     status = store.status
     taps = {
         name: {

@@ -182,12 +182,17 @@ class ListedRows:
         return columns
 
     def _cells(self, name: str, columns: Sequence[str]) -> list[list[str]]:
-        try:
-            text = read_plain(self._files.locate(name), MAX_TABLE_BYTES).decode()
-            rows = csv.DictReader(io.StringIO(text, newline=""))
-            return [[row[column] or "" for column in columns] for row in rows]
-        except (KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
-            raise self._damaged(name, str(error)) from None
+        path = self._files.locate(name)
+        return listed_cells(read_plain(path, MAX_TABLE_BYTES), columns, str(path))
 
     def _damaged(self, name: str, why: str) -> InputError:
         return InputError(f"{self._files.locate(name)} is damaged: {why}")
+
+
+def listed_cells(table: bytes, columns: Sequence[str], source: str) -> list[list[str]]:
+    """Return some columns of a CSV table, row by row. Raises InputError, which names `source`, if it is damaged."""
+    try:
+        rows = csv.DictReader(io.StringIO(table.decode(), newline=""))
+        return [[row[column] or "" for column in columns] for row in rows]
+    except (KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{source} is damaged: {error}") from None
