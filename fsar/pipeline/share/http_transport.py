@@ -95,6 +95,8 @@ class HttpTransport:
 
     def put(self, location: str, source: Path | bytes, *, replace: bool = False) -> None:
         """Write an object by PUT, as WebDAV servers take it; folders are made by MKCOL."""
+        if not replace and self.size(location) is not None:  # not every server honours If-None-Match
+            raise FileExistsError(f"{location} exists")
         headers = {} if replace else {"If-None-Match": "*"}
         for attempt in range(2):
             size = len(source) if isinstance(source, bytes) else source.stat().st_size
@@ -107,6 +109,8 @@ class HttpTransport:
                 self._make_folders(location)
                 continue
             break
+        if status in (404, 409):  # others are making the same folders at this moment
+            raise TransientError(f"{location}: its folder cannot be made ({status})")
         if status == 412:
             raise FileExistsError(f"{location} exists")
         if status == 405:

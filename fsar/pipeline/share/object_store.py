@@ -42,11 +42,12 @@ class ObjectStoreTransport:
         try:
             result = obstore.get(self._store, self._key(location), options=options or None)  # type: ignore[arg-type]
         except Exception as error:
-            if options and type(error).__name__ == "PreconditionError":  # it has changed: from its beginning then
-                with self.get(location) as body:
-                    yield body
-                return
-            raise _translated(error, location) from None
+            problem = _translated(error, location)
+            if not options or isinstance(problem, NotThereError | PermissionError):
+                raise problem from None
+            with self.get(location) as body:  # it has changed, or the server knows no ranges: from its beginning then
+                yield body
+            return
         meta = result.meta
         yield Body(start if options else 0, int(meta["size"]), str(meta["e_tag"] or ""), _blocks(result, location))
 

@@ -102,7 +102,11 @@ def _without_paths(files: StoreFiles, videos: Sequence[VideoRow]) -> dict[str, b
     layout, _ = read_store(files)
     paths = relative_paths([video.path for video in videos])
     rows = [VideoRow(v.video_id, v.class_name, v.part, path) for v, path in zip(videos, paths, strict=True)]
-    records = {index: _cleaned(record) for index, record in chunk_records(files).items()}
+    names = {video.path: path for video, path in zip(videos, paths, strict=True)}
+    records = {
+        index: {**record, "failures": [_cleaned(failure, videos, names) for failure in record["failures"]]}
+        for index, record in chunk_records(files).items()
+    }
     failures = [
         [rows[row].video_id, rows[row].path, "encode", reason, message]
         for row, reason, message in failures_in(records.values())
@@ -121,8 +125,11 @@ def _without_paths(files: StoreFiles, videos: Sequence[VideoRow]) -> dict[str, b
     return changed
 
 
-def _cleaned(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {**record, "failures": [[row, reason, without_folders(text)] for row, reason, text in record["failures"]]}
+def _cleaned(failure: Sequence[Any], videos: Sequence[VideoRow], names: Mapping[str, str]) -> list[Any]:
+    """Return a failure whose message names its video as the pushed tables do, and no folder of this machine."""
+    row, reason, message = failure
+    own = videos[row].path
+    return [row, reason, without_folders(message.replace(own, names[own]))]
 
 
 def _results(files: StoreFiles, n_videos: int) -> list[tuple[int, int, str]]:

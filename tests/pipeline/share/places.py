@@ -136,9 +136,9 @@ def _aws(port: int) -> dict[str, str]:
 def _rclone(kind: str, folder: Path, *options: str) -> Iterator[int]:
     port, root = free_port(), folder / "root"
     root.mkdir(exist_ok=True)
-    command = [program("rclone"), "serve", kind, str(root), "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "0s"]
-    if kind != "http":
-        command += ["--vfs-cache-mode", "off"]
+    command = [program("rclone"), "serve", kind, str(root), "--addr", f"127.0.0.1:{port}"]
+    if kind == "http":
+        command += ["--dir-cache-time", "0s"]  # its folder changes behind its back
     nothing = {"RCLONE_CONFIG": str(folder / "rclone.conf")}
     with running([*command, *options], port, nothing):
         yield port
