@@ -138,7 +138,7 @@ def encode(
 
 def train_head(
     head: str,
-    store: FeatureStore | PathLike,
+    store: FeatureStore | PathLike | None = None,
     *,
     split: str | Split | None = None,
     text: str | None = None,
@@ -172,8 +172,23 @@ def train_head(
     test_seed: int = 0,
     episodes_file: PathLike | None = None,
     out: PathLike | None = None,
+    finetune: str | None = None,
+    videos: PathLike | None = None,
+    images: str | None = None,
+    size: int | None = None,
+    trainable: str | None = None,
+    backbone_lr: float | None = None,
+    batch_norm: Literal["train", "eval"] | None = None,
+    compat: Literal["fixed", "official"] | None = None,
+    micro_batch: int | None = None,
+    checkpoint_blocks: bool = False,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    jobs: int = 1,
+    decoder: str = "pyav",
 ) -> TrainedHead:
     """Train a head on a feature store, select on its validation part, test on its test part.
+
+    With `finetune` the backbone trains as well, on frames of `videos`.
 
     The arguments are the options of `fsar-train-head` and have their defaults.
 
@@ -181,9 +196,9 @@ def train_head(
         head: Name of the head; `fsar.list_heads()` lists them.
         store: Feature store: open, or its path or address.
         split: Split by name, alias or CSV path; without it the parts recorded in the store.
-        text: Text table of the store, for heads that take text.
+        text: Text table of the store, for heads that take text; with a backbone that trains, a set of templates.
         taps: Tap for an input of the head, where another than the usual one is wanted.
-        frames: Frames a video shows, of those stored. [default: all]
+        frames: Frames a video shows, of those stored. [default: all; 8 where a backbone trains]
         device: cpu, cuda, cuda:1. [default: cuda where there is one]
         features: Where features are read from: resident in memory, or mapped from disk.
         drop_small_classes: Leave classes out that are too small for an episode.
@@ -212,6 +227,20 @@ def train_head(
         test_seed: Of the test episodes; the same for all seeds.
         episodes_file: Saved list of test episodes.
         out: Run folder. [default: runs/<time>-<head>-<split>]
+        finetune: Train this backbone (LIB:NAME/WEIGHTS) with the head, from frames.
+        videos: Where the frames are: a catalog.csv, or packed frames NAME.frames.
+        images: How frames become input: squash, short-side (+flip), or a published pipeline. [default: of the preset]
+        size: Pixels of the input. [default: what the backbone was made for]
+        trainable: What trains of the backbone: all, none, norm, last:N, lora:R. [default: of the preset, else all]
+        backbone_lr: Learning rate of the backbone. [default: of the preset, else a tenth of the head's]
+        batch_norm: Statistics of batch norm: of each call, or those of the weights. [default: of the preset, else
+            train]
+        compat: official keeps the quirks of released training code. [default: official with a published preset]
+        micro_batch: Embed so many frames at once, in two passes: same gradients, little memory.
+        checkpoint_blocks: Keep only the inputs of the backbone's blocks and compute the rest again.
+        precision: Of the backbone's forward passes (autocast).
+        jobs: Processes that decode videos, or threads that read packed frames.
+        decoder: pyav, torchcodec or decord.
 
     Returns:
         The run folders and results, one for each seed; `.head()` is the trained head.
@@ -220,10 +249,11 @@ def train_head(
         InputError: settings, store or episodes that do not fit the head, or a folder that holds another run.
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    from fsar.heads.training.settings import TrainSettings
+    from fsar.heads.finetune.settings import FinetuneSettings
+    from fsar.heads.finetune.setup import prepare
     from fsar.heads.training.train_head import train_head as train
 
-    trained = train(_opened(TrainSettings(**_plain(given))))
+    trained = train(_opened(FinetuneSettings(**_plain(given))), prepare=prepare)
     for note in trained.notes:
         _tell(f"note: {note}", quiet)
     return trained
@@ -266,9 +296,9 @@ def evaluate(
         run: What `train_head` returned, a run folder, the name of a head to test untrained, or a head.
         store: Feature store: open, or its path or address.
         split: Split by name, alias or CSV path; without it the parts recorded in the store.
-        text: Text table of the store, for heads that take text.
+        text: Text table of the store, for heads that take text; with a backbone that trains, a set of templates.
         taps: Tap for an input of the head, where another than the usual one is wanted.
-        frames: Frames a video shows, of those stored. [default: all]
+        frames: Frames a video shows, of those stored. [default: all; 8 where a backbone trains]
         device: cpu, cuda, cuda:1. [default: cuda where there is one]
         features: Where features are read from: resident in memory, or mapped from disk.
         drop_small_classes: Leave classes out that are too small for an episode.
@@ -340,7 +370,7 @@ def train_step(
     )
 
 
-_PATHS = ("out", "episodes_file", "save_episodes")
+_PATHS = ("out", "episodes_file", "save_episodes", "videos")
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 
 import fsar
 from fsar.heads.evaluation.settings import EvaluateSettings
+from fsar.heads.finetune.settings import FinetuneSettings
 from fsar.heads.head import create_head
-from fsar.heads.training.settings import TrainSettings
 from fsar.settings import described
 from tests.heads.stores import ordered_store
 
@@ -26,7 +26,7 @@ def store(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("function", "settings", "first"),
-    [(fsar.train_head, TrainSettings, "head"), (fsar.evaluate, EvaluateSettings, "run")],
+    [(fsar.train_head, FinetuneSettings, "head"), (fsar.evaluate, EvaluateSettings, "run")],
 )
 def test_arguments_defaults_and_docs_are_those_of_the_command(function, settings, first):
     taken = dict(inspect.signature(function).parameters)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("heads", nargs=-1, required=True, metavar="RUN_OR_HEAD...")
-@store_option
+@store_option()
 @settings_options(EvaluateSettings, without=("heads", "store"))
 @click.option(
     "--format",

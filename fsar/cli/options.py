@@ -84,10 +84,10 @@ def settings_options(settings: type[Settings], *, without: Sequence[str] = ()) -
     return add
 
 
-def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--store`, a path or an address."""
+def store_option(*, required: bool = True) -> Decorator:
+    """Return a decorator that adds `--store`, a path or an address."""
     help_text = "Feature store: NAME.zarr, NAME.h5, or an address."
-    return click.option("--store", required=True, type=STORE, help=help_text)(function)
+    return click.option("--store", required=required, type=STORE, help=help_text)
 
 
 def opened(settings: AnySettings, store: Any) -> AnySettings:

@@ -6,13 +6,13 @@ import click
 
 from fsar.cli.common import json_option, run_command, summary
 from fsar.cli.options import opened, settings_options, store_option
-from fsar.heads.training.settings import TrainSettings
+from fsar.heads.finetune.settings import FinetuneSettings
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("head")
-@store_option
-@settings_options(TrainSettings, without=("head", "store"))
+@store_option(required=False)
+@settings_options(FinetuneSettings, without=("head", "store"))
 @click.option(
     "--list-heads",
     is_flag=True,
@@ -25,17 +25,23 @@ from fsar.heads.training.settings import TrainSettings
 def command(as_json: bool, **settings: Any) -> None:
     """Train HEAD on a feature store, select on the validation part, test on the test part.
 
+    With --finetune the backbone trains as well, on frames of --videos.
+
     An interrupted run goes on when the same command is given again, with the same final weights.
 
     \b
     Examples:
       fsar-train-head otam --store ssv2.zarr --split ssv2-cmn --way 5 --shot 1 -o adapter=temporal
       fsar-train-head trx --store ssv2.zarr --split ssv2-otam --shot 5 --preset published --seeds 0,1,2
+      fsar-train-head trx --finetune torchvision:resnet50/IMAGENET1K_V1 --videos ssv2.frames --split ssv2-otam
     """  # noqa: D301 (click reads the backspace)
-    chosen = opened(TrainSettings(**settings), settings["store"])
+    chosen = FinetuneSettings(**settings)
+    if chosen.store is not None:
+        chosen = opened(chosen, chosen.store)
+    from fsar.heads.finetune.setup import prepare
     from fsar.heads.training.train_head import train_head
 
-    trained = train_head(chosen)
+    trained = train_head(chosen, prepare=prepare)
     summary(trained.to_dict(), trained.to_text(), as_json=as_json)
 
 

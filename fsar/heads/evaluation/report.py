@@ -115,7 +115,7 @@ def _aligned(rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
 
 def model_card(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """Return the README of a run folder: what the head is, what it was trained on, how it did, how to use it."""
-    recipe = config["recipe"]
+    recipe = config.get("recipe") or config["start"]  # of the features, or of a backbone that was trained on frames
     backbone = " ".join(str(recipe[key]) for key in ("library", "backbone", "pretrained") if key in recipe)
     shape = config["episodes"]
     notes = "".join(f"- {note}\n" for note in result.get("notes", []))
@@ -127,7 +127,7 @@ def model_card(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 
 - head: `{config["head"]}` ({options})
 - features: {backbone or "unknown backbone"}, taps {", ".join(f"{r} = {t}" for r, t in config["taps"].items())}, \
-{config["n_frames"]} frames; recipe `{config["recipe_id"]}`
+{config["n_frames"]} frames; recipe `{config.get("recipe_id") or config["start_id"]}`
 - trained on {len(config["train_classes"])} classes, {shape["n_way"]}-way {shape["n_shot"]}-shot, preset \
 `{config["preset"]["name"]}`, seed {config["seed"]}
 - test episodes: sha256 `{result.get("episodes_sha256", "-")}`

@@ -22,7 +22,7 @@ def finetune_optimizer(model: EndToEnd, preset: Preset, tuning: Tuning) -> torch
     """
     groups = finetune_groups(model, preset, tuning)
     if preset.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=preset.lr, momentum=preset.momentum)
+        return torch.optim.SGD(groups, lr=preset.lr, momentum=preset.momentum, fused=True)
     kind = torch.optim.Adam if preset.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=preset.lr, betas=preset.betas, fused=True)
 

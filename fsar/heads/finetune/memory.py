@@ -1,6 +1,6 @@
 """Training large backbones in little memory: two passes over chunks of frames, and checkpointed blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -62,6 +62,37 @@ class TwoPass:
                     features = self._tower(flat[rows])
                 torch.autograd.backward([features[role] for role in grads], [grad[rows] for grad in grads.values()])
         self._calls.clear()
+
+
+class LossScale(nn.Module):
+    """The factor that keeps small float16 gradients from vanishing: halved after an overflow, doubled after a while.
+
+    A step whose gradients overflowed changes no weight. The factor is part of the model's state, so that a training
+    that goes on has it; nothing in here waits for the device.
+    """
+
+    scale: Tensor
+    n_whole: Tensor
+
+    def __init__(self, start: float = 2.0**16, *, double_after: int = 2000) -> None:
+        super().__init__()
+        self.double_after = double_after
+        self.register_buffer("scale", torch.tensor(start))
+        self.register_buffer("n_whole", torch.tensor(0))
+
+    def unscale(self, parameters: Iterable[Tensor]) -> Tensor:
+        """Divide the gradients by the factor; return whether one of them overflowed, 0.0 or 1.0."""
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        torch._foreach_mul_(grads, 1 / self.scale)
+        return (~torch.isfinite(torch.nn.utils.get_total_norm(grads))).float()
+
+    def update(self, overflowed: Tensor) -> None:
+        """Set the factor for the next step."""
+        self.n_whole.copy_(torch.where(overflowed > 0, 0, self.n_whole + 1))
+        grows = self.n_whole >= self.double_after
+        self.n_whole.copy_(torch.where(grows, 0, self.n_whole))
+        factor = torch.where(overflowed > 0, 0.5, torch.where(grows, 2.0, 1.0))
+        self.scale.mul_(factor)
 
 
 def checkpoint_blocks(tower: Tower) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
+from fsar.heads.finetune.memory import LossScale
 from fsar.heads.finetune.tower import Tower
 from fsar.heads.head import Head, Losses, Outputs
 
@@ -23,9 +24,10 @@ class EndToEnd(nn.Module):
     order: batch norm in training mode normalises each by itself, and its running statistics move twice an episode.
     """
 
-    def __init__(self, tower: Tower, head: Head) -> None:
+    def __init__(self, tower: Tower, head: Head, loss_scale: LossScale | None = None) -> None:
+        """Join the two; a `loss_scale` is for steps in float16."""
         super().__init__()
-        self.tower, self.head = tower, head
+        self.tower, self.head, self.loss_scale = tower, head, loss_scale
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
         """Return logits (B, Q, N) for a batch of frames."""

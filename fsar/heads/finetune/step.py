@@ -1,6 +1,6 @@
 """One optimiser step of a backbone and a head: the gradients of its episodes, one episode at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -14,6 +14,7 @@ from fsar.heads.finetune.model import EndToEnd, Task
 from fsar.heads.finetune.tuning import Tuning
 from fsar.heads.head import Losses, Outputs
 from fsar.heads.recipes.presets import Preset
+from fsar.heads.training.step import StepMonitor, clip_gradients, update_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,56 @@ class TaskReport:
     outputs: Outputs = field(default_factory=dict)
     scaled: Tensor = field(default_factory=lambda: torch.zeros(()))
     """The number that was back-propagated."""
-    n_right: Tensor | None = None
-    """Queries answered rightly, a scalar on the device; None for pairs."""
+    accuracy: Tensor | None = None
+    """Fraction of queries classified correctly, a scalar on the device; None for pairs."""
+
+
+def train_step(
+    model: EndToEnd,
+    tasks: Iterable[Task],
+    optimizer: torch.optim.Optimizer,
+    preset: Preset,
+    tuning: Tuning,
+    *,
+    step: int,
+    memory: Memory = Memory(),
+    monitor: StepMonitor | None = None,
+    before_task: Callable[[int], None] | None = None,
+) -> list[TaskReport]:
+    """Do step number `step` of a training and return what its tasks gave.
+
+    The learning rate is that of the step's last task, as in all published loops.
+
+    Args:
+        model: On the device of the tasks.
+        tasks: Of frames, in order; one at a time is held.
+        optimizer: By `finetune_optimizer`.
+        preset: Says by what losses are divided, the learning rate, and how far gradients are clipped.
+        tuning: Says which tasks a step has and how batch norm behaves.
+        step: From 0.
+        memory: How to spare it.
+        monitor: Takes down loss terms, accuracy and whether anything was not finite.
+        before_task: Called with the number of each task, to set random generators.
+    """
+    numbers = tuning.episodes_of(step, preset.episodes_per_step)
+    set_rates(optimizer, learning_rate(preset, tuning, step))
+    optimizer.zero_grad(set_to_none=True)
+    reports = backward(model, tasks, preset, tuning, first=numbers[0], memory=memory, before_task=before_task)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    overflowed = model.loss_scale.unscale(parameters) if model.loss_scale is not None else None
+    norm = clip_gradients(parameters, preset.clip_norm)
+    if monitor is not None:
+        monitor.record(*mean_of(reports), norm if overflowed is None else torch.where(overflowed > 0, 0.0, norm))
+    update_weights(optimizer, monitor, overflowed)
+    if model.loss_scale is not None and overflowed is not None:
+        model.loss_scale.update(overflowed)
+    return reports
+
+
+def learning_rate(preset: Preset, tuning: Tuning, step: int) -> float:
+    """Return the rate of a step: that of its last task."""
+    last = tuning.episodes_of(step, preset.episodes_per_step)[-1] // tuning.processes
+    return preset.lr * preset.schedule.factor(last, preset.n_episodes)
 
 
 def backward(
@@ -47,44 +96,35 @@ def backward(
     *,
     first: int = 0,
     memory: Memory = Memory(),
-    scaler: torch.amp.GradScaler | None = None,
+    before_task: Callable[[int], None] | None = None,
 ) -> list[TaskReport]:
-    """Add the gradients of the tasks of one step to those of the parameters.
+    """Add the gradients of the tasks of one step, numbered from `first`, to those of the parameters.
 
     Tasks come one by one, so that only one of them is in memory, and batch norm sees one at a time: its running
     statistics move with every task and not with every step.
-
-    Args:
-        model: Its parameters receive the gradients.
-        tasks: Of frames.
-        preset: Says by what the loss of a task is divided.
-        tuning: Says how batch norm behaves.
-        first: Number of the first task in the training.
-        memory: How to spare it.
-        scaler: For fp16.
     """
     reports = []
     for number, task in enumerate(tasks, first):
         model.tower.batch_norm = tuning.batch_norm_at(number)
         model.train()
-        reports.append(_backward(model, task, _divisor(preset, tuning), memory, scaler))
+        if before_task is not None:
+            before_task(number)
+        reports.append(_backward(model, task, _divisor(preset, tuning), memory))
     return reports
 
 
 def _divisor(preset: Preset, tuning: Tuning) -> float:
-    if tuning.divisor is not None:
-        return tuning.divisor
-    return float(preset.episodes_per_step) if preset.reduction == "mean" else 1.0
+    in_one_process = float(preset.episodes_per_step) if preset.reduction == "mean" else 1.0
+    return (in_one_process if tuning.divisor is None else tuning.divisor) * tuning.processes
 
 
-def _backward(
-    model: EndToEnd, task: Task, divisor: float, memory: Memory, scaler: torch.amp.GradScaler | None
-) -> TaskReport:
+def _backward(model: EndToEnd, task: Task, divisor: float, memory: Memory) -> TaskReport:
     embed = TwoPass(model.tower, memory.micro_batch) if memory.micro_batch else None
     with _precision(model, memory):
         losses, outputs = model.losses(task, embed)
     scaled = losses["total"].float() / divisor
-    (scaler.scale(scaled) if scaler else scaled).backward()  # type: ignore[no-untyped-call]
+    loss = scaled if model.loss_scale is None else scaled * model.loss_scale.scale
+    loss.backward()  # type: ignore[no-untyped-call]
     if embed is not None:
         embed.finish(_precision(model, memory))
     return _report(task, losses, outputs, scaled)
@@ -104,37 +144,13 @@ def _report(task: Task, losses: Losses, outputs: Outputs, scaled: Tensor) -> Tas
         scaled.detach(),
     )
     if not isinstance(task, PairBatch):
-        report.n_right = (outputs["logits"].detach().argmax(-1) == task[1].query_labels).sum()
+        right = outputs["logits"].detach().argmax(-1) == task[1].query_labels
+        report.accuracy = right.float().mean()
     return report
 
 
-def train_step(
-    model: EndToEnd,
-    tasks: Iterable[Task],
-    optimizer: torch.optim.Optimizer,
-    preset: Preset,
-    tuning: Tuning,
-    *,
-    step: int,
-    memory: Memory = Memory(),
-) -> tuple[list[TaskReport], Tensor]:
-    """Do step number `step` of a training; return what its tasks gave and the norm of the gradient before clipping.
-
-    The learning rate is that of the step's last task, as in all published loops.
-    """
-    numbers = tuning.episodes_of(step, preset.episodes_per_step)
-    set_rates(optimizer, preset.lr * preset.schedule.factor(numbers[-1], preset.n_episodes))
-    optimizer.zero_grad(set_to_none=True)
-    reports = backward(model, tasks, preset, tuning, first=numbers[0], memory=memory)
-    norm = clip(model, preset.clip_norm)
-    optimizer.step()
-    return reports, norm
-
-
-def clip(model: EndToEnd, largest: float | None) -> Tensor:
-    """Return the norm of the gradient of all parameters together, after limiting it if a limit is given."""
-    grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads)
-    if largest is not None:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), largest, norm)
-    return norm
+def mean_of(reports: list[TaskReport]) -> tuple[Losses, Tensor | None]:
+    """Return the means of the loss terms and of the accuracies over the tasks of a step."""
+    losses = {name: torch.stack([report.losses[name] for report in reports]).mean() for name in reports[0].losses}
+    accuracies = [report.accuracy for report in reports if report.accuracy is not None]
+    return losses, torch.stack(accuracies).mean() if accuracies else None

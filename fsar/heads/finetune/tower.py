@@ -46,11 +46,11 @@ class Tower(nn.Module):
         return {role: features[tap].reshape(*lead, *features[tap].shape[1:]) for role, tap in self.taps.items()}
 
     def train(self, mode: bool = True) -> "Tower":
-        """Set the mode; batch norm follows `batch_norm`."""
+        """Set the mode; batch norm follows `batch_norm`, and keeps its statistics where its weights are frozen."""
         super().train(mode)
-        if self.batch_norm == "eval":
-            for module in batch_norms(self.module):
-                module.eval()
+        for norm in batch_norms(self.module):
+            if self.batch_norm == "eval" or not any(weight.requires_grad for weight in norm.parameters()):
+                norm.eval()
         return self
 
     @property

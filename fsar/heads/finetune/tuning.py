@@ -26,10 +26,15 @@ class Tuning:
     """
     short_first_step: bool = False
     """TRX, STRM and CLIP-MEI count episodes from one: with compat="official" their first step has one episode less."""
+    processes: int = 1
+    """Processes of the published run, which average their gradients: a step takes the episodes of all of them, and the
+    schedule counts those of one."""
     divisor: float | None = None
-    """What an episode's loss is divided by; None for the number of episodes of a step, or 1 where a recipe sums."""
+    """What a loss is divided by in one process; None for the episodes of a step, or 1 where a recipe sums them."""
 
     def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise InputError(f"processes must be at least 1, got {self.processes}")
         if self.backbone_rate < 0:
             raise InputError(f"the backbone's share of the learning rate must be at least 0, got {self.backbone_rate}")
         if self.divisor is not None and self.divisor <= 0:
@@ -43,8 +48,9 @@ class Tuning:
 
     def episodes_of(self, step: int, episodes_per_step: int) -> range:
         """Return the numbers of the episodes of a step."""
-        shift = 1 if self.short_first_step and self.compat == "official" else 0
-        return range(max(step * episodes_per_step - shift, 0), (step + 1) * episodes_per_step - shift)
+        n = episodes_per_step * self.processes
+        shift = 1 if self.short_first_step and self.compat == "official" and n > 1 else 0
+        return range(max(step * n - shift, 0), (step + 1) * n - shift)
 
     def describe(self) -> Mapping[str, Any]:
         """Return the settings for a config file."""

@@ -27,11 +27,11 @@ class ReadSettings(Settings):
     split: SplitLike | None = None
     """Split by name, alias or CSV path; without it the parts recorded in the store."""
     text: str | None = None
-    """Text table of the store, for heads that take text."""
+    """Text table of the store, for heads that take text; with a backbone that trains, a set of templates."""
     taps: Annotated[Mapping[str, str], Spelling(("--tap",), "ROLE=TAP")] = field(default_factory=dict)
     """Tap for an input of the head, where another than the usual one is wanted."""
     frames: Count | None = None
-    """Frames a video shows, of those stored. [default: all]"""
+    """Frames a video shows, of those stored. [default: all; 8 where a backbone trains]"""
     device: str | None = None
     """cpu, cuda, cuda:1. [default: cuda where there is one]"""
     features: Literal["auto", "memory", "disk"] = "auto"

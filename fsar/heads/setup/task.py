@@ -53,11 +53,15 @@ class Task:
         """Return the options of the head: `given`, and what its constructor wants to know about the store.
 
         Raises:
-            InputError: fewer classes given than there are to train on.
+            InputError: another width than the features have, or fewer classes than there are to train on.
         """
         first = self.kind.inputs[0]
+        tap = self.taps[first.role]
+        width = feature_width(first, self.store.taps[tap].shape)
+        if given.get("dim") not in (None, width):
+            raise InputError(f"option dim is {given['dim']}, but tap {tap!r} of {self.store.path} has width {width}")
         facts = {
-            "dim": feature_width(first, self.store.taps[self.taps[first.role]].shape),
+            "dim": width,
             "n_frames": self.n_frames,
             "n_classes": pool.n_classes if pool else None,
             "text_dim": self.store.text(self.table).vectors.shape[-1] if self.table else None,

@@ -31,12 +31,15 @@ class StepMonitor:
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.broken = torch.zeros((), device=device)
         """1.0 once a step was broken, on the device: what torch's fused optimisers take as `found_inf`."""
+        self.gradient_norm = torch.zeros((), device=device)
+        """Of the latest step, before it was clipped."""
         self._n_whole = torch.zeros((), dtype=torch.int64, device=device)
         self._first = torch.zeros(2, device=device)
         self._latest: dict[str, Tensor] = {}
 
     def record(self, losses: Losses, accuracy: Tensor | None, gradient_norm: Tensor) -> None:
         """Take down one step."""
+        self.gradient_norm = gradient_norm
         numbers = torch.stack((losses["total"].detach().float(), gradient_norm.float()))
         is_broken = ~torch.isfinite(numbers).all()
         self._first = torch.where(is_broken & (self.broken == 0), numbers, self._first)
@@ -98,7 +101,7 @@ def train_step(
     norm = clip_gradients(parameters, clip_norm)
     if monitor is not None:
         monitor.record(losses, accuracy, norm)
-    _update(optimizer, monitor)
+    update_weights(optimizer, monitor)
     return total.detach()
 
 
@@ -127,12 +130,16 @@ def autocast(device: str | torch.device, amp: bool) -> AbstractContextManager[ob
     return torch.autocast(torch.device(device).type, torch.bfloat16) if amp else nullcontext()
 
 
-def _update(optimizer: Optimizer, monitor: StepMonitor | None) -> None:
-    """Let the optimiser step; a fused one looks at the monitor's flag on the device, as it does for GradScaler."""
-    if monitor is None or not optimizer.defaults.get("fused"):
+def update_weights(optimizer: Optimizer, monitor: StepMonitor | None, overflowed: Tensor | None = None) -> None:
+    """Let the optimiser step, but not where the monitor saw a broken step or the gradients `overflowed`.
+
+    A fused optimiser looks at the flag on the device, as it does for GradScaler.
+    """
+    flags = [flag for flag in (monitor.broken if monitor else None, overflowed) if flag is not None]
+    if not flags or not optimizer.defaults.get("fused"):
         optimizer.step()
         return
-    optimizer.found_inf = monitor.broken  # type: ignore[attr-defined]
+    optimizer.found_inf = torch.stack(flags).amax()  # type: ignore[attr-defined]
     try:
         optimizer.step()
     finally:

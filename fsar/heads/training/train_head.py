@@ -1,6 +1,7 @@
 """Training a head from its settings: one run for each seed, and what came of them."""
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fsar.heads.head import Head, head_type
 from fsar.heads.recipes.presets import Preset, get_preset
 from fsar.heads.run_folder import load_head
 from fsar.heads.setup.options import typed_options
+from fsar.heads.setup.task import Task
 from fsar.heads.training.experiment import Experiment, Trainer, run
 from fsar.heads.training.settings import TrainSettings
 
@@ -70,34 +72,46 @@ class TrainedHead:
         return [result["accuracy"] for result in self.results if result["accuracy"] is not None]
 
 
-def train_head(settings: TrainSettings, *, trainer: Trainer | None = None) -> TrainedHead:
+Prepare = Callable[[TrainSettings], tuple[Experiment, Trainer | None]]
+"""From settings to an experiment, and a trainer where it is not a head on the features of a store."""
+
+
+def train_head(settings: TrainSettings, *, prepare: Prepare | None = None) -> TrainedHead:
     """Train, select on the validation part and test, once for each seed. An unfinished run goes on.
+
+    Args:
+        settings: What to train.
+        prepare: Called for each seed, for training may change what it prepared; None for heads on features.
 
     Raises:
         InputError: settings, store or episodes that do not fit the head, or a folder that holds another run.
         KeyboardInterrupt: asked to stop; the state is saved.
     """
-    experiment = make_experiment(settings)
     seeds = settings.seeds or (settings.seed,)
     folders, results = [], []
     for seed in seeds:
         out = settings.out / f"seed-{seed}" if settings.out and len(seeds) > 1 else settings.out
-        folder, result = run(replace(experiment, seed=seed, notes=[]), out, trainer=trainer, quiet=settings.quiet)
+        experiment, trainer = prepare(settings) if prepare else (make_experiment(settings), None)
+        folder, result = run(replace(experiment, seed=seed), out, trainer=trainer, quiet=settings.quiet)
         folders.append(folder.path)
         results.append(result)
     return TrainedHead(tuple(folders), tuple(results))
 
 
-def make_experiment(settings: TrainSettings) -> Experiment:
-    """Return what the settings mean for a store: everything that all seeds share.
+def make_experiment(settings: TrainSettings, *, task: Task | None = None, preset: Preset | None = None) -> Experiment:
+    """Return what the settings mean: everything that all seeds share.
+
+    Args:
+        settings: Of the training.
+        task: What the head gets; None for that from the store.
+        preset: The recipe; None for the chosen one.
 
     Raises:
         InputError: something that the head or a setting needs is missing.
     """
     options = typed_options(settings.head, settings.options)
-    task = settings.task(settings.head, settings.opened(), val_share=settings.val_share)
-    n_shot = settings.shot if isinstance(settings.shot, int) else max(settings.shot)
-    preset = _preset(settings, task.parts.name, n_shot)
+    task = task or settings.task(settings.head, settings.opened(), val_share=settings.val_share)
+    preset = preset or chosen_preset(settings, task.parts.name)
     query = preset.n_query if settings.query is None else settings.query
     plan = Plan(
         EpisodeShape(settings.way, settings.shot, settings.test_query),
@@ -120,8 +134,9 @@ def make_experiment(settings: TrainSettings) -> Experiment:
     )
 
 
-def _preset(settings: TrainSettings, split: str, n_shot: int) -> Preset:
+def chosen_preset(settings: TrainSettings, split: str) -> Preset:
     """Return the recipe with what the settings change; a changed length stretches the schedule of `cached`."""
+    n_shot = settings.shot if isinstance(settings.shot, int) else max(settings.shot)
     preset = get_preset(settings.preset, settings.head, split, n_shot=n_shot)
     if head_type(settings.head).training_unit == "pairs":
         preset = preset.of_pairs()

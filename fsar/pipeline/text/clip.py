@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fsar.errors import InputError
-from fsar.pipeline.backbones import load_backbone
+from fsar.pipeline.backbones import Backbone, load_backbone
 
 BATCH_SENTENCES = 64
 
@@ -18,10 +18,18 @@ BATCH_SENTENCES = 64
 class ClipTextEncoder:
     """Sentences to the projected, un-normalised text embeddings of a CLIP model in float32."""
 
-    def __init__(self, spec: str, weights: Path | None = None, image_size: int | None = None) -> None:
+    def __init__(
+        self,
+        spec: str,
+        weights: Path | None = None,
+        image_size: int | None = None,
+        *,
+        backbone: Backbone | None = None,
+    ) -> None:
+        """Load the model that `spec` names, or take a `backbone` that is loaded already."""
         import open_clip
 
-        self._backbone = load_backbone(spec, weights=weights, size=image_size)
+        self._backbone = backbone or load_backbone(spec, weights=weights, size=image_size)
         if self._backbone.clip is None:
             raise InputError(f"{spec}: the checkpoint holds the image tower alone; name one with the text tower too")
         self._model: Any = self._backbone.clip.eval()

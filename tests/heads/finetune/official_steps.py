@@ -6,7 +6,7 @@ both backbone calls, losses, gradients, parameters and running statistics after 
 
 import json
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fsar.heads.recipes.schedules import Constant, DoubleClock, MultiStep
 from fsar.pipeline.backbones import Backbone, TapPoints
 from fsar.pipeline.backbones.open_clip import _points
 from tests.heads.goldens import without_dropout
+from tests.heads.goldens_vision_language import Leaking
 
 FAMILY = ("clip_fsar", "otam", "hyrsm", "hyrsm_pp", "emp_net")
 """Methods of the CLIP-FSAR code base."""
@@ -233,12 +234,12 @@ class OfficialSteps:
             return
         episode = self.below(f"episode{self.metadata['episode_of_task'][number]}.")
         table = self.tensors[f"text.{part}"]
-        outputs = partial(type(head).outputs, head)
         if self.method == "clip_mei":
-            head.outputs = partial(outputs, query_text=table[episode["query_class_ids"]][None])
+            head.__class__ = Leaking
+            head.query_text = table[episode["query_class_ids"]][None]
         if self.method == "emp_net":
             _, all_text = self._text(number, part, episode["support_labels"], episode["support_class_ids"])
-            head.outputs = partial(outputs, default_text=all_text[0].mean(0))
+            head.overlooked_text = lambda: all_text[0].mean(0)
 
     def our_names(self, official: str) -> str | None:
         """Our name in the model of an official parameter; None for one that our head has no use for."""

@@ -12,6 +12,7 @@ from fsar.heads.batch import PairBatch
 from fsar.heads.finetune.groups import finetune_groups, finetune_optimizer
 from fsar.heads.finetune.model import PIXELS, Embed, EndToEnd, on_features
 from fsar.heads.finetune.step import TaskReport, train_step
+from fsar.heads.training.step import StepMonitor
 from tests.conftest import GOLDENS
 from tests.heads.finetune.official_steps import FAMILY, OfficialSteps
 from tests.heads.goldens_spatial import HCL_TERMS
@@ -45,6 +46,7 @@ class Watched:
         self.after: list[dict[str, Tensor]] = []
         self.reports: list[TaskReport] = []
         self.norms: list[Tensor] = []
+        self.monitor = StepMonitor()
         self.model.tower.register_forward_hook(lambda module, inputs, features: self.calls.append(features))
         self.optimizer = finetune_optimizer(self.model, steps.preset(), steps.tuning())
         self.optimizer.register_step_pre_hook(lambda *_: self.grads.append(self._gradients()))
@@ -62,13 +64,13 @@ class Watched:
                     self.steps.with_official_inputs(self.model.head, start + place)
                     yield task
 
-            reports, norm = train_step(
+            reports = train_step(
                 self.model, with_inputs(), self.optimizer, self.steps.preset(), self.steps.tuning(),
-                step=step, **options,
+                step=step, monitor=self.monitor, **options,
             )  # fmt: skip
             number += len(tasks)
             self.reports += reports
-            self.norms.append(norm)
+            self.norms.append(self.monitor.gradient_norm)
             self.after.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
         return self
 

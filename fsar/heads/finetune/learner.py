@@ -1,0 +1,86 @@
+"""A backbone and a head as the training loop sees them."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fsar.errors import InputError
+from fsar.heads.finetune.model import EndToEnd, Task
+from fsar.heads.finetune.step import Memory, learning_rate, train_step
+from fsar.heads.finetune.trainable import merge_lora
+from fsar.heads.finetune.tuning import Tuning
+from fsar.heads.recipes.presets import Preset
+from fsar.heads.run_folder import save_head
+from fsar.heads.training.loop import seed_step
+from fsar.heads.training.step import StepMonitor
+from fsar.pipeline.backbones import Backbone, save_weights
+
+BACKBONE = "backbone.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneLearner:
+    """What the loop needs of a model that trains end to end."""
+
+    module: EndToEnd
+    optimizer: torch.optim.Optimizer
+    preset: Preset
+    tuning: Tuning
+    memory: Memory
+    seed: int
+    device: str
+
+    def step(self, number: int, batch: Iterator[Task], monitor: StepMonitor) -> float:
+        """Do one step on the episodes of `batch`.
+
+        Raises:
+            InputError: no memory is left.
+        """
+        with _said_out_of_memory():
+            train_step(
+                self.module,
+                batch,
+                self.optimizer,
+                self.preset,
+                self.tuning,
+                step=number,
+                memory=self.memory,
+                monitor=monitor,
+                before_task=lambda episode: seed_step(self.seed, episode, self.device),
+            )
+        return learning_rate(self.preset, self.tuning, number)
+
+    def broken_episodes(self, number: int, batch: Iterator[Task]) -> list[int]:
+        """Return all episodes of the step: to look for the one at fault would move the statistics of batch norm."""
+        return list(self.tuning.episodes_of(number, self.preset.episodes_per_step))
+
+    def save(self, folder: Path) -> None:
+        """Write the head and the backbone."""
+        merge_lora(self.module.tower)
+        save_head(folder, self.module.head)
+        save_backbone(folder / BACKBONE, self.module.tower.backbone)
+
+
+def save_backbone(path: Path, backbone: Backbone) -> None:
+    """Write a backbone as `encode` takes it: a CLIP model with its text tower, as far as that was loaded."""
+    state: Mapping[str, torch.Tensor] = (backbone.clip or backbone.module).state_dict()
+    if backbone.clip is None and backbone.library == "open_clip":
+        state = {f"visual.{name}": tensor for name, tensor in state.items()}
+    save_weights(path, state, metadata={"quick_gelu": "true"} if backbone.quick_gelu else None)
+
+
+@contextlib.contextmanager
+def _said_out_of_memory() -> Iterator[None]:
+    """Say what helps where torch says only that memory is out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise InputError(
+            "out of memory in a training step: embed fewer frames at once with --micro-batch 32 (needs --batch-norm "
+            "eval where the backbone has batch norm), or pass --checkpoint-blocks"
+        ) from error

@@ -1,0 +1,66 @@
+"""Reading the frames of visits from packed frames."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+import numpy as np
+
+from fsar.heads.finetune.visits import Frames, Visit
+from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip, DecodeFailure
+from fsar.pipeline.packs import FramePack
+from fsar.pipeline.store import VideoRow
+from fsar.pipeline.video.clip import VideoError
+
+
+class PackReader:
+    """Reads packed frames in threads: decoding JPEG does not hold Python's lock."""
+
+    def __init__(self, videos: list[VideoRow], pack: FramePack, jobs: int) -> None:
+        self._videos, self._pack = videos, pack
+        self._threads = ThreadPoolExecutor(jobs, thread_name_prefix="fsar-pack")
+
+    def read(self, visits: Sequence[Visit]) -> Iterator[Frames | DecodeFailure]:
+        """Yield the stored frames that the sampler picks among those that are stored."""
+        yield from self._threads.map(self._read, visits)
+
+    def _read(self, visit: Visit) -> Frames | DecodeFailure:
+        video_id = self._videos[visit.row].video_id
+        try:
+            n_stored = self._pack.video(video_id).n_stored
+            frames: Frames = self._pack.frames(video_id, visit.indices(video_id, n_stored))
+            return frames
+        except VideoError as error:
+            return DecodeFailure(error.reason, str(error))
+
+    def __enter__(self) -> PackReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+
+def decode_packed(task: ClipTask) -> DecodedClip:
+    """Return the clip of a video of a pack, whose path the task names; raises VideoError when it cannot be read."""
+    pack = _opened(task.path)
+    video = pack.video(task.video_id)
+    wanted = task.indices(video.n_stored)
+    distinct, slots = np.unique(wanted, return_inverse=True)
+    return DecodedClip(
+        frames=pack.frames(task.video_id, distinct),
+        slots=slots.reshape(wanted.shape),
+        frame_index=video.frame_index[wanted],
+        frame_time=video.frame_time[wanted],
+        n_frames=video.n_frames,
+        sha256=video.source_sha256,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(path: str) -> FramePack:
+    return FramePack.open(path)

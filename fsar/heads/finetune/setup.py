@@ -1,0 +1,168 @@
+"""What `--finetune` asks for, settled before anything trains: videos, backbone, images, class text, what trains."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from fsar.errors import InputError
+from fsar.heads.episodes.split_parts import store_parts
+from fsar.heads.finetune.images import training_images
+from fsar.heads.finetune.live_store import LiveStore
+from fsar.heads.finetune.settings import FinetuneSettings
+from fsar.heads.finetune.step import Memory
+from fsar.heads.finetune.tower import batch_norms
+from fsar.heads.finetune.trainer import FinetuneTrainer
+from fsar.heads.finetune.tuning import Tuning
+from fsar.heads.finetune.videos import VideoSet
+from fsar.heads.head import Head, head_type
+from fsar.heads.recipes.presets import Preset
+from fsar.heads.setup.taps import choose_taps
+from fsar.heads.setup.task import Task
+from fsar.heads.training.experiment import Experiment, Trainer
+from fsar.heads.training.settings import TrainSettings
+from fsar.heads.training.train_head import chosen_preset, make_experiment
+from fsar.pipeline.backbones import Backbone, load_backbone
+from fsar.pipeline.text.tables import class_texts, default_names, make_table
+from fsar.pipeline.text.templates import load_templates
+from fsar.splits import Split, load_split
+
+if TYPE_CHECKING:
+    from fsar.pipeline.store import FeatureStore, TextTable
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+N_FRAMES = 8
+"""Frames a video shows, by default."""
+OWN_RATE = 0.1
+"""Share of the learning rate that the backbone gets by default where no published recipe says otherwise."""
+
+
+def published_tuning(head: str, split: str) -> tuple[Tuning, str]:
+    """Return how the released code of a head trains the backbone on a split, and its images.
+
+    Raises:
+        InputError: no code was released for it.
+    """
+    tables = tomllib.loads((files("fsar.heads.finetune") / "tuning.toml").read_text(encoding="utf-8"))
+    if head not in tables:
+        raise InputError(f"no released code trains a backbone with head {head!r}: leave --preset published out")
+    table = {key: value for key, value in tables[head].items() if not isinstance(value, dict)}
+    table |= tables[head].get(split, {})
+    for key in [key for key in table if key.startswith("images-")]:
+        if split.startswith(key.removeprefix("images-")):
+            table["images"] = table[key]
+        del table[key]
+    images = table.pop("images")
+    return Tuning(**table, compat="official"), images
+
+
+def prepare(settings: TrainSettings) -> tuple[Experiment, Trainer | None]:
+    """Return the experiment that settings describe, and its trainer where a backbone trains.
+
+    Raises:
+        InputError: anything that cannot work, before any training.
+    """
+    if not isinstance(settings, FinetuneSettings) or settings.finetune is None:
+        return make_experiment(settings), None
+    table = load_split(settings.split) if isinstance(settings.split, str) else settings.split
+    preset = chosen_preset(settings, table.name if table else "")
+    task, trainer = finetune_task(settings, preset, table)
+    return make_experiment(settings, task=task, preset=preset), trainer
+
+
+def finetune_task(settings: FinetuneSettings, preset: Preset, split: Split | None) -> tuple[Task, FinetuneTrainer]:
+    """Return the task of a head on videos, and its trainer.
+
+    A published recipe brings the images and the backbone's settings of its code along.
+    """
+    name, kind = settings.head, head_type(settings.head)
+    assert settings.finetune is not None
+    assert settings.videos is not None
+    videos, n_frames = VideoSet.open(settings.videos, split), settings.frames or N_FRAMES
+    backbone = load_backbone(settings.finetune, size=settings.size)
+    tuning, images_name = _tuning(name, preset, settings, split)
+    _check(backbone, tuning, settings)
+    images = training_images(settings.images or images_name, backbone)
+    tables = _class_text(name, kind, videos, backbone, split, settings.text)
+    store = cast("FeatureStore", LiveStore(videos, backbone, images, n_frames=n_frames, text=tables))
+    parts = store_parts(store, split, allow_duplicates=settings.allow_duplicates)
+    if settings.val_share is not None:
+        parts = parts.with_val_share(settings.val_share)
+    chosen = _taps(name, kind, store, backbone, settings.taps)
+    task = Task(store, parts, name, kind, chosen, next(iter(tables), None), n_frames, settings.chosen_device())
+    trainer = FinetuneTrainer(
+        videos,
+        backbone,
+        images,
+        tuning,
+        Memory(settings.micro_batch, AUTOCAST[settings.precision]),
+        checkpointing=settings.checkpoint_blocks,
+        jobs=settings.jobs,
+        decoder=settings.decoder,
+        text=tables,
+    )
+    return task, trainer
+
+
+def _tuning(name: str, preset: Preset, options: FinetuneSettings, split: Split | None) -> tuple[Tuning, str]:
+    """Return the settings of the backbone and the name of its images: the recipe's, and what the user says instead."""
+    if preset.heads:
+        tuning, images = published_tuning(name, preset.split or (split.name if split else ""))
+    else:
+        tuning, images = Tuning(backbone_rate=OWN_RATE), "squash"
+    changes: dict[str, Any] = {
+        "trainable": options.trainable,
+        "batch_norm": options.batch_norm,
+        "compat": options.compat,
+        "backbone_rate": None if options.backbone_lr is None else options.backbone_lr / preset.lr,
+    }
+    return replace(tuning, **{key: value for key, value in changes.items() if value is not None}), images
+
+
+def _check(backbone: Backbone, tuning: Tuning, options: FinetuneSettings) -> None:
+    """Refuse what would fail in the first step."""
+    if options.micro_batch and tuning.batch_norm != "eval" and batch_norms(backbone.module):
+        raise InputError(
+            f"--micro-batch cuts a call of the backbone into chunks, and {backbone.name} normalises each call by its "
+            "own frames: pass --batch-norm eval, or --checkpoint-blocks, which keeps the calls whole"
+        )
+
+
+def _class_text(
+    name: str, kind: type[Head], videos: VideoSet, backbone: Backbone, split: Split | None, text: str | None
+) -> "dict[str, TextTable]":
+    """Return the text table for a head that needs one, or is given one: of the backbone's own text tower, frozen."""
+    from fsar.pipeline.text.clip import ClipTextEncoder
+
+    if text is not None and kind.text == "none":
+        raise InputError(f"head {name!r} takes no text; leave --text out")
+    if text is None and kind.text != "required":
+        return {}
+    if backbone.clip is None:
+        raise InputError(
+            f"head {name!r} needs class text from the text tower of the backbone, and {backbone.library}:"
+            f"{backbone.name} ({backbone.pretrained}) has none: start from an open_clip model with both towers"
+        )
+    templates = load_templates(text or ("emp-net" if name == "emp-net" else "clip-fsar"))
+    rows = class_texts(cast("FeatureStore", videos), split=split, names=default_names(templates))
+    table = make_table(templates.name, ClipTextEncoder("", backbone=backbone), rows, templates)
+    return {table.name: table}
+
+
+def _taps(
+    name: str, kind: type[Head], store: "FeatureStore", backbone: Backbone, taps: Mapping[str, str] | None
+) -> dict[str, str]:
+    try:
+        return choose_taps(name, kind, store, taps)
+    except InputError as error:
+        missing = [item for item in kind.inputs if item.role not in (taps or {})]
+        if taps and not missing:
+            raise
+        wanted = ", ".join(f"{' or '.join(item.taps)} {item.shape}" for item in missing)
+        raise InputError(
+            f"head {name!r} reads {wanted}, which {backbone.library}:{backbone.name} does not have (it has "
+            f"{', '.join(tap for tap in store.taps if not tap.endswith('.raw'))}): choose another backbone"
+        ) from error
