@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError, unknown_name
-from fsar.splits.names import PARTS
+from fsar.splits.names import PARTS, part_of_word
 from fsar.splits.split import Split
 
 COLUMNS = ("part", "class", "video_id")
@@ -27,10 +27,12 @@ def read_split_csv(path: str | Path, *, name: str | None = None) -> Split:
 
 
 def _read_parts(rows: Any, path: Path) -> dict[str, dict[str, list[str] | None]]:
-    header = [cell.strip() for cell in next(rows, [])]
+    header = [cell.strip().lower() for cell in next(rows, [])]
     lacking = [column for column in COLUMNS[:2] if column not in header]
     if lacking:
-        raise InputError(f"{path}, line 1: the header must be part,class,video_id, got {','.join(header) or 'nothing'}")
+        found = ",".join(header) or "nothing"
+        hint = other_separator(found)
+        raise InputError(f"{path}, line 1: the header must be part,class,video_id, got {found}{hint}")
     parts: dict[str, dict[str, list[str] | None]] = {part: {} for part in PARTS}
     for cells in rows:
         if any(cell.strip() for cell in cells):
@@ -49,10 +51,19 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} must be UTF-8 text: byte {error.start} is not") from None
 
 
+def other_separator(header: str) -> str:
+    """Return what to say of a header whose cells something other than commas separates; empty if they do."""
+    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if separator in header:
+            return f" (it is separated by {name}: write commas)"
+    return ""
+
+
 def _add_row(parts: dict[str, dict[str, list[str] | None]], row: dict[str, str], where: str) -> None:
-    part, name, video_id = row.get("part", ""), row.get("class", ""), row.get("video_id", "")
-    if part not in PARTS:
-        raise InputError(f"{where}: {unknown_name('part', part, PARTS)}")
+    said, name, video_id = row.get("part", ""), row.get("class", ""), row.get("video_id", "")
+    part = part_of_word(said)
+    if part is None:
+        raise InputError(f"{where}: {unknown_name('part', said, PARTS)}")
     if not name:
         raise InputError(f"{where}: the class is empty")
     classes = parts[part]

@@ -199,7 +199,7 @@ def test_folder_takes_part_folders_only_if_they_share_no_class(tmp_path):
     touch(root, "test/Walk/3.webm")
     catalog, report = index_dataset("folder", videos=root)
     assert {row.part for row in catalog.rows} == {""}
-    assert report.notes == ["train, val and test share classes: no parts set"]
+    assert report.notes == ["test and train share classes: no parts set"]
 
 
 @pytest.mark.parametrize("dataset", ["hmdb51", "ucf101", "kinetics", "folder"])

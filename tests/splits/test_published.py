@@ -117,3 +117,62 @@ def test_class_names_from_lines(lists):
     assert read_class_names(path) == {"train0": "bending sth", "test1": "closing, slowly"}
     with pytest.raises(InputError, match="line 1: must be like"):
         read_class_names(lists(bad__txt="bending\n")[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "ApplyEyeMakeup/v_A_g08_c01.avi 1\nArchery/v_B_g08_c01.avi 3\n",
+            {"ApplyEyeMakeup": ["v_A_g08_c01"], "Archery": ["v_B_g08_c01"]},
+        ),
+        (
+            "ApplyEyeMakeup/v_A_g01_c01.avi\nArchery/v_B_g01_c01.avi\n",
+            {"ApplyEyeMakeup": ["v_A_g01_c01"], "Archery": ["v_B_g01_c01"]},
+        ),
+        (
+            "ApplyEyeMakeup/v_A_g08_c01 120 0\nArchery/v_B 99 1\n",
+            {"ApplyEyeMakeup": ["v_A_g08_c01"], "Archery": ["v_B"]},
+        ),
+        ("data/rawframes/Clean and Jerk/v 1\t30 7\n", {"Clean and Jerk": ["v 1"]}),
+        ("videos/run/x.y.MP4 4\nvideos/sit/z.webm 5\n", {"run": ["x.y"], "sit": ["z"]}),
+        ("run/a 1\nrun/b\n", {"run": ["a 1", "b"]}),  # not every line has a number: it belongs to the name
+        ("run/a.mp4\nrun/b\n", {"run": ["a", "b"]}),
+        ("1 ApplyEyeMakeup\n2 Archery\n", {"ApplyEyeMakeup": None, "Archery": None}),
+    ],
+)
+def test_lists_of_ucf101_and_mmaction(lists, text, expected):
+    assert import_lists(lists(trainlist01__txt=text), name="mine").parts["train"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("v_A_g08_c01.avi 1\n", r"line 1: a video without the folder of its class: must be class/video, got 'v_A"),
+        ("v_A_g08_c01.avi\n", "line 1: a video without the folder of its class"),
+        (
+            "run/a.mp4 1\nb.mp4 1\n",
+            r"line 2: a video without the folder of its class: must be class/video, got 'b\.mp4'",
+        ),
+        ("videos/a.mp4 1\nvideos/b.mp4 2\n", r"line 2: label 2 in folder 'videos', which has label 1 in .*line 1"),
+    ],
+)
+def test_lists_that_name_no_class_are_refused_with_their_line(lists, text, message):
+    with pytest.raises(InputError, match=message):
+        import_lists(lists(trainlist01__txt=text), name="bad")
+
+
+def test_parts_and_headings_may_have_capitals_and_longer_words(lists):
+    paths = lists(mine__csv="Part,Class,Video_ID\nTraining,walk,1\nVALIDATION,run,2\nTest,sit,*\n")
+    assert import_lists(paths, name="mine").parts == {
+        "train": {"walk": ["1"]},
+        "val": {"run": ["2"]},
+        "test": {"sit": None},
+    }
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_another_separator_is_named(lists, separator, name):
+    paths = lists(mine__csv=separator.join(("part", "class", "video_id")) + "\n")
+    with pytest.raises(InputError, match=f"it is separated by {name}: write commas"):
+        import_lists(paths, name="mine")

@@ -71,7 +71,7 @@ def test_a_user_csv_is_read(tmp_path):
         ("part,class\ntrain," + "x" * 200_000, "not CSV: field larger than"),
         ("train,walk,1\n", r"mine\.csv, line 1: the header must be part,class,video_id, got train,walk,1"),
         ("", "got nothing"),
-        ("part,class,video_id\nvalid,walk,1\n", r"line 2: unknown part 'valid': did you mean val"),
+        ("part,class,video_id\nvald,walk,1\n", r"line 2: unknown part 'vald': did you mean val"),
         ("part,class,video_id\ntrain,walk,1\ntrain,,1\n", "line 3: the class is empty"),
         ("part,class,video_id\ntrain,walk,1,9\n", "line 2: 4 columns, the header has 3"),
         ("part,class,video_id\ntrain,walk,1\ntrain,walk,*\n", "line 3: class 'walk' is given whole and by its videos"),

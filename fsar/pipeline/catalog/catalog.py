@@ -9,7 +9,8 @@ from pathlib import Path
 from fsar.errors import InputError
 from fsar.files import write_atomic
 from fsar.splits import PARTS, Split, match_videos
-from fsar.splits.names import natural_key
+from fsar.splits.custom import other_separator
+from fsar.splits.names import natural_key, part_of_word
 
 COLUMNS = ("video_id", "path", "class", "bytes", "part")
 NO_PART = ""
@@ -116,33 +117,47 @@ def select_rows(catalog: Catalog, split: Split | None = None) -> list[CatalogRow
 
 
 def read_rows(path: Path, *, base: Path, required: Sequence[str]) -> list[tuple[int, CatalogRow]]:
-    """Return (line number, row) for each line of a CSV of videos. An id that is not given is the file's stem."""
+    """Return (line number, row) for each line of a CSV of videos. An id that is not given is the file's stem.
+
+    Names may begin and end with blanks: cells are taken as they are, unless the header has blanks after commas, too.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")  # names may hold \r and \n: nothing is translated
-        reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} must be UTF-8 text: byte {error.start} is not") from None
+    first_line = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", skipinitialspace=", " in first_line)
     try:
-        lacking = [column for column in required if column not in (reader.fieldnames or ())]
-        if lacking:
-            raise InputError(f"{path}, line 1: no column {lacking[0]!r}; the header must have {','.join(required)}")
+        _check_header(reader, first_line, required, path)
         return [(reader.line_num, _row(cells, base, f"{path}, line {reader.line_num}")) for cells in reader]
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
 
 
+def _check_header(reader: "csv.DictReader[str]", first_line: str, required: Sequence[str], path: Path) -> None:
+    """Give the columns their names in small letters; InputError if one lacks."""
+    names = [name.strip().lower() for name in reader.fieldnames or ()]
+    lacking = [column for column in required if column not in names]
+    if lacking:
+        hint = other_separator(first_line)
+        found = f", got {first_line.strip()!r}{hint}" if first_line.strip() else ""
+        raise InputError(f"{path}, line 1: no column {lacking[0]!r}; the header must have {','.join(required)}{found}")
+    reader.fieldnames = names
+
+
 def _row(cells: dict[str, str | None], base: Path, where: str) -> CatalogRow:
     if "" in cells:
         raise InputError(f"{where}: more cells than the header has")
-    path, name, size, part = (str(cells.get(key) or "").strip() for key in ("path", "class", "bytes", "part"))
-    if not path or not name:
-        raise InputError(f"{where}: {'class' if path else 'path'} is empty")
-    if part not in (*PARTS, NO_PART):
-        raise InputError(f"{where}: part must be train, val, test or empty, got {part!r}")
-    if not (size or "0").isdecimal():
+    path, name, size, said = (str(cells.get(key) or "") for key in ("path", "class", "bytes", "part"))
+    if not path.strip() or not name.strip():
+        raise InputError(f"{where}: {'class' if path.strip() else 'path'} is empty")
+    part = part_of_word(said) if said.strip() else NO_PART
+    if part is None:
+        raise InputError(f"{where}: part must be train, val, test or empty, got {said!r}")
+    if not (size.strip() or "0").isdecimal():
         raise InputError(f"{where}: bytes must be a whole number, got {size!r}")
-    video_id = str(cells.get("video_id") or "").strip() or Path(path).stem
-    return CatalogRow(video_id, (base / path).absolute(), name, int(size or 0), part)
+    video_id = str(cells.get("video_id") or "") or Path(path).stem
+    return CatalogRow(video_id, (base / path).absolute(), name, int(size.strip() or 0), part)
 
 
 def _relative(path: Path, base: Path) -> Path:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import CatalogRow, check_unique
-from fsar.pipeline.catalog.media import Scan, media_in
+from fsar.pipeline.catalog.media import LeftOut, Scan, media_below
 from fsar.splits import class_key
 
 PART_OF_FILE = {"train": "train", "validation": "test"}
@@ -25,23 +25,28 @@ class Entry(NamedTuple):
 def scan_ssv2(videos: Path, annotations: Path) -> Scan:
     """Return the annotated videos that are in `videos`, class = template without brackets.
 
-    `part` is train or test by annotation file when the files share no class, else empty.
+    Videos may lie in folders below `videos`. `part` is train or test by annotation file when the files share no class,
+    else empty.
     """
     entries = read_annotations(annotations)
     media: dict[str, tuple[Path, int]] = {}
-    for stem, path, size in media_in(videos):
+    left_out = LeftOut()
+    for stem, path, size in media_below(videos, left_out):
         check_unique([(stem, str(media[stem][0])), (stem, str(path))] if stem in media else [])
         media[stem] = (path, size)
-    disjoint = _files_are_disjoint(entries)
+    disjoint = _parts_are_known(entries)
     found = [entry for entry in entries if entry.video_id in media]
     if not found:
         example = f"{entries[0].video_id}.webm"
-        raise InputError(f"{videos} has none of the {len(entries)} annotated videos (no {example}, for example)")
+        beside = "".join(f"; {note}" for note in left_out.notes())
+        raise InputError(
+            f"{videos} has none of the {len(entries)} annotated videos (no {example}, for example){beside}"
+        )
     rows = [CatalogRow(entry.video_id, *_at(media, entry), entry.part if disjoint else "") for entry in found]
     missing = [(entry.video_id, entry.class_name) for entry in entries if entry.video_id not in media]
     n_other = len(media) - len(found)
     notes = [f"{n_other} videos on disk have no annotation: left out"] if n_other else []
-    return Scan(rows, missing, notes)
+    return Scan(rows, missing, notes + left_out.notes())
 
 
 def read_annotations(folder: Path) -> list[Entry]:
@@ -73,11 +78,10 @@ def _at(media: dict[str, tuple[Path, int]], entry: Entry) -> tuple[Path, str, in
     return path, entry.class_name, size
 
 
-def _files_are_disjoint(entries: list[Entry]) -> bool:
-    keys = {
-        part: {class_key(entry.class_name) for entry in entries if entry.part == part} for part in ("train", "test")
-    }
-    return all(keys.values()) and not keys["train"] & keys["test"]
+def _parts_are_known(entries: list[Entry]) -> bool:
+    """Whether no class is in both annotation files; so it is where there is one alone."""
+    train, test = ({class_key(e.class_name) for e in entries if e.part == part} for part in ("train", "test"))
+    return not train & test
 
 
 def _find(folder: Path, word: str) -> Path | None:

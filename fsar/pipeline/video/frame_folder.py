@@ -58,6 +58,11 @@ def is_picture(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
 
 
+def is_flow(name: str) -> bool:
+    """Tell whether pictures of this name hold optical flow, where others stand beside them."""
+    return _FLOW.fullmatch(_NUMBER.sub("#", name).lower()) is not None
+
+
 def _frames_among(files: list[Path], folder: Path) -> list[Path]:
     """Return the files of the one kind that can be the frames; names of a kind differ in their numbers alone."""
     kinds: dict[tuple[str, str], list[Path]] = defaultdict(list)
@@ -67,7 +72,7 @@ def _frames_among(files: list[Path], folder: Path) -> list[Path]:
     numbered = {kind: found for kind, found in kinds.items() if "#" in kind[0]}
     if not numbered:
         return files
-    frames = {kind: found for kind, found in numbered.items() if not _FLOW.fullmatch(kind[0])} or numbered
+    frames = {kind: found for kind, found in numbered.items() if not is_flow(kind[0])} or numbered
     if len(frames) > 1:
         listed = ", ".join(f"{stem}{suffix} ({len(found)})" for (stem, suffix), found in sorted(frames.items())[:4])
         raise VideoError("ambiguous", f"{folder} holds several kinds of pictures: {listed}; keep those of one kind")
