@@ -29,12 +29,3 @@ def unforeseen(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{place}"
-
-
-_ADVICE = ("Weights only load failed", "Please file an issue", "Check the documentation")
-
-
-def reason_not_read(error: BaseException) -> str:
-    """Return why torch could not read a file in one line, without its advice to read it in an unsafe way."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(_ADVICE)]
-    return (lines or [type(error).__name__])[0][:160]

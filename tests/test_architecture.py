@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fsar"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = ("allocator", "errors", "files", "progress", "device", "settings")
+LEAVES = ("allocator", "errors", "files", "progress", "device", "settings", "torch_files")
 ARROWS = re.compile(r"^    ([\w.]+) +->(.*)$", re.MULTILINE)
 TENSOR_ROOMS = ("heads", "predict", "report")
 """What computes with tensors throughout."""

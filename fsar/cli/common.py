@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -48,6 +49,7 @@ def run_command(command: click.Command, prog_name: str) -> None:
     A user error prints its message alone; `--debug` anywhere on the line shows the traceback. Anything else is a bug of
     ours and always shows it.
     """
+    _speak_utf8()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     heed_termination()
@@ -76,6 +78,13 @@ def _interrupted(error: BaseException) -> int:
     kept = " ".join(str(cause).split()) or "what was finished is kept"
     click.echo(f"interrupted: {kept}; run the same command again to go on", err=True)
     return EXIT_TERMINATED if isinstance(cause, Terminated) else EXIT_INTERRUPTED
+
+
+def _speak_utf8() -> None:
+    """Start again in UTF-8 mode where the locale has another encoding: names on disk and in catalogs are UTF-8."""
+    if sys.getfilesystemencoding() != "utf-8" and "PYTHONUTF8" not in os.environ:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _one_line_of_usage(error: click.ClickException) -> str:

@@ -1,17 +1,15 @@
 """Reading published checkpoint files without running anything that is in them."""
 
 import json
-import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fsar.errors import InputError, reason_not_read
+from fsar.errors import InputError
+from fsar.torch_files import read_torch_file
 
 STATE_KEYS = ("model_state", "model_state_dict", "state_dict")
 """Where the code bases keep the weights: CLIP-FSAR, MoLo, HyRSM and EMP-Net; TRX, STRM and CLIP-MEI; others."""
@@ -70,33 +68,14 @@ def _load(path: Path) -> Any:
 
         return read_tensors(path)[0]
     with open(path, "rb") as file:
-        if file.read(4)[:2] not in (b"PK", b"\x80\x02"):  # a zip archive, or the pickle that torch < 1.6 wrote
+        if file.read(4)[:2] not in (
+            b"PK",
+            b"\x80\x02",
+            b"\x80\x03",
+            b"\x80\x04",
+        ):  # a zip archive, or the pickle that torch < 1.6 wrote
             raise InputError(f"{path} is not a PyTorch checkpoint")
-    try:
-        with torch.serialization.safe_globals(_numpy_scalar_names()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL \S+|Unsupported (class|operand|global) [^\n]+", str(error))
-        if refused is None:
-            raise InputError(f"{path} is a damaged PyTorch checkpoint ({reason_not_read(error)})") from error
-        raise InputError(
-            f"{path} is refused: it holds more than tensors and plain values, and reading it would run code "
-            f"({refused[0][:100]})"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise InputError(f"{path} is a damaged PyTorch checkpoint ({reason_not_read(error)})") from error
-
-
-def _numpy_scalar_names() -> list[Any]:
-    """Return what a pickled numpy number needs: CLIP-MEI keeps its best accuracy as one. Nothing else is let in."""
-    import numpy as np
-
-    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
-    kinds = (np.float64, np.float32, np.int64)
-    # Files written by numpy 1 name the function by its old place.
-    return [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
+    return read_torch_file(path)
 
 
 def _parse(text: Any, where: str) -> dict[str, Any]:

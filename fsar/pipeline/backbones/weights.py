@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsar.errors import InputError, reason_not_read
+from fsar.errors import InputError
 from fsar.files import write_safetensors
+from fsar.torch_files import read_torch_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 STATE_KEYS = ("state_dict", "model_state", "model_state_dict", "model")
 """Where published checkpoints keep their parameters when the file holds more than that."""
+NO_PARAMETERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "position_ids")
+"""Last parts of names that archives hold among the parameters of CLIP models, and that their models make themselves."""
 METADATA_KEY = "fsar"
 """The entry of a safetensors header that holds our facts as JSON."""
 
@@ -68,29 +71,38 @@ def _facts(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    import pickle
-
-    import torch
-
     if _is_torchscript(path):
-        state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-        # OpenAI's CLIP release: QuickGELU, and three sizes stored as if they were parameters.
-        extra = ("input_resolution", "context_length", "vocab_size")
-        return {name: value for name, value in state.items() if name not in extra}, {"quick_gelu": "true"}
+        return _read_torchscript(path)
     if not _may_be_torch(path):
         raise InputError(f"{path} is not a checkpoint of tensors (neither a torch.save file nor .safetensors)")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        raise InputError(
-            f"{path} cannot be read as tensors alone ({reason_not_read(error)}); save its state dict as safetensors"
-        ) from error
+    content = read_torch_file(path)
     for key in STATE_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, expected a state dict")
     return dict(content), {}
+
+
+def _read_torchscript(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the parameters of an archive of OpenAI's CLIP release, or of a CLIP model that was traced.
+
+    Beside them stand buffers that a model makes itself, and sizes stored as if they were parameters.
+    """
+    import torch
+
+    module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    state = {name: value for name, value in module.state_dict().items() if name.rpartition(".")[2] not in NO_PARAMETERS}
+    is_quick = "input_resolution" in module.state_dict() or _multiplies_as_quick_gelu(path)
+    return state, {"quick_gelu": str(is_quick).lower()}
+
+
+def _multiplies_as_quick_gelu(path: Path) -> bool:
+    """Whether the code in an archive has QuickGELU's factor: x * sigmoid(1.702 x)."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        return any(b"1.702" in archive.read(name) for name in archive.namelist() if name.endswith(".py"))
 
 
 def _may_be_torch(path: Path) -> bool:
