@@ -1,6 +1,7 @@
 """Errors that a user can mend. Every room may raise them; the command line prints their message alone and exits."""
 
 import difflib
+import textwrap
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,11 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> InputError:
 def count_of(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun: "1 video", "2 videos", "1 class", "0 classes"."""
     return f"{number:,} {noun if number == 1 else plural or noun + ('es' if noun.endswith('s') else 's')}"
+
+
+def one_line(text: object, *, width: int = 200) -> str:
+    """Return a text as one line of at most `width` characters, cut between words."""
+    return textwrap.shorten(str(text), width, placeholder=" ...")
 
 
 def unforeseen(error: BaseException) -> str:

@@ -1,12 +1,11 @@
 """Files of `torch.save`, read without running anything that is in them."""
 
 import re
-import textwrap
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from fsar.errors import InputError
+from fsar.errors import InputError, one_line
 
 MAX_STRANGERS = 64
 """Classes unknown to us that one file may name."""
@@ -82,7 +81,7 @@ def reason_not_read(error: BaseException) -> str:
     """Return why torch could not read a file in one line of whole words, without its advice to read it unsafely."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(_ADVICE)]
-    return textwrap.shorten((told or [type(error).__name__])[0], 200, placeholder=" ...")
+    return one_line((told or [type(error).__name__])[0])
 
 
 def _numpy_scalar_names() -> list[Any]:

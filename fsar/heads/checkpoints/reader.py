@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fsar.errors import InputError
+from fsar.errors import InputError, one_line
 from fsar.torch_files import read_torch_file
 
 STATE_KEYS = ("model_state", "model_state_dict", "state_dict")
@@ -110,4 +110,4 @@ def _unwrapped(name: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])

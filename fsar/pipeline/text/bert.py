@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fsar.errors import InputError
+from fsar.errors import InputError, one_line
 from fsar.pipeline.backbones import state_sha256
 from fsar.pipeline.backbones.base import quiet_logging
 
@@ -129,7 +129,7 @@ def _transformers() -> Any:
 
 
 def _unavailable(name: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:160]
+    reason = one_line(error)
     return InputError(
         f"BERT model {name!r} is neither a model folder nor a name that can be fetched "
         f"({type(error).__name__}: {reason}); download it on a connected machine and give its folder: bert:FOLDER"
