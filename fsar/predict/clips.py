@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fsar.errors import InputError
-from fsar.pipeline.catalog.media import VIDEO_SUFFIXES, frames_bytes, media_in
+from fsar.pipeline.catalog.media import LeftOut, frame_folder_bytes, media_below, subfolders
+from fsar.splits.names import VIDEO_SUFFIXES
 
 MIN_CLASSES = 2
 
@@ -18,7 +19,7 @@ def find_supports(folder: Path) -> dict[str, list[Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"--support must be a folder with one folder of clips per class, {_what(folder)}")
-    classes = {path.name: [clip for _, clip, _ in media_in(path)] for path in _folders(folder)}
+    classes = {path.name: [clip for _, clip, _ in media_below(path, LeftOut())] for path in subfolders(folder)}
     return check_supports(classes, str(folder))
 
 
@@ -42,9 +43,9 @@ def find_queries(path: Path) -> list[Path]:
         InputError: nothing there, an empty folder or list, or a file that is neither a video nor a list.
     """
     if path.is_dir():
-        if frames_bytes(path) is not None:
+        if frame_folder_bytes(path) is not None:
             return [path]
-        found = [clip for folder in (path, *sorted(_all_folders(path))) for _, clip, _ in media_in(folder)]
+        found = [clip for _, clip, _ in media_below(path, LeftOut())]
         if not found:
             raise InputError(f"{path} holds no video and no folder of frames")
         return found
@@ -77,19 +78,6 @@ def _read_list(path: Path) -> list[Path]:
     if not names:
         raise InputError(f"{path} lists no clip")
     return [path.parent / name for name in names]
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _all_folders(folder: Path) -> list[Path]:
-    """Return the folders below one, without hidden ones and without folders of frames."""
-    found = []
-    for path in _folders(folder):
-        if frames_bytes(path) is None:
-            found += [path, *_all_folders(path)]
-    return found
 
 
 def _what(path: Path) -> str:
