@@ -1,6 +1,5 @@
 """The pages in docs/ say what the code does, every command explains itself, and the README's snippets are real."""
 
-import ast
 import importlib.util
 import re
 import subprocess
@@ -9,6 +8,9 @@ from pathlib import Path
 
 import click
 import pytest
+
+from fsar.pipeline.store import VideoRow
+from tests.heads.stores import make_store, ordered_features
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,8 +76,13 @@ def check_call(command, name, arguments):
     return None
 
 
-def test_readme_python_parses():
+def test_readme_python_runs(tmp_path, monkeypatch):
+    videos = [VideoRow(name, "Pouring something", "test", f"{name}.webm") for name in ("78687", "42326")]
+    make_store(tmp_path / "ssv2.zarr", {"pooled": ordered_features(videos)}, videos)
+    monkeypatch.chdir(tmp_path)
     blocks = readme_blocks("python")
     assert blocks
+    names = {}
     for block in blocks:
-        ast.parse(block)
+        exec(block, names)
+    assert names["features"].shape == (2, 8, 16)

@@ -9,9 +9,10 @@ from fsar.errors import InputError
 from fsar.heads import list_heads
 from fsar.heads.episodes.feature_source import FeatureSource
 from fsar.heads.episodes.sampler import EpisodeSampler, EpisodeShape
-from fsar.heads.evaluation.evaluate import Evaluation, compare, evaluate, half_width
+from fsar.heads.evaluation.evaluate import TABLE_BYTES, Evaluation, compare, episode_logits, evaluate, half_width
 from fsar.heads.evaluation.protocol import Plan, measure, plan_test, refuse_seen
-from fsar.heads.head import create_head
+from fsar.heads.head import _REGISTRY, create_head, head_type, register_head
+from fsar.heads.methods.zero_shot import ClipZeroShotHead
 from fsar.heads.run_folder import load_head, save_head, write_json
 from fsar.heads.setup.fit import check_recipe
 from fsar.heads.setup.task import make_task
@@ -32,8 +33,6 @@ def store(tmp_path_factory):
 
 
 def pooled_heads() -> list[str]:
-    from fsar.heads.head import head_type
-
     return [n for n in list_heads() if [i.role for i in head_type(n).inputs] == ["frames"] and n != "hcl"]
 
 
@@ -45,15 +44,49 @@ def test_embedding_each_video_once_gives_what_episodes_give_one_by_one(store, na
         head = create_head(name, **task.head_options({}, pool)).eval()
     episodes = EpisodeSampler(pool, EpisodeShape(4, 2, 2), seed=0).draw(0, 12)
     data = task.episode_data(task.source(episodes.rows()), pool)
-    found = evaluate(head, data, episodes, pool.class_names)
-    limited = evaluate(head, data, episodes, pool.class_names, table_bytes=0)
-    expected = []
     with torch.inference_mode():
-        for e in range(12):
-            batch, targets = data.batch(episodes[e : e + 1])
-            expected.append(float((head(batch).argmax(-1) == targets.query_labels).float().mean()))
-    np.testing.assert_allclose(found.accuracies, expected)
-    np.testing.assert_allclose(limited.accuracies, expected)
+        expected = torch.cat([head(data.batch(episodes[e : e + 1])[0]) for e in range(12)])
+    for table_bytes in (TABLE_BYTES, 0):
+        found = torch.cat([logits for _, logits in episode_logits(head, data, episodes, table_bytes=table_bytes)])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        result = evaluate(head, data, episodes, pool.class_names, table_bytes=table_bytes)
+        np.testing.assert_allclose(result.accuracies, (expected.argmax(-1).numpy() == episodes.query_labels).mean(1))
+
+
+def text_heads() -> list[str]:
+    return [name for name in pooled_heads() if head_type(name).text == "required"]
+
+
+@pytest.fixture
+def eager_head():
+    """Register a head that adds what text it is given with a video, and looks for it in the queries."""
+
+    class Eager(ClipZeroShotHead):
+        def embed(self, features, class_text=None):
+            frames = super().embed(features)["frames"]
+            return {"frames": frames if class_text is None else frames + class_text.mean(-2, keepdim=True)}
+
+    register_head("eager-for-test")(Eager)
+    yield
+    del _REGISTRY["eager-for-test"]
+
+
+@pytest.mark.usefixtures("eager_head")
+@pytest.mark.parametrize("name", [*text_heads(), "eager-for-test"])
+def test_text_does_not_give_the_class_of_a_query_away(tmp_path, name):
+    """Videos that are noise say nothing about their class: whoever still knows it has read the text of the query."""
+    videos = rows_of(PARTS, 8)
+    noise = np.random.default_rng(0).normal(size=(len(videos), 1, 4, WIDTH)).astype(np.float32)
+    names = tuple(dict.fromkeys(video.class_name for video in videos))
+    vectors = 10 * np.random.default_rng(1).normal(size=(1, len(names), WIDTH)).astype(np.float32)
+    noisy = make_store(tmp_path / "s.zarr", {"pooled": noise}, videos, text=TextTable("words", vectors, names, ("{}",)))
+    task = make_task(name, noisy)
+    pool = task.parts.pool("test")
+    with seeded(0):
+        head = create_head(name, **task.head_options({}, pool)).eval()
+    episodes = EpisodeSampler(pool, EpisodeShape(5, 1, 3), seed=0).draw(0, 100)
+    data = task.episode_data(task.source(episodes.rows()), pool)
+    assert evaluate(head, data, episodes, pool.class_names).mean == pytest.approx(0.2, abs=0.06)
 
 
 def test_confusion_counts_true_classes_by_row(store):

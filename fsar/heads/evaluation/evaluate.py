@@ -1,7 +1,7 @@
 """Accuracy over many episodes: each video embedded once where the head allows it, episodes compared in batches."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
@@ -98,10 +98,8 @@ def evaluate(
     start = time.perf_counter()
     was_training = head.training
     head.eval()
-    tables = _Tables.build(head, data, episodes, table_bytes) if _embeds_alone(head, episodes) else None
     accuracies, confusion = [], np.zeros((len(class_names),) * 2, np.int64)
-    for part in episodes.batches(_batch_size(episodes, tables, data)):
-        logits = head(data.batch(part)[0]) if tables is None else tables.logits(part)
+    for part, logits in episode_logits(head, data, episodes, table_bytes=table_bytes):
         predicted = _predict(logits, part)
         accuracies.append((predicted == part.query_labels).mean(1))
         _count(confusion, part, predicted)
@@ -109,6 +107,16 @@ def evaluate(
     head.train(was_training)
     seconds = time.perf_counter() - start
     return Evaluation(np.concatenate(accuracies), confusion, tuple(class_names), seconds)
+
+
+@torch.inference_mode()
+def episode_logits(
+    head: Head, data: EpisodeData, episodes: Episodes, *, table_bytes: int = TABLE_BYTES
+) -> Iterator[tuple[Episodes, Tensor]]:
+    """Yield consecutive episodes and their logits (B, Q, N); each video is embedded once where the head allows it."""
+    tables = _Tables.build(head, data, episodes, table_bytes) if _embeds_alone(head, episodes) else None
+    for part in episodes.batches(_batch_size(episodes, tables, data)):
+        yield part, head(data.batch(part)[0]) if tables is None else tables.logits(part)
 
 
 def _embeds_alone(head: Head, episodes: Episodes) -> TypeGuard[TableHead]:
