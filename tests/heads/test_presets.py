@@ -1,13 +1,18 @@
 """The released recipes, those of the CLIP-FSAR code base against learning rates that the official code computed."""
 
+import importlib.resources
 import inspect
 import json
 
 import pytest
 
-from fsar.heads import list_heads
+from fsar.errors import InputError
+from fsar.heads import list_heads, recipes
 from fsar.heads.head import head_type
+from fsar.heads.recipes.files import read_recipes
 from fsar.heads.recipes.presets import CACHED, get_preset, list_presets
+from fsar.heads.setup.options import typed_options
+from fsar.splits import load_split
 from tests.conftest import GOLDENS
 
 CONFIGS = {
@@ -85,3 +90,59 @@ def test_every_head_that_trains_has_a_published_recipe_where_one_was_released():
 def test_a_recipe_for_pairs_takes_as_many_steps():
     assert CACHED.of_pairs().n_episodes == CACHED.n_episodes // CACHED.episodes_per_step == 400
     assert CACHED.of_pairs().of_pairs() == CACHED.of_pairs()
+
+
+FILES = sorted(file for file in importlib.resources.files(recipes).iterdir() if file.name.endswith(".toml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_file_of_recipes_holds_what_its_head_takes(file):
+    found = read_recipes(file.read_text(encoding="utf-8"), file.name)
+    assert found
+    for preset in found.values():
+        assert preset.source
+        assert preset.note or preset.name == "cached"
+        assert not preset.split or load_split(preset.split).name == preset.split
+        for head in preset.heads:
+            assert file.name == f"{head.replace('++', '_pp').replace('-', '_')}.toml"
+            assert typed_options(head, {name: str(value) for name, value in preset.options.items()}) == preset.options
+        assert 0 < preset.lr * preset.schedule.factor(preset.n_episodes // 2, preset.n_episodes) < 1
+
+
+def test_every_recipe_is_in_a_file():
+    assert sum(len(read_recipes(file.read_text(), file.name)) for file in FILES) == len(list_presets())
+
+
+GOOD = 'heads = ["otam"]\nsource = "a paper"\n[mine]\nlr = 0.1\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "mine.toml is not TOML"),
+        ("lrr = 0.1\n" + GOOD, "unknown key 'lrr': did you mean lr"),
+        (GOOD + "n_episode = 3", r"mine.toml, \[mine\]: unknown key 'n_episode': did you mean n_episodes"),
+        (GOOD + 'optimizer = "adagrad"', "optimizer must be"),
+        (GOOD + "n_query = true", "n_query must be"),
+        (GOOD + "n_query = 1.5", "n_query must be"),
+        (GOOD + "betas = [0.9]", "betas must be"),
+        (GOOD + "undecayed = [1]", "undecayed must be"),
+        (GOOD + 'schedule = { kind = "Cosin" }', "did you mean Cosine"),
+        (GOOD + 'schedule = { kind = "Cosine", warm = 1 }', "unexpected keyword argument 'warm'"),
+        (GOOD + "[5shot]\nn_query = 3", "for which shots"),
+    ],
+)
+def test_what_no_recipe_holds_is_refused_with_its_place(text, message):
+    with pytest.raises(InputError, match=message):
+        read_recipes(text, "mine.toml")
+
+
+def test_a_file_gives_recipes_with_what_they_share():
+    five = '[5shot]\nnote = "test with --shot 5"\noptions = { scale = 2.0 }\n'
+    schedule = 'schedule = { kind = "DoubleClock", period = 10, steps = [0], factors = [1], first_lr = 0.05 }\n'
+    found = read_recipes(GOOD + schedule + "options = { smoothing = 0.5 }\n" + five, "mine.toml")
+    assert list(found) == ["mine", "mine-5shot"]
+    assert found["mine"].schedule.factor(0, 100) == 0.5
+    assert found["mine-5shot"].options == {"smoothing": 0.5, "scale": 2.0}
+    assert found["mine-5shot"].n_shot == 5
+    assert found["mine-5shot"].lr == 0.1

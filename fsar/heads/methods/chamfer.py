@@ -20,7 +20,6 @@ from fsar.heads.layers.functional import (
     two_way_alignment,
 )
 from fsar.heads.layers.option_checks import check_choice, check_positive
-from fsar.heads.recipes.presets import Preset, register_preset
 
 Matching = Literal["chamfer", "chamfer-query", "chamfer-support", "mean", "max", "diag", "linear", "otam"]
 PROJECTION_WIDTH = 1152
@@ -218,24 +217,3 @@ def side_by_side(similarity: Tensor, index: Tensor) -> Tensor:
     """Return maps (B, Q, N, L, K * L) of the supports at index (B, N, K) from maps (B, Q, S, L, L)."""
     chosen = torch.stack([one[:, rows] for one, rows in zip(similarity, index, strict=True)])  # (B, Q, N, K, L, L)
     return chosen.transpose(-3, -2).flatten(-2)
-
-
-for _split, _n_episodes in (("ssv2-otam", 150_002), ("kinetics100-cmn", 20_002)):
-    register_preset(
-        Preset(
-            name=f"chamfer++-{_split}",
-            heads=("chamfer",),
-            split=_split,
-            source="jbertrand89/temporal_matching, README",
-            note=(
-                "published on stored clips of R(2+1)D-34; the rate is the README's example for 1 shot, other rows of "
-                "the paper were tuned by scripts that are not public"
-            ),
-            optimizer="sgd",
-            lr=1e-3,
-            clip_norm=1000.0,
-            episodes_per_step=1,
-            n_episodes=_n_episodes,
-            n_query=1,
-        )
-    )

@@ -22,7 +22,6 @@ from fsar.heads.layers.functional import (
 from fsar.heads.layers.grouped import run_together
 from fsar.heads.layers.option_checks import check_choice, check_positive, check_share
 from fsar.heads.layers.text_checks import mean_text
-from fsar.heads.recipes.presets import register_for_five_shots, register_released
 
 SMOOTHING = 0.5
 """Smoothing of the alignment (the OTAM of the same code base uses 0.1)."""
@@ -217,27 +216,3 @@ class ClipFsarHead(TableHead):
 def _with_text(frames: Tensor, text: Tensor) -> Tensor:
     """Return frames (..., T, D) with the text (..., D) as one more token at the end."""
     return torch.cat((frames, text.unsqueeze(-2)), -2)
-
-
-RELEASED = (
-    # split, text loss, rate, first rate, episodes per pseudo-epoch, steps, episodes
-    ("hmdb51-arn", 1.2, 1e-5, 1e-6, 700, (0, 4, 6), 5_000),
-    ("kinetics100-clipfsar", 1.5, 1e-5, 5e-6, 250, (0, 6, 9), 5_000),
-    ("ssv2-otam", 3.0, 5e-5, 1e-5, 4_000, (0, 4, 6), 30_000),
-    ("ssv2-cmn", 3.0, 5e-5, 2e-5, 2_000, (0, 4, 6), 30_000),
-    ("ucf101-arn", 1.5, 2e-6, 1e-7, 600, (0, 4, 6), 3_000),
-)
-for _split, _weight, _lr, _start, _period, _steps, _episodes in RELEASED:
-    _one_shot = register_released(
-        "clip-fsar",
-        _split,
-        source="released CLIP-FSAR configs",
-        note="as one of four processes, which average their gradients; the release tunes the backbone as well",
-        lr=_lr,
-        clock=(_period, _steps, (1.0, 0.1, 0.01)),
-        first_lr=_start,
-        n_episodes=_episodes,
-        options={"text_loss_weight": _weight},
-    )
-    _merged = {**_one_shot.options, "merge_before": True}
-    register_for_five_shots(_one_shot, "train with --shot 1, test with --shot 5", options=_merged)

@@ -21,7 +21,6 @@ from fsar.heads.layers.functional import (
 from fsar.heads.layers.grouped import run_together
 from fsar.heads.layers.motion import MotionSummary
 from fsar.heads.layers.text_checks import mean_text
-from fsar.heads.recipes.presets import Preset, register_preset
 
 SMOOTHING = 0.5
 WITHIN_VIDEO = 0.5
@@ -243,22 +242,3 @@ def take_rows(text: Tensor, labels: Tensor) -> Tensor:
 def square_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return the squared distance of videos (B, V, ...), summed over their elements, mean over videos and episodes."""
     return (a - b).square().flatten(2).sum(2).mean()
-
-
-for _split in ("hmdb51-arn", "ucf101-arn", "kinetics100-cmn", "ssv2-cmn", "ssv2-otam"):
-    register_preset(
-        Preset(
-            name=f"clip-mei-{_split}",
-            heads=("clip-mei",),
-            split=_split,
-            source="released CLIP-MEI configs",
-            note="the release tunes the backbone and hardly moves this head: frozen features want a higher rate",
-            optimizer="adam",
-            lr=1e-5,
-            betas=(0.5, 0.999),
-            weight_decay=5e-5,
-            episodes_per_step=16,
-            n_episodes=75_010 if _split == "ssv2-otam" else 20_010,
-            n_query=4,
-        )
-    )

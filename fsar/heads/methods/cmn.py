@@ -11,7 +11,6 @@ from fsar.heads.batch import EpisodeBatch, Features
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.layers.functional import class_means, squared_distances
 from fsar.heads.layers.option_checks import check_choice, check_positive
-from fsar.heads.recipes.presets import Preset, register_preset
 
 OFFICIAL_START = 1e-8
 
@@ -65,18 +64,3 @@ class CMN(TableHead):
         labels, n_way = episodes.support_labels, episodes.n_way
         prototypes = class_means(support["video"], labels, n_way)
         return {"logits": -squared_distances(query["video"], prototypes)}
-
-
-register_preset(
-    Preset(
-        name="cmn-fsl-video",
-        heads=("cmn",),
-        source="MCG-NJU/FSL-Video, cmn.py",
-        note="published with the backbone trained along at the same rate, 200 epochs of 100 episodes",
-        optimizer="adam",
-        lr=1e-5,
-        episodes_per_step=1,
-        n_episodes=20_000,
-        n_query=1,
-    )
-)

@@ -11,7 +11,6 @@ from fsar.heads.head import Losses, Outputs, register_head
 from fsar.heads.layers.functional import class_scores, hausdorff, membership
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.methods.hyrsm import HyRSM, Relation, inverse_norm
-from fsar.heads.recipes.presets import register_for_five_shots, register_released
 
 
 @register_head("hyrsm++")
@@ -137,42 +136,3 @@ def weighted_means(x: Tensor, membership: Tensor) -> Tensor:
     """Return the class means (B, N, T, D) of videos (B, S, T, D) that belong to classes by `membership` (B, S, N)."""
     weights = membership / membership.sum(1, keepdim=True)
     return torch.einsum("bsn,bstd->bntd", weights, x)
-
-
-RELEASED = (
-    # split, position code, class loss, (regulariser, window, balance, far frames), rate, first rate,
-    # (episodes per pseudo-epoch, steps, factors), episodes
-    ("hmdb51-arn", (50.0, 1.0), 0.15, (0.2, 1, 51.0, 20.0), 5e-5, 1e-5,
-     (300, (0, 2, 3, 7), (1.0, 0.5, 0.1, 0.01)), 2_000),
-    ("kinetics100-clipfsar", (10.0, 1.0), 0.1, (0.1, 3, 23.0, 10.0), 2.2e-5, 5e-6,
-     (100, (0, 4, 6, 9), (1.0, 0.5, 0.1, 0.05)), 1_500),
-    ("ssv2-otam", (10.0, 1.0), 0.6, (0.3, 1, 51.0, 10.0), 1e-4, 2e-5,
-     (3_000, (0, 6, 9), (1.0, 0.1, 0.01)), 40_000),
-    ("ssv2-cmn", (10.0, 1.0), 0.2, (0.3, 3, 23.0, 10.0), 1e-4, 2e-5,
-     (1_500, (0, 4, 8), (1.0, 0.1, 0.01)), 20_000),
-    ("ucf101-arn", (10.0, 1.0), 0.6, (0.1, 3, 23.0, 10.0), 5e-5, 1e-5,
-     (700, (0, 3, 5, 7), (1.0, 0.5, 0.1, 0.01)), 2_500),
-)  # fmt: skip
-NOTES = {
-    "hyrsm": "configs of HyRSM++ without its regulariser, for want of its own; the release tunes the backbone as well",
-    "hyrsm++": "the release tunes the backbone as well",
-}
-QUERIES = {1: 7, 5: 3}
-"""Per class, by shots."""
-for _split, _position, _class_weight, _regulariser, _lr, _start, _clock, _episodes in RELEASED:
-    _shared = {"position": _position, "class_weight": _class_weight}
-    _own = dict(zip(("temporal_weight", "window", "balance", "far_weight"), _regulariser, strict=True))
-    for _head, _options in (("hyrsm", _shared), ("hyrsm++", _shared | _own)):
-        _one_shot = register_released(
-            _head,
-            _split,
-            source="released HyRSM++ configs",
-            note=NOTES[_head],
-            lr=_lr,
-            clock=_clock,
-            first_lr=_start,
-            n_episodes=_episodes,
-            n_query=QUERIES[1],
-            options=_options,
-        )
-        register_for_five_shots(_one_shot, "train and test with --shot 5", n_query=QUERIES[5])

@@ -21,7 +21,6 @@ from fsar.heads.layers.attention import (
 from fsar.heads.layers.dropout import Dropout
 from fsar.heads.layers.functional import class_means, frame_distances
 from fsar.heads.layers.option_checks import check_position
-from fsar.heads.recipes.presets import register_released
 
 REDUCTION = 8
 """Motion maps have D/8 channels."""
@@ -276,27 +275,3 @@ def class_loss(logits: Tensor, targets: Targets) -> Tensor:
     assert targets.query_class_ids is not None
     ids = torch.cat((targets.support_class_ids, targets.query_class_ids), 1)
     return F.cross_entropy(logits.flatten(0, 1), ids.flatten())
-
-
-RELEASED = (
-    # split, class loss, position code, rate, first rate, (episodes per pseudo-epoch, steps, factors), episodes
-    ("hmdb51-arn", 0.4, (10.0, 1.0), 5e-5, 1e-5, (500, (0, 3, 5, 7), (1.0, 0.5, 0.1, 0.01)), 2_000),
-    ("kinetics100-clipfsar", 0.1, (2048.0, 0.02), 2e-5, 5e-6, (350, (0, 4, 6), (1.0, 0.1, 0.01)), 5_000),
-    ("ssv2-otam", 0.8, (10.0, 1.0), 1e-4, 2e-5, (6_000, (0, 6, 9), (1.0, 0.1, 0.01)), 50_000),
-    ("ssv2-cmn", 0.15, (10.0, 1.0), 1e-4, 2e-5, (1_500, (0, 4, 8), (1.0, 0.1, 0.01)), 20_000),
-    ("ucf101-arn", 0.6, (10.0, 1.0), 5e-5, 1e-5, (2_000, (0, 3, 6), (1.0, 0.1, 0.01)), 6_000),
-)
-for _split, _class_weight, _position, _lr, _start, _clock, _episodes in RELEASED:
-    register_released(
-        "molo",
-        _split,
-        source="released MoLo configs",
-        note="train with --shot 1 also for 5-shot tests; without the reconstruction of pixels, which a store has none "
-        "of; the release tunes the backbone as well",
-        lr=_lr,
-        clock=_clock,
-        first_lr=_start,
-        n_episodes=_episodes,
-        n_query=6,
-        options={"class_weight": _class_weight, "position": _position},
-    )

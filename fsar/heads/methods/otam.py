@@ -10,7 +10,6 @@ from fsar.heads.explain.sensitivity import align
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.layers.adapters import AdapterName, make_adapter
 from fsar.heads.layers.functional import MAX_COSINE_DISTANCE, class_scores, frame_distances, two_way_alignment
-from fsar.heads.recipes.presets import Preset, register_preset
 
 
 @register_head("otam")
@@ -78,16 +77,3 @@ class OTAM(TableHead):
             exact=False,
         )
         return Explanation(self(batch), (paths,))
-
-
-register_preset(
-    Preset(
-        name="otam-perrett",
-        heads=("otam",),
-        source="tobyperrett/few-shot-action-recognition, example commands",
-        note="published with the backbone trained along; the head alone learns nothing without an adapter",
-        optimizer="sgd",
-        episodes_per_step=1,
-        n_episodes=50_000,
-    )
-)

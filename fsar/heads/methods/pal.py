@@ -9,8 +9,6 @@ from fsar.heads.batch import EpisodeBatch, Targets
 from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
 from fsar.heads.layers.functional import class_means, membership, offset_cosine
 from fsar.heads.layers.option_checks import check_choice
-from fsar.heads.recipes.presets import Preset, register_preset
-from fsar.heads.recipes.schedules import MultiStep
 
 CONTRAST_OFFSET = 0.1
 
@@ -82,18 +80,3 @@ def prototype_contrast(logits: Tensor, labels: Tensor, *, skip_empty: bool = Tru
     # The unused branch of `where` must be finite too, or its gradient is NaN.
     logs = torch.where(present, share, 1.0).log()
     return -(logs.sum(1) / present.sum(1)).mean()
-
-
-register_preset(
-    Preset(
-        name="pal-perrett",
-        heads=("pal",),
-        source="tobyperrett/few-shot-action-recognition, example commands",
-        note="train and test with --shot 5; published with the backbone trained along, first on the base classes",
-        optimizer="sgd",
-        lr=1e-4,
-        schedule=MultiStep((3_000, 6_000)),
-        episodes_per_step=1,
-        n_episodes=7_000,
-    )
-)

@@ -10,7 +10,6 @@ from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.head import Losses, Outputs, TableHead, register_head
 from fsar.heads.layers.functional import class_scores
 from fsar.heads.layers.option_checks import check_choice, check_positive
-from fsar.heads.recipes.presets import Preset, register_preset
 
 COSINE_EPS = 1e-6
 
@@ -107,19 +106,3 @@ class TARN(TableHead):
         # A distance of zero has no gradient of its own: the smallest positive number stands in for it.
         distance = (query - aligned).square().sum(-1).clamp(min=torch.finfo(query.dtype).tiny).sqrt()
         return torch.stack((cosine, distance), -1)
-
-
-register_preset(
-    Preset(
-        name="tarn-unofficial",
-        heads=("tarn",),
-        source="Seleucia/TARN, an unofficial implementation",
-        note="trains on pairs of egocentric data sets for 10 million updates there; here episodes, and 20,000 of them",
-        optimizer="adam",
-        lr=1e-4,
-        weight_decay=5e-4,
-        episodes_per_step=1,
-        n_episodes=20_000,
-        n_query=1,
-    )
-)

@@ -14,8 +14,6 @@ from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_
 from fsar.heads.layers.attention import position_code, sinusoid_table
 from fsar.heads.layers.functional import class_means
 from fsar.heads.layers.option_checks import check_choice, check_positive
-from fsar.heads.recipes.presets import Preset, register_preset
-from fsar.heads.recipes.schedules import Steps
 
 POSITION_SCALE = 0.1
 COSINE_EPS = 1e-8
@@ -158,41 +156,3 @@ def nearest_other(distance: Tensor) -> Tensor:
     """Return for each class the largest distance (B, Q, N) to any other class, which marks the query as its own."""
     others = other_classes(distance.shape[-1], distance.device)
     return distance[..., others].amax(-1)
-
-
-TEAM_TOKENS = {
-    ("hmdb51-arn", "resnet50"): (60, 70),
-    ("kinetics100-cmn", "resnet50"): (60, 80),
-    ("ucf101-arn", "resnet50"): (60, 80),
-    ("hmdb51-arn", "vit"): (50, 60),
-    ("kinetics100-cmn", "vit"): (80, 80),
-    ("ucf101-arn", "vit"): (70, 70),
-    ("ssv2-cmn", "vit"): (50, 80),
-}
-"""Published numbers of pattern tokens for one and for five shots, by benchmark and backbone."""
-
-for (_split, _backbone), _counts in TEAM_TOKENS.items():
-    for _n_shot, _n_tokens in zip((1, 5), _counts, strict=True):
-        register_preset(
-            Preset(
-                name=f"team-{_split}-{_backbone}" + ("-5shot" if _n_shot == 5 else ""),
-                heads=("team",),
-                split=_split,
-                n_shot=_n_shot,
-                source="leesb7426/TEAM, commands of its README",
-                note=(
-                    "published with the backbone trained along at the same rate, and the best of 20 checkpoints chosen "
-                    "on the test classes; the official first step has one episode less"
-                ),
-                optimizer="sgd",
-                lr=1e-3 if _backbone == "resnet50" else 5e-4 if _split == "ssv2-cmn" else 1e-4,
-                momentum=0.9,
-                nesterov=True,
-                weight_decay=5e-4,
-                schedule=Steps((0, 3_000, 5_000, 7_000), (1.0, 0.5, 0.1, 0.01)),
-                episodes_per_step=16 if _backbone == "resnet50" else 4,
-                n_episodes=10_000,
-                n_query=6,
-                options={"n_tokens": _n_tokens},
-            )
-        )

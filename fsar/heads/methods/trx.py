@@ -14,7 +14,6 @@ from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_
 from fsar.heads.layers.functional import group_by_class, take_videos
 from fsar.heads.layers.option_checks import check_choice, check_positive
 from fsar.heads.layers.tuple_attention import TupleAttention, key_width, sub_tables
-from fsar.heads.recipes.presets import Preset, register_preset
 
 
 @register_head("trx")
@@ -120,24 +119,3 @@ class TRX(TableHead):
 
     def _transformers(self) -> list[TupleAttention]:
         return [module for module in self.transformers if isinstance(module, TupleAttention)]
-
-
-for _name, _split, _source, _reduction, _episodes in (
-    ("trx-ssv2-otam", "ssv2-otam", "README of github.com/tobyperrett/trx, up to the task it tests at", "sum", 75_000),
-    ("trx-perrett", "", "tobyperrett/few-shot-action-recognition, example commands", "mean", 150_000),
-):
-    register_preset(
-        Preset(
-            name=_name,
-            heads=("trx",),
-            split=_split,
-            source=_source,
-            note="train and test with --shot 5; published with the backbone trained along; officially the first step "
-            "has the gradients of 15 episodes, not 16",
-            optimizer="sgd",
-            lr=1e-3,
-            episodes_per_step=16,
-            n_episodes=_episodes,
-            options={"reduction": _reduction, "temp_set": (2, 3)},
-        )
-    )

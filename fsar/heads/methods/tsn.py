@@ -9,7 +9,6 @@ from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.layers.adapters import AdapterName, make_adapter
 from fsar.heads.layers.functional import class_means, class_scores, offset_cosine, squared_distances
 from fsar.heads.layers.option_checks import check_choice
-from fsar.heads.recipes.presets import Preset, register_preset
 
 
 @register_head("tsn")
@@ -66,16 +65,3 @@ class TSN(TableHead):
             prototypes = class_means(support["video"], labels, n_way)
             logits = -squared_distances(query["video"], prototypes)
         return {"logits": self.scale * logits}
-
-
-register_preset(
-    Preset(
-        name="tsn-perrett",
-        heads=("tsn",),
-        source="tobyperrett/few-shot-action-recognition, example commands",
-        note="published with the backbone trained along; the head alone learns nothing without an adapter",
-        optimizer="sgd",
-        episodes_per_step=1,
-        n_episodes=50_000,
-    )
-)

@@ -95,6 +95,10 @@ class DoubleClock:
         return self.factors[bisect.bisect_right(self.steps, clock) - 1]
 
 
+KINDS = (Constant, Cosine, MultiStep, Steps, DoubleClock)
+"""All of them, for recipes in files."""
+
+
 def describe(schedule: Schedule) -> dict[str, Any]:
     """Return the schedule for a config file."""
     return {"kind": type(schedule).__name__, **asdict(schedule)}  # type: ignore[call-overload]

@@ -23,8 +23,6 @@ from fsar.heads.layers.functional import (
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.layers.text_checks import mean_text
 from fsar.heads.methods.emp_net.encoder import DEPTHS, LEVELS, Encoder, Levels, score, score_parts, text_cosines
-from fsar.heads.recipes.presets import Preset, register_for_five_shots, register_preset
-from fsar.heads.recipes.schedules import DoubleClock
 
 SMOOTHING = 0.5
 Encode = Callable[[Features, Tensor | None, Tensor | None], tuple[Tensor, ...]]
@@ -284,33 +282,3 @@ def _aligned(distance: Tensor) -> Tensor:
 def _overlooked(labels: Tensor, n_way: int) -> Tensor:
     """Return which classes (B, N) the first `n_way` of the supports with labels (B, S) do not show."""
     return ~membership(labels[:, :n_way], n_way).any(1)
-
-
-RELEASED = (
-    # split, rate, episodes per pseudo-epoch
-    ("ssv2-cmn", 1e-3, 2_000),
-    ("ssv2-otam", 1e-3, 8_000),
-    ("hmdb51-arn", 1e-4, 1_000),
-    ("ucf101-arn", 1e-4, 1_000),
-    ("kinetics100-clipfsar", 1e-4, 1_000),
-)
-for _split, _lr, _period in RELEASED:
-    _one_shot = register_preset(
-        Preset(
-            name=f"emp-net-{_split}",
-            heads=("emp-net",),
-            split=_split,
-            source="released EMP-Net configs",
-            note="as one of two processes, which average their gradients; gradients of 4 episodes are summed",
-            optimizer="adam",
-            lr=_lr,
-            weight_decay=1e-3,
-            undecayed=("norm",),
-            schedule=DoubleClock(_period, (0, 4, 6), (1.0, 0.1, 0.01), 0.01),
-            episodes_per_step=4,
-            reduction="sum",
-            n_episodes=5 * _period,
-        )
-    )
-    _merged = {**_one_shot.options, "merge_before": True}
-    register_for_five_shots(_one_shot, "train and test with --shot 5", options=_merged)

@@ -16,8 +16,6 @@ from fsar.heads.methods.hcl import evidence, matching
 from fsar.heads.methods.hcl.losses import MatchedVideos, contrast
 from fsar.heads.methods.hcl.parts import TERMS, HCLParts
 from fsar.heads.methods.hcl.quirks import mix_episode, mix_frames, released_row_weights
-from fsar.heads.recipes.presets import Preset, register_preset
-from fsar.heads.recipes.schedules import MultiStep
 
 MISSING_TEXT = (
     "hcl with semantic needs text vectors of the classes: add a table to the store with `fsar-prep text STORE "
@@ -262,21 +260,3 @@ class HCL(HCLParts):
         anchors = matched.anchor_patches(self.anchor_tuples(matched, index))
         text = self.semantic(batch.video_text.mean(1))
         return (anchors @ text.unsqueeze(2)).squeeze(2).softmax(1), None
-
-
-register_preset(
-    Preset(
-        name="hcl",
-        heads=("hcl",),
-        source="scripts/train.sh of github.com/zhengsipeng/HCL-FSAR",
-        note="the backbone stays frozen; all classes are drawn (officially never the first) and validation classes are "
-        "not trained on; the released loop stops after one iteration per epoch, this one does all 1000 of 15 epochs",
-        optimizer="adamw",
-        lr=1e-4,
-        weight_decay=1e-4,
-        schedule=MultiStep((10_000,), 0.1),
-        n_episodes=15_000,
-        classes_per_batch=24,
-        clip_norm=0.1,
-    )
-)

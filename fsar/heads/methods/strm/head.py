@@ -21,7 +21,6 @@ from fsar.heads.layers.functional import group_by_class, membership, take_videos
 from fsar.heads.layers.option_checks import check_choice
 from fsar.heads.layers.tuple_attention import TupleAttention, key_width, sub_tables
 from fsar.heads.methods.strm.enrich import FrameEnrichment, PatchEnrichment
-from fsar.heads.recipes.presets import Preset, register_preset
 
 GRID = 4
 """Side of the grid of patches: maps are max-pooled to 4x4."""
@@ -252,26 +251,3 @@ class STRMHead(TableHead):
             )
         pooled = F.adaptive_max_pool2d(x.flatten(0, -4), GRID)
         return pooled.flatten(2).transpose(1, 2).reshape(*x.shape[:-3], GRID**2, self.dim)
-
-
-for _split, _lr, _n_episodes, _n_query in (
-    ("ssv2-otam", 1e-3, 75_000, 4),
-    ("hmdb51-arn", 1e-4, 10_000, 4),
-    ("ucf101-arn", 1e-4, 10_000, 4),
-    ("kinetics100-cmn", 1e-4, 10_000, 5),
-):
-    register_preset(
-        Preset(
-            name=f"strm-{_split}",
-            heads=("strm",),
-            split=_split,
-            source="training scripts of github.com/Anirudh257/strm, up to the iteration they test at",
-            note="the backbone stays frozen; officially the first step has the gradients of 15 episodes, not 16",
-            optimizer="sgd",
-            lr=_lr,
-            episodes_per_step=16,
-            n_episodes=_n_episodes,
-            n_query=_n_query,
-            options={"reduction": "sum", "temp_set": (2,)},
-        )
-    )

@@ -1,0 +1,62 @@
+"""What a training recipe holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from fsar.heads.recipes import schedules
+from fsar.heads.recipes.schedules import Constant, Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How to train a head. A published recipe names its source; quirks that it keeps are in `note`."""
+
+    name: str
+    heads: tuple[str, ...] = ()
+    """Heads it is for; empty for all."""
+    split: str = ""
+    """The benchmark it was published for; empty for any."""
+    n_shot: int = 1
+    """1 for few shots of any number, 5 for the form of a recipe that was published for several."""
+    source: str = ""
+    """Where it comes from."""
+    note: str = ""
+    """What differs from the source, and which of its quirks are kept."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    undecayed: tuple[str, ...] = ()
+    """Parameters whose name contains one of these get no weight decay."""
+    schedule: Schedule = field(default_factory=Constant)
+    episodes_per_step: int = 1
+    """Episodes whose gradients one optimiser step uses; of pairs it is one batch."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Over the episodes of a step. The reduction over queries belongs to the head."""
+    n_episodes: int = 10_000
+    """Length of the training; the published number of tasks."""
+    n_query: int = 5
+    """Queries per class in training."""
+    classes_per_batch: int = 24
+    """Classes of a batch of pairs, two videos each."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient of all parameters together; None for no limit."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the head that belong to the recipe."""
+
+    def fits(self, head: str) -> bool:
+        """Tell whether the recipe is for this head."""
+        return not self.heads or head in self.heads
+
+    def of_pairs(self) -> "Preset":
+        """Return the recipe for a head that trains on pairs of videos: as many steps, each on one batch."""
+        n_steps = max(self.n_episodes // self.episodes_per_step, 1)
+        return replace(self, episodes_per_step=1, n_episodes=n_steps)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the recipe for a config file."""
+        plain = {f: getattr(self, f) for f in self.__dataclass_fields__ if f not in ("schedule", "options")}
+        return {**plain, "schedule": schedules.describe(self.schedule), "options": dict(self.options)}
