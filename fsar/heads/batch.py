@@ -90,8 +90,13 @@ class EpisodeBatch:
         """Return the same episodes with what a head's `embed` made of their videos, role -> (B, S or Q, ...)."""
         return self._with(support=support, query=query)
 
+    def with_prototypes(self, support: Features) -> "EpisodeBatch":
+        """Return the same episodes with one support for each class, in the order of the labels: role -> (B, N, ...)."""
+        labels = torch.arange(self.n_way, device=self.support_labels.device).expand(self.n_episodes, -1)
+        return self._with(support=support, support_labels=labels, n_shot=1)
+
     def _with(self, **changes: Any) -> "EpisodeBatch":
-        """Return a copy with other tensors for the same labels, which are not checked again."""
+        """Return a copy with other tensors; labels are not checked again."""
         changed = copy.copy(self)
         for name, value in changes.items():
             object.__setattr__(changed, name, value)

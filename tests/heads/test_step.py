@@ -84,7 +84,7 @@ def test_a_step_never_waits_for_the_device(name):
     if not list(head.parameters()):
         pytest.skip("has no parameters")
     optimizer = make_optimizer(head, replace(PLAIN, clip_norm=1.0))
-    batch = make_batch(name)
+    batch = make_batch(name, shots=(2, 2, 2))
     targets = make_targets(name, batch)
     if head.training_unit == "pairs":
         batch, targets = make_pairs(name), None

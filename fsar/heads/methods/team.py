@@ -1,7 +1,6 @@
 """TEAM: videos summed up by a few learned pattern tokens, compared without aligning their frames."""
 
 import math
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -83,8 +82,7 @@ class TEAM(TableHead):
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Average each class frame by frame, embed classes and queries, match."""
         classes = class_means(batch.support["frames"], batch.support_labels, batch.n_way)
-        labels = torch.arange(batch.n_way, device=classes.device).expand(len(classes), -1)
-        averaged = replace(batch, support={"frames": classes}, support_labels=labels)
+        averaged = batch.with_prototypes({"frames": classes})
         return self.match(averaged.embedded(self.embed(averaged.support), self.embed(batch.query)))
 
     def embeds_alone(self, n_shot: int) -> bool:
