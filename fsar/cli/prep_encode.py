@@ -36,17 +36,22 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 @option("--flip/--no-flip", default=False, help="Mirror half of the views after the first. Not for SSv2.")
 @option("--jitter/--no-jitter", default=True, help="Change the colours of views after the first.")
 @option("--seed", default=0, type=click.IntRange(min=0), help="Seed of random frames and views.")
-@option("--resize", "resize_mode", default="squash", type=click.Choice(RESIZE_MODES), help="squash drops the aspect.")
-@option("--resize-to", "resize", type=click.IntRange(min=1), help="Pixels before the crop [size * 256 / 224].")
-@option("--size", type=click.IntRange(min=8), help="Pixels after the crop [what the backbone was made for].")
-@option("--interpolation", default="bilinear", type=click.Choice(["bilinear", "bicubic"]), help="How to resize.")
-@option("--antialias/--no-antialias", default=False, help="Low-pass before shrinking, as Pillow does.")
+@option("--size", type=click.IntRange(min=8), help="Pixels of the network's input [what the backbone was made for].")
+@option(
+    "--pixels",
+    default="backbone",
+    help="backbone: as its weights were trained; or as published code does: trx, strm, clip-fsar, hyrsm, hcl …",
+)
+@option("--resize", "resize_mode", type=click.Choice(RESIZE_MODES), help="squash drops the aspect [as --pixels says].")
+@option("--resize-to", "resize", type=click.IntRange(min=1), help="Pixels before the crop [as --pixels says].")
+@option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="How to resize [as --pixels says].")
+@option("--antialias/--no-antialias", default=None, help="Low-pass before shrinking [as --pixels says].")
+@option("--arithmetic", type=click.Choice(["uint8", "float32"]), help="Of resizing; uint8 rounds as Pillow does.")
 @option(
     "--normalise",
     "normalisation",
-    default="backbone",
     type=click.Choice(NORMALISATIONS),
-    help="Mean and std; half: 0.45, 0.225.",
+    help="Mean and std [as --pixels says]; half: 0.45, 0.225.",
 )
 @option("--dtype", default="float16", type=click.Choice(["float16", "float32"]), help="Type of the stored features.")
 @option("--device", default="auto", help="auto, cpu, cuda, cuda:N.")
@@ -72,24 +77,33 @@ def command(
     """Encode the videos of a catalog into a feature store.
 
     Interrupted, the same command goes on where it stopped. Videos that cannot be read become failed rows, listed in the
-    store's failures.csv, and the exit code is 1.
+    store's failures.csv, and the exit code is 1. CATALOG may be a pack of frames (NAME.frames, from extract --layout
+    packed), which is read in place of the videos.
+
+    Frames are prepared as the backbone was trained: resized, cropped and normalised by the transform of open_clip, timm
+    or torchvision for its weights. --pixels names the test pictures of published code instead, and --resize,
+    --resize-to, --interpolation, --antialias, --arithmetic and --normalise each replace one part.
 
     \b
-    Example:
+    Examples:
       fsar-prep encode catalog.csv --backbone open_clip:ViT-B-16/openai --tap pooled --out ssv2.zarr
+      fsar-prep encode catalog.csv --backbone open_clip:RN50/openai --pixels clip-fsar --out as-published.zarr
     """  # noqa: D301
     from fsar.errors import InputError
-    from fsar.pipeline.catalog.catalog import read_catalog, select_rows
+    from fsar.pipeline.catalog.catalog import select_rows
     from fsar.pipeline.catalog.duplicates import describe_duplicates
     from fsar.pipeline.encode.encode import encode, plan
+    from fsar.pipeline.packs.catalog import read_videos
     from fsar.splits import load_split
 
-    rows = select_rows(read_catalog(catalog), load_split(split) if split else None)[:limit]
+    rows = select_rows(read_videos(catalog), load_split(split) if split else None)[:limit]
     if slots is not None and slots < n_frames:
         raise InputError(f"--slots must be at least --frames {n_frames}, got {slots}")
     path = _store_path(out, store_format)
     chosen = _options(slots or n_frames, **options)
-    prepared = plan(rows, chosen)
+    prepared = plan(rows, chosen, path)
+    if prepared.note:
+        click.echo(f"note: {prepared.note}", err=True)
     if dry_run:
         summary(_plan_data(prepared, path), _plan_text(prepared, path), as_json=as_json)
         return EXIT_DONE
@@ -143,11 +157,14 @@ def _plan_data(plan: Any, path: Path) -> dict[str, Any]:
 
 
 def _plan_text(plan: Any, path: Path) -> str:
+    from fsar.pipeline.encode.recipe import describe_pixels
+
     recipe = plan.recipe
     lines = [f"{path}: {len(plan.videos)} videos, {len(plan.videos) * plan.video_bytes / 1e6:.1f} MB, nothing written"]
     lines += [
         f"  {tap}: {recipe.n_views} x {recipe.n_slots} x {spec.shape} {spec.dtype}" for tap, spec in plan.taps.items()
     ]
+    lines.append(f"  frames: {describe_pixels(recipe.to_dict())}")
     lines += [f"  {name} = {value}" for name, value in recipe.to_dict().items()]
     return "\n".join([*lines, f"  recipe_id = {recipe.recipe_id}"])
 

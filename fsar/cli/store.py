@@ -40,9 +40,11 @@ def info(path: "Path | Address", as_json: bool) -> int:
     """  # noqa: D301 - click wants the backspace itself
     if isinstance(path, Path) and path.suffix == PACK_SUFFIX:
         return info_packed(path, as_json=as_json)
+    from fsar.pipeline.encode.recipe import describe_pixels
     from fsar.pipeline.store.describe import describe_store
 
     data = describe_store(open_any(path, allow_unsealed=True))
+    data["frames"] = describe_pixels(data["recipe"])
     summary(data, info_text(data), as_json=as_json)
     return EXIT_DONE
 
@@ -163,14 +165,15 @@ def add(
     """  # noqa: D301 - click wants the backspace itself
     if path.suffix == PACK_SUFFIX:
         return add_packed(path, catalog, split, jobs, as_json=as_json)
-    from fsar.pipeline.catalog.catalog import read_catalog, select_rows
+    from fsar.pipeline.catalog.catalog import select_rows
     from fsar.pipeline.catalog.duplicates import describe_duplicates
     from fsar.pipeline.encode.encode import add_videos
     from fsar.pipeline.encode.engine import EngineOptions
+    from fsar.pipeline.packs.catalog import read_videos
     from fsar.pipeline.store import VideoRow, open_store
     from fsar.splits import load_split
 
-    rows = select_rows(read_catalog(catalog), load_split(split) if split else None)
+    rows = select_rows(read_videos(catalog), load_split(split) if split else None)
     videos = [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
     before = open_store(path, allow_unsealed=True)
     missing = set(before.missing_rows().tolist())

@@ -28,6 +28,7 @@ def info_text(data: dict[str, Any]) -> str:
         f"  {data['videos']} videos of {data['classes']} classes, {data['views']} views, {data['slots']} slots, "
         f"{data['chunks']} chunks of {data['chunk_rows']} videos",
         f"  recipe {data['recipe_id']}",
+        *([f"  frames: {data['frames']}"] if data.get("frames") else []),
         *(f"    {name} = {value}" for name, value in sorted(data["recipe"].items())),
     ]
     for name, tap in data["taps"].items():

@@ -73,7 +73,16 @@ def _archive(folder: Path, out: Path, mode: str) -> None:
             archive.add(path, arcname=path.name)
 
 
-PREPARE: dict[str, Callable[[Path], None]] = {"datasets.md": downloads}
+def catalog(folder: Path) -> None:
+    """Make two clips and the catalog.csv that lists them."""
+    lines = ["video_id,path,class"]
+    for video_id in ("78687", "42326"):
+        write_clip(folder / "videos" / f"{video_id}.webm", n_frames=20)
+        lines.append(f"{video_id},videos/{video_id}.webm,a class")
+    (folder / "catalog.csv").write_text("\n".join(lines) + "\n")
+
+
+PREPARE: dict[str, Callable[[Path], None]] = {"datasets.md": downloads, "packs.md": catalog}
 """Page -> function that fills the folder in which the page's snippets run."""
 
 RUN_ELSEWHERE = {

@@ -99,10 +99,20 @@ def test_an_imported_head_gives_the_numbers_of_its_weights():
 
 def test_every_method_says_how_its_frames_are_prepared():
     from fsar.cli.prep_encode import command
+    from fsar.pipeline.pixels.published import pixel_pipeline
 
+    pipelines = {}
     for method in list_official():
         arguments = ["catalog.csv", "--out", "s.zarr", "--backbone", "b", *official_format(method).encode.split()]
         parsed = command.make_context("encode", arguments).params
-        expected = {"trx": "none", "strm": "none", "clip_mei": "none", "molo": "half", "hyrsm_pp": "half"}
-        assert parsed["normalisation"] == expected.get(method, parsed["normalisation"])
-        assert parsed["resize"] in (None, 224 if method == "hcl" else 256)
+        if official_format(method).encode:
+            pipelines[method] = pixel_pipeline(parsed["pixels"])
+    perrett = {"trx", "strm", "clip_mei", "otam_perrett", "tsn_perrett", "pal_perrett"}
+    for method, pipeline in pipelines.items():
+        if method in perrett:
+            assert (pipeline.test.mode, pipeline.test.resize, pipeline.test.mean[0]) == ("short-side", 256, 0)
+        elif method != "hcl":
+            assert (pipeline.test.mode, pipeline.test.resize, pipeline.test.antialias) == ("squash", 256, False)
+    assert pipelines["molo"].test.mean[0] == pipelines["hyrsm_pp"].test.mean[0] == 0.45
+    assert pipelines["clip_fsar"].test.mean[0] == pytest.approx(0.4815, abs=1e-4)
+    assert pipelines["hcl"].test.resize == 224

@@ -31,8 +31,16 @@ from tests.pipeline.encode_helpers import fake_decode, files_of, made_up_rows, p
 from tests.videos import write_clip
 
 INLINE = EngineOptions(device="cpu", batch_size=8, jobs=0, decode=fake_decode)
+SQUASHED = {"resize_mode": "squash", "resize": 36, "interpolation": "bilinear", "antialias": False}
+"""What 0.1.0 did with every backbone."""
 TINY = EncodeOptions(
-    backbone="random:timm/test_resnet", n_slots=2, size=32, resize=36, dtype="float32", chunk_bytes=1, engine=INLINE
+    backbone="random:timm/test_resnet",
+    n_slots=2,
+    size=32,
+    **SQUASHED,
+    dtype="float32",
+    chunk_bytes=1,
+    engine=INLINE,
 )
 FORMATS = ("zarr", "h5")
 
@@ -293,7 +301,9 @@ def test_features_that_overflow_fail_their_video(tmp_path):
         ({"decoder": "pyavv"}, "did you mean pyav"),
         ({"normalisation": "imagnet"}, "did you mean imagenet"),
         ({"resize_mode": "sqush"}, "did you mean squash"),
-        ({"size": 32, "resize": 16}, "between 1 and the resized 16"),
+        ({"resize": 16}, "between 1 and the resized 16"),
+        ({"pixels": "clip_fsar"}, "did you mean clip-fsar"),
+        ({"arithmetic": "uint8", "antialias": False}, "ask for antialias"),
         ({"precision": "fp99"}, "unknown precision"),
         ({"taps": ("mapp",)}, "did you mean map"),
     ],

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.encode.recipe import Recipe, differences
+from fsar.pipeline.encode.recipe import Recipe, describe_pixels, differences
 
 RECIPE = Recipe(
     library="torchvision",
@@ -24,7 +24,16 @@ RECIPE = Recipe(
     std=(0.2, 0.2, 0.2),
     n_views=2,
 )
-OTHER = {"dtype": "float32", "precision": "bf16", "n_views": 3, "n_slots": 4, "size": 112, "format": 2}
+OTHER = {
+    "arithmetic": "uint8",
+    "packed": {"frames": 8},
+    "dtype": "float32",
+    "precision": "bf16",
+    "n_views": 3,
+    "n_slots": 4,
+    "size": 112,
+    "format": 2,
+}
 
 
 def changed(name):
@@ -75,3 +84,30 @@ def test_unknown_and_missing_fields_are_named():
 def test_recipes_that_make_no_sense_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(RECIPE, **change)
+
+
+def test_recipes_of_0_1_0_keep_their_id():
+    """What came later says nothing in them, so stores of old and new versions merge, compare and resume."""
+    assert RECIPE.recipe_id == "bdca17d0a5bf5cd423f66c5332cce4aaa87811111dc4fc4acf447c67e882202c"
+    assert not {"arithmetic", "packed"} & set(RECIPE.to_dict())
+    later = dataclasses.replace(RECIPE, antialias=True, arithmetic="uint8", packed={"frames": 16})
+    assert later.to_dict()["packed"] == {"frames": 16}
+    assert Recipe.from_dict(json.loads(json.dumps(later.to_dict()))) == later
+
+
+def test_frames_in_words():
+    assert describe_pixels(RECIPE.to_dict()) == (
+        "videos decoded by pyav; squashed to 256 x 256 pixels (bilinear, not antialiased), centre crop of 224, "
+        "mean 0.5, 0.5, 0.5, std 0.2, 0.2, 0.2"
+    )
+    pillow = dataclasses.replace(
+        RECIPE, resize_mode="short-side", antialias=True, arithmetic="uint8", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
+    assert describe_pixels(pillow.to_dict()) == (
+        "videos decoded by pyav; shorter side to 256 pixels (bilinear, antialiased, rounded to 8 bits as Pillow does), "
+        "centre crop of 224, values in 0..1; as tested by clip-mei, clip-mei-ssv2, lib, strm, trx"
+    )
+    packed = dataclasses.replace(RECIPE, packed={"frames": 16, "short_side": 256})
+    assert describe_pixels(packed.to_dict()).startswith("packed, 16 frames by uniform-center (seed 0), shorter side at")
+    for foreign in ({}, {**RECIPE.to_dict(), "size": 999}, {**RECIPE.to_dict(), "mean": "x"}, {"packed": 3}):
+        assert describe_pixels(foreign) is None

@@ -205,6 +205,7 @@ class FinetuneTrainer:
             size=test.size,
             interpolation=test.interpolation,
             antialias=test.antialias,
+            arithmetic=test.arithmetic,
             normalisation=known[0] if known else "backbone",
             decoder=self.decoder,
             dtype="float32",

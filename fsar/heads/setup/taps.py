@@ -98,7 +98,11 @@ def _settings(recipe: Mapping[str, Any]) -> str:
     """Return the options of `fsar-prep encode` that repeat a recipe, those that are at their defaults aside."""
     options = {name: recipe.get(field) for field, name in _OPTION_OF.items()}
     chosen = [f"--{name} {value}" for name, value in options.items() if value not in (None, _DEFAULTS.get(name))]
-    flags = [f"--{name}" for name in ("antialias", "flip") if recipe.get(name)]
+    flags = ["--flip"] if recipe.get("flip") else []
+    if "antialias" in recipe:  # whatever the default for a backbone is, these are the store's
+        flags.append("--antialias" if recipe["antialias"] else "--no-antialias")
+        chosen.append(f"--arithmetic {recipe.get('arithmetic', 'float32')}")
+    flags += [f"--normalise {name}" for name, mean in _NORMALISATIONS.items() if list(recipe.get("mean", ())) == mean]
     if recipe.get("n_views", 1) > 1 and not recipe.get("jitter", True):
         flags.append("--no-jitter")
     return " ".join([*chosen, *flags, ""]) if chosen or flags else ""
@@ -118,9 +122,9 @@ _OPTION_OF = {
     "dtype": "dtype",
 }
 """Field of a recipe -> option of `fsar-prep encode`."""
+_NORMALISATIONS = {"half": [0.45, 0.45, 0.45], "none": [0.0, 0.0, 0.0]}
+"""Mean of those that no library has: for the others the default is right."""
 _DEFAULTS = {
-    "resize": "squash",
-    "interpolation": "bilinear",
     "sampler": "uniform-center",
     "views": 1,
     "seed": 0,

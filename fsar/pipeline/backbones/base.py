@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fsar.pipeline.pixels.spec import ImageSpec
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -49,6 +51,8 @@ class Backbone:
     quick_gelu: bool = False
     clip: nn.Module | None = field(default=None, repr=False)
     """The whole CLIP model where its text tower has weights too."""
+    image: ImageSpec | None = None
+    """How its library prepares pictures for these weights, at `size` pixels; None where ours cannot do the same."""
 
     def taps(self) -> list[str]:
         """Return the names of everything that can be stored from one forward pass."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fsar.device import seeded
@@ -11,6 +12,7 @@ from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging
 from fsar.pipeline.backbones.published import require_weights, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
+from fsar.pipeline.pixels.spec import ImageSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +52,7 @@ def _describe(spec: BackboneSpec, model: Any, size: int | None, quick_gelu: bool
         size=size or int(native),
         mean=tuple(tower.image_mean),
         std=tuple(tower.image_std),
+        image=_image(tower, size or int(native)),
         points=_points(tower),
         weights_sha256=state_sha256(tower.state_dict()),
         text_sha256=state_sha256(rest) if has_text else "",
@@ -150,3 +153,24 @@ def _projection(tower: Any) -> Any:
         return projected
 
     return finish
+
+
+def _image(tower: Any, size: int) -> ImageSpec | None:
+    """Return open_clip's evaluation transform; None for pictures that are padded (`longest`)."""
+    from open_clip.transform import PreprocessCfg
+
+    config = tower.preprocess_cfg if isinstance(tower.preprocess_cfg, Mapping) else asdict(tower.preprocess_cfg)
+    config = asdict(PreprocessCfg()) | dict(config)
+    modes = {"shortest": "short-side", "squash": "squash"}
+    if config["resize_mode"] not in modes:
+        return None
+    return ImageSpec(
+        mode=modes[config["resize_mode"]],  # type: ignore[arg-type]
+        resize=size,
+        size=size,
+        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",  # as image_transform decides
+        antialias=True,
+        mean=tuple(tower.image_mean),
+        std=tuple(tower.image_std),
+        arithmetic="uint8",
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from fsar.pipeline.backbones.base import Backbone, TapPoints, quiet_logging
 from fsar.pipeline.backbones.published import require_weights, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
+from fsar.pipeline.pixels.spec import INTERPOLATIONS, ImageSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +33,7 @@ def build(spec: BackboneSpec, size: int | None) -> Backbone:
         size=size or native,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
+        image=_image(config, size or native),
         points=_points(module),
         weights_sha256=state_sha256(module.state_dict()),
     )
@@ -84,3 +88,20 @@ def _points(module: nn.Module) -> TapPoints:
     if isinstance(module, VisionTransformer):
         return TapPoints(blocks=tuple(module.blocks), finish=module.norm)
     return TapPoints()
+
+
+def _image(config: Mapping[str, Any], size: int) -> ImageSpec | None:
+    """Return timm's evaluation transform; None for pictures that are padded (`border`) or filtered otherwise."""
+    modes = {"center": "short-side", "squash": "squash"}
+    if config["crop_mode"] not in modes or config["interpolation"] not in INTERPOLATIONS:
+        return None
+    return ImageSpec(
+        mode=modes[config["crop_mode"]],  # type: ignore[arg-type]
+        resize=max(math.floor(size / config["crop_pct"]), size),
+        size=size,
+        interpolation=config["interpolation"],
+        antialias=True,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        arithmetic="uint8",
+    )

@@ -10,7 +10,7 @@ from fsar.pipeline.backbones.base import Backbone, TapPoints
 from fsar.pipeline.backbones.published import require_weights, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
-from fsar.pipeline.pixels.spec import IMAGENET_MEAN, IMAGENET_STD
+from fsar.pipeline.pixels.spec import IMAGENET_MEAN, IMAGENET_STD, ImageSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +30,7 @@ def build(spec: BackboneSpec, size: int | None) -> Backbone:
         size=size or 224,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        image=_image(spec, size or 224),
         points=TapPoints(map_module=module.get_submodule("layer4")),
         weights_sha256=state_sha256(module.state_dict()),
     )
@@ -73,3 +74,22 @@ def _weights(spec: BackboneSpec) -> Any:
 def _resolve(spec: BackboneSpec) -> str:
     # DEFAULT moves to other weights with a new torchvision: record what it stands for today.
     return str(_weights(spec).name) if spec.tag else spec.pretrained
+
+
+def _image(spec: BackboneSpec, size: int) -> ImageSpec:
+    """Return the transform that comes with the weights; that of the first ImageNet weights where there is no tag."""
+    crop, resize, interpolation = 224, 256, "bilinear"
+    if spec.tag:
+        transform = _weights(spec).transforms()
+        crop, resize = transform.crop_size[0], transform.resize_size[0]
+        interpolation = transform.interpolation.value
+    return ImageSpec(
+        mode="short-side",
+        resize=round(size * resize / crop),
+        size=size,
+        interpolation=interpolation,  # type: ignore[arg-type]  # checked by the class
+        antialias=True,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        arithmetic="uint8",
+    )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from fsar.pipeline.video.source import source_sha256
+
+if TYPE_CHECKING:
+    from fsar.pipeline.packs import FramePack
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,12 @@ def view_generator(seed: int, video_id: str, view: int) -> np.random.Generator:
 
 
 def decode_task(task: ClipTask) -> DecodedClip:
-    """Decode one video; raises VideoError when it cannot be used."""
+    """Decode one video, or its packed frames; raises VideoError when it cannot be used."""
+    from fsar.pipeline.packs import is_pack
     from fsar.pipeline.video.decode import decode_clip
+
+    if is_pack(task.path):
+        return _packed_clip(task)
 
     start = time.process_time()
     wanted: list[npt.NDArray[np.int32]] = []
@@ -95,6 +104,33 @@ def decode_task(task: ClipTask) -> DecodedClip:
         sha256=bytes.fromhex(source_sha256(path)),
         cpu_seconds=time.process_time() - start,
     )
+
+
+def _packed_clip(task: ClipTask) -> DecodedClip:
+    """Sample among the stored frames as if they were the video; what is recorded are the frames of the video itself."""
+    start = time.process_time()
+    path = Path(task.path)
+    pack = _open_pack(path, (path / "pack.json").stat().st_mtime_ns)
+    video = pack.video(task.video_id)
+    wanted = task.indices(video.n_stored) if video.n_stored else np.zeros((1, 1), np.int32)
+    distinct, slots = np.unique(wanted, return_inverse=True)
+    return DecodedClip(
+        frames=pack.frames(task.video_id, distinct),
+        slots=slots.reshape(wanted.shape),
+        frame_index=video.frame_index[wanted],
+        frame_time=video.frame_time[wanted],
+        n_frames=video.n_frames,
+        sha256=video.source_sha256,
+        cpu_seconds=time.process_time() - start,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _open_pack(path: Path, changed_ns: int) -> FramePack:
+    """Return a pack that stays open, until videos are added to it."""
+    from fsar.pipeline.packs import FramePack
+
+    return FramePack.open(path)
 
 
 def attempt(decode: Decode, task: ClipTask) -> DecodedClip | DecodeFailure:

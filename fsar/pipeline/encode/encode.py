@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def encode(
     from fsar.pipeline.encode.chunk_size import chunk_rows
     from fsar.pipeline.store import create_store
 
-    todo = prepared or plan(rows, options)
+    todo = prepared or plan(rows, options, out)
     recipe = todo.recipe
     writer = create_store(
         out,
@@ -117,6 +117,7 @@ def add_videos(
         recipe = Recipe.from_dict(before.layout.recipe)
     backbone, taps = None, {}
     if new or n_pending:
+        _check_source(path, recipe, videos)
         if new:
             _check_paths(new)
         resolve_device(options.device)
@@ -126,6 +127,18 @@ def add_videos(
     with extend_store(path, videos) as writer:
         rows = [replace(video, path=path_of.get(video.video_id, video.path)) for video in writer.videos]
         return _fill(writer, rows, recipe, backbone, taps, options, quiet=quiet)
+
+
+def _check_source(path: Path, recipe: Recipe, videos: Sequence[VideoRow]) -> None:
+    """Raise InputError unless the videos are given as the store's were: as videos, or in a pack of such frames."""
+    from fsar.pipeline.packs.catalog import pack_settings
+    from fsar.pipeline.packs.layout import PackSettings
+
+    settings = pack_settings(video.path for video in videos)
+    given, wanted = (asdict(settings) if settings else None), recipe.packed
+    if given != (dict(wanted) if wanted else None):
+        made = f"a pack of {PackSettings(**wanted).describe()}" if wanted else "videos, not a pack of frames"
+        raise InputError(f"{path} was made from {made}: add from such a one")
 
 
 def _tap_specs(backbone: Backbone, recipe: Recipe) -> dict[str, TapSpec]:

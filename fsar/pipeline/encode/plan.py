@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fsar.errors import InputError
-from fsar.pipeline.encode.recipe import Recipe, describe_backbone
+from fsar.pipeline.encode.image_choice import AS_TRAINED, PixelOptions, as_begun, choose_image
+from fsar.pipeline.encode.recipe import PACKED, Recipe, describe_backbone
 from fsar.pipeline.encode.report import EngineOptions
+from fsar.pipeline.packs.catalog import pack_settings
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone
@@ -18,12 +20,10 @@ if TYPE_CHECKING:
     from fsar.pipeline.catalog.catalog import CatalogRow
     from fsar.pipeline.store import TapSpec, VideoRow
 
-NORMALISATIONS = ("backbone", "clip", "imagenet", "half", "none")
-
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """What to store of each video. The defaults give the published geometry of the CLIP-FSAR family."""
+    """What to store of each video. By default frames are prepared as the backbone was trained."""
 
     backbone: str
     weights: Path | None = None
@@ -37,20 +37,26 @@ class EncodeOptions:
     flip: bool = False
     jitter: bool = False
     seed: int = 0
-    resize_mode: str = "squash"
-    resize: int | None = None
-    """Pixels before the crop; None means size * 256 / 224."""
     size: int | None = None
-    """Pixels after the crop; None means what the backbone was made for."""
-    interpolation: str = "bilinear"
-    antialias: bool = False
-    normalisation: str = "backbone"
-    """Whose mean and std: the backbone's own, `clip`, `imagenet`, `half` (0.45 / 0.225) or `none`."""
+    """Height and width of the network's input; None means what the backbone was made for."""
+    pixels: str = AS_TRAINED
+    """How frames become network input: see `PixelOptions`, also for the next six."""
+    resize_mode: str | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    antialias: bool | None = None
+    arithmetic: str | None = None
+    normalisation: str | None = None
     decoder: str = "pyav"
     precision: str = "fp32"
     dtype: str = "float16"
     chunk_bytes: int = 32 << 20
     engine: EngineOptions = field(default_factory=EngineOptions)
+
+    @property
+    def image(self) -> PixelOptions:
+        """How frames become network input."""
+        return PixelOptions(**{each.name: getattr(self, each.name) for each in fields(PixelOptions)})
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class EncodePlan:
     backbone: Backbone
     taps: dict[str, TapSpec]
     videos: list[VideoRow]
+    note: str | None = None
+    """What the user should hear of it."""
 
     @property
     def video_bytes(self) -> int:
@@ -69,17 +77,27 @@ class EncodePlan:
         return n_values * self.recipe.n_views * self.recipe.n_slots * (2 if self.recipe.dtype == "float16" else 4)
 
 
-def plan(rows: Sequence[CatalogRow], options: EncodeOptions) -> EncodePlan:
-    """Load the backbone and settle the recipe. Raises InputError for anything that cannot work."""
+def plan(rows: Sequence[CatalogRow], options: EncodeOptions, out: Path | None = None) -> EncodePlan:
+    """Load the backbone and settle the recipe. Raises InputError for anything that cannot work.
+
+    With the path of a store that is to be resumed, frames are prepared as it was begun where `options.image` says
+    nothing else.
+    """
     from fsar.device import resolve_device
     from fsar.pipeline.backbones import load_backbone
 
     videos = _video_rows(rows)
-    _settle(options, "x", {})  # wrong options are found before weights are fetched
+    packed = pack_settings(video.path for video in videos)
+    _settle(options, None, options.taps)  # wrong options are found before weights are fetched
     resolve_device(options.engine.device)
     backbone = load_backbone(options.backbone, weights=options.weights, size=options.size)
     recipe, taps = recipe_of(backbone, options)
-    return EncodePlan(recipe, backbone, taps, videos)
+    if packed is not None:
+        recipe = replace(recipe, decoder=PACKED, packed=asdict(packed))
+    note = None
+    if out is not None and out.exists() and options.image == PixelOptions():
+        recipe, note = as_begun(recipe, out)
+    return EncodePlan(recipe, backbone, taps, videos, note)
 
 
 def _video_rows(rows: Sequence[CatalogRow]) -> list[VideoRow]:
@@ -95,26 +113,26 @@ def recipe_of(backbone: Backbone, options: EncodeOptions) -> tuple[Recipe, dict[
     from fsar.pipeline.backbones.taps import TapExtractor
 
     extractor = TapExtractor(backbone, options.taps)
-    mean, std = _normalisation(backbone, options.normalisation)
-    fixed = {**describe_backbone(backbone), "taps": extractor.taps, "mean": mean, "std": std, "size": backbone.size}
-    recipe = _settle(options, backbone.library, fixed)
+    recipe = _settle(options, backbone, extractor.taps)
     specs = tap_specs(extractor, recipe)
     extractor.close()
     return recipe, specs
 
 
-def _settle(options: EncodeOptions, library: str, fixed: dict[str, Any]) -> Recipe:
+_UNKNOWN = {"library": "x", "backbone": "", "pretrained": "", "weights_sha256": ""}
+
+
+def _settle(options: EncodeOptions, backbone: Backbone | None, taps: tuple[str, ...]) -> Recipe:
     """Return the recipe; without what only the backbone knows it still checks everything else."""
     from fsar.pipeline.video.decode import get_decoder
     from fsar.pipeline.video.sample import sampler_version
 
     get_decoder(options.decoder)
-    if options.normalisation not in NORMALISATIONS:
-        _normalisation(None, options.normalisation)
-    size = fixed.get("size", options.size or 224)
-    unknown = {"library": library, "backbone": "", "pretrained": "", "weights_sha256": "", "taps": options.taps}
-    recipe = Recipe(
-        **{**unknown, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), **fixed, "size": size},
+    size = backbone.size if backbone is not None else options.size or 224
+    image = choose_image(options.image, size, backbone)
+    return Recipe(
+        **(describe_backbone(backbone) if backbone is not None else _UNKNOWN),
+        taps=taps,
         sampler=options.sampler,
         sampler_version=sampler_version(options.sampler),
         n_slots=options.n_slots,
@@ -122,16 +140,18 @@ def _settle(options: EncodeOptions, library: str, fixed: dict[str, Any]) -> Reci
         flip=options.flip,
         jitter=options.jitter,
         seed=options.seed,
-        resize_mode=options.resize_mode,
-        resize=options.resize or round(size * 256 / 224),
-        interpolation=options.interpolation,
-        antialias=options.antialias,
+        resize_mode=image.mode,
+        resize=image.resize,
+        size=image.size,
+        interpolation=image.interpolation,
+        antialias=image.antialias,
+        mean=image.mean,
+        std=image.std,
+        arithmetic=image.arithmetic,
         decoder=options.decoder,
         precision=options.precision,  # type: ignore[arg-type]
         dtype=options.dtype,  # type: ignore[arg-type]
     )
-    assert recipe.image  # building it checks the geometry
-    return recipe
 
 
 def tap_specs(extractor: TapExtractor, recipe: Recipe) -> dict[str, TapSpec]:
@@ -141,14 +161,3 @@ def tap_specs(extractor: TapExtractor, recipe: Recipe) -> dict[str, TapSpec]:
     specs = {tap: TapSpec(shape, recipe.dtype) for tap, shape in extractor.shapes().items()}
     extractor.close()
     return specs
-
-
-def _normalisation(backbone: Backbone | None, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    from fsar.errors import unknown_name
-    from fsar.pipeline.pixels.spec import NORMALISATIONS as KNOWN
-
-    if backbone is not None and name == "backbone":
-        return backbone.mean, backbone.std
-    if name not in KNOWN:
-        raise unknown_name("normalisation", name, NORMALISATIONS)
-    return KNOWN[name]

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 RECIPE_FORMAT = 1
 PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
+PACKED = "packed"
+"""The decoder of frames that were decoded before."""
 DTYPES = ("float16", "float32")
+_LATER: Mapping[str, Any] = {"arithmetic": "float32", "packed": None}
+"""Fields that older recipes do not have, and what these mean by that."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class Recipe:
     dtype: Literal["float16", "float32"] = "float16"
     """Type of the stored features."""
     format: int = RECIPE_FORMAT
+    arithmetic: Literal["float32", "uint8"] = "float32"
+    """Of resizing; `uint8` rounds as Pillow does."""
+    packed: Mapping[str, Any] | None = None
+    """Settings of the pack whose frames were read in place of the videos; None: the videos themselves."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -81,11 +89,13 @@ class Recipe:
     def image(self) -> ImageSpec:
         """The geometry and normalisation of a frame."""
         mean, std = tuple(self.mean), tuple(self.std)
-        return ImageSpec(self.resize_mode, self.resize, self.size, self.interpolation, self.antialias, mean, std)  # type: ignore[arg-type]
+        geometry = (self.resize_mode, self.resize, self.size, self.interpolation, self.antialias)
+        return ImageSpec(*geometry, mean, std, self.arithmetic)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the fields as JSON types; later ones only where they say something, so that older ids stay."""
+        data = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in data.items() if name not in _LATER or value != _LATER[name]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
@@ -99,6 +109,25 @@ class Recipe:
             return cls(**values)
         except TypeError as error:
             raise InputError(f"recipe is incomplete: {error}") from error
+
+
+def describe_pixels(recipe: Mapping[str, Any]) -> str | None:
+    """Return in words how a recipe's frames were made; None for a recipe that is not of this form.
+
+    E.g. "the videos, decoded by pyav; shorter side to 224 pixels (bicubic, antialiased, ...), CLIP's mean and std".
+    """
+    from fsar.pipeline.packs.layout import PackSettings
+    from fsar.pipeline.pixels.published import tested_so
+    from fsar.pipeline.pixels.spec import describe_image
+
+    try:
+        known = Recipe.from_dict(recipe)
+        packed = PackSettings(**known.packed).describe() if known.packed is not None else None
+        words, like = describe_image(known.image), tested_so(known.image)
+    except (InputError, TypeError, ValueError):
+        return None
+    source = f"packed, {packed}" if packed else f"videos decoded by {known.decoder}"
+    return f"{source}; {words}" + (f"; as tested by {', '.join(like)}" if like else "")
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fsar.files import sha256_file
 from fsar.pipeline.packs.jpeg import encode_jpeg, shrink
 from fsar.pipeline.packs.layout import PackSettings
+from fsar.pipeline.video.source import source_sha256
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def video_frames(task: PackTask) -> VideoFrames:
         frame_time=clip.times_seconds,
         shape=pictures[0].shape[:2],
         n_frames=clip.n_frames,
-        source_sha256=_source_sha256(task.path),
+        source_sha256=bytes.fromhex(source_sha256(task.path)),
     )
 
 
@@ -62,10 +61,3 @@ def _choose(task: PackTask, n_frames: int) -> npt.NDArray[np.integer]:
 
     generator = np.random.default_rng([task.settings.seed, zlib.crc32(task.video_id.encode())])
     return np.unique(sample_indices(task.settings.sampler, n_frames, task.settings.frames, generator))
-
-
-def _source_sha256(path: Path) -> bytes:
-    if not path.is_dir():
-        return bytes.fromhex(sha256_file(path))
-    listing = "".join(f"{file.name} {sha256_file(file)}\n" for file in sorted(path.iterdir()) if file.is_file())
-    return hashlib.sha256(listing.encode()).digest()

@@ -33,6 +33,7 @@ from fsar.pipeline.pixels.steps import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+MIN_SIZE = 8
 Role = Literal["support", "query"]
 
 
@@ -95,9 +96,16 @@ def pixel_pipeline(name: str, size: int = 224) -> PixelPipeline:
     """
     if name not in _BUILDERS:
         raise unknown_name("pixel pipeline", name, _BUILDERS)
-    if size < 8:
-        raise InputError(f"network input must have at least 8 pixels, got {size}")
+    if size < MIN_SIZE:
+        raise InputError(f"network input must have at least {MIN_SIZE} pixels, got {size}")
     return _BUILDERS[name](name, size)
+
+
+def tested_so(image: ImageSpec) -> list[str]:
+    """Return the names of the published pipelines whose test pictures are these."""
+    return [
+        name for name in list_pipelines() if image.size >= MIN_SIZE and pixel_pipeline(name, image.size).test == image
+    ]
 
 
 def before_crop(size: int) -> int:

@@ -19,7 +19,7 @@ def resize_float(pixels: Tensor, shape: tuple[int, int], interpolation: str, *, 
 
 
 def resize_8_bit(pixels: Tensor, shape: tuple[int, int], interpolation: str) -> Tensor:
-    """Return uint8 pixels (T, 3, H, W) resized as Pillow does: low-passed, rounded after each of its two passes.
+    """Return uint8 pixels (T, 3, H, W) resized as Pillow does: low-passed, rows first, rounded after each pass.
 
     On a CPU torch has this very arithmetic (0.5 % of the values differ from Pillow's, by 1 or 2 levels) and it is
     several times faster than resizing floats; elsewhere the two passes are made in float32 and rounded.

@@ -1,6 +1,7 @@
 """Published pipelines against Pillow and torchvision, given the same draws."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,3 +246,9 @@ def test_a_gpu_gives_the_same_pixels(name):
     frames = torch.from_numpy(clip())
     on_gpu = visit(name, "query", frames.cuda()).cpu()
     assert (on_gpu - visit(name, "query", frames)).abs().max() < 12 * LEVEL / 0.224
+
+
+def test_the_page_names_every_pipeline():
+    page = (Path(__file__).resolve().parents[3] / "docs" / "pixels.md").read_text()
+    for name in list_pipelines():
+        assert f"`{name}`" in page or f"`{name.removesuffix('-kinetics')}`" in page

@@ -45,11 +45,11 @@ class OfficialFormat:
 
 _FORMATS: dict[str, OfficialFormat] = {}
 
-TRX_FRAMES = "--sampler trx --resize short-side --resize-to 256 --antialias --normalise none"
+TRX_FRAMES = "--sampler trx --pixels trx"
 """How TRX, its relatives and CLIP-MEI prepare frames."""
-CLIPFSAR_FRAMES = "--sampler clipfsar-segment"
+CLIPFSAR_FRAMES = "--sampler clipfsar-segment --pixels clip-fsar"
 """How the CLIP-FSAR code base prepares frames, but for Kinetics ("clipfsar-interval")."""
-RESNET_FRAMES = f"{CLIPFSAR_FRAMES} --normalise half"
+RESNET_FRAMES = "--sampler clipfsar-segment --pixels hyrsm"
 """How it prepares them for its ResNets."""
 
 BACKBONE = re.compile(r"(backbone|resnet)\.")

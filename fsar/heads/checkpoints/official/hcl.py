@@ -69,7 +69,7 @@ register_official(
         ),
         leftovers=(r"query_embed", r"encoder\..*"),
         optional=(r"tuple_linears\..*",),
-        encode="--resize-to 224 --antialias",
+        encode="--pixels hcl",
         guessed=("nheads", "temp_set", "use_spa_mscale", "use_spa_cycle", "temperature", *SIGMAS),
     ),
 )
