@@ -3,6 +3,7 @@
 import difflib
 import textwrap
 import traceback
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,3 +36,20 @@ def unforeseen(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{place}"
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return `text` with everything that could steer a terminal escaped: controls, line ends, marks of direction.
+
+    What comes from files of others (ids, class names, recipes, error messages) passes here before it is printed.
+    `keep` names characters that stay, such as a newline in a page of our own.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_shown(character) if character not in keep else character for character in text)
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":  # the other kinds of space
+        return character
+    return f"\\u{ord(character):04x}"

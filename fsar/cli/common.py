@@ -5,14 +5,14 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
 from fsar.allocator import keep_big_buffers
 from fsar.cli.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, heed_termination
-from fsar.errors import InputError
+from fsar.errors import InputError, printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 MAX_FRAMES = 4096
@@ -62,21 +62,37 @@ def run_command(command: click.Command, prog_name: str) -> None:
         error.show()
         code = error.exit_code
     except click.ClickException as error:
-        click.echo(f"error: {_one_line_of_usage(error)}", err=True)
+        echo(f"error: {_one_line_of_usage(error)}", err=True)
         code = error.exit_code
     except USER_ERRORS as error:
         if debug:
-            traceback.print_exc()
-        click.echo(f"error: {_one_line(error)}", err=True)
+            echo(traceback.format_exc(), err=True)
+        echo(f"error: {_one_line(error)}", err=True)
+        code = EXIT_FAILED
+    except Exception:
+        echo(traceback.format_exc(), err=True)
         code = EXIT_FAILED
     sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print lines of text, on stderr or stdout, with what could steer a terminal escaped.
+
+    Lines that hold names out of somebody's files are put together by `page`: a name must not begin a line of its own.
+    """
+    click.echo(printable(text, keep="\n\t"), err=err)
+
+
+def page(lines: Iterable[str]) -> str:
+    """Return lines as one text, with line ends inside of them escaped."""
+    return "\n".join(map(printable, lines))
 
 
 def _interrupted(error: BaseException) -> int:
     """Say what an interruption leaves, and return the exit code; `error` may say how much is kept."""
     cause = error.__cause__ or error  # click wraps what interrupted it
     kept = " ".join(str(cause).split()) or "what was finished is kept"
-    click.echo(f"interrupted: {kept}; run the same command again to go on", err=True)
+    echo(f"interrupted: {kept}; run the same command again to go on", err=True)
     return EXIT_TERMINATED if isinstance(cause, Terminated) else EXIT_INTERRUPTED
 
 
@@ -104,7 +120,7 @@ def _one_line(error: BaseException) -> str:
 
 def summary(data: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print the result of a command on stdout: JSON for machines (null for NaN and infinity) or text for people."""
-    click.echo(json.dumps(_finite(data), indent=2, sort_keys=True, allow_nan=False) if as_json else text)
+    echo(json.dumps(_finite(data), indent=2, sort_keys=True, allow_nan=False) if as_json else text)
 
 
 def _finite(value: Any) -> Any:

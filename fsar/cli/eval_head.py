@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsar.cli.common import run_command
+from fsar.cli.common import echo, run_command
 from fsar.cli.options import opened, settings_options, store_option
 from fsar.heads.evaluation.settings import EvaluateSettings
 
@@ -45,11 +45,11 @@ def command(style: "Format", as_json: bool, **settings: Any) -> None:
 
     report = evaluate_heads(chosen)
     if as_json or style == "json":
-        click.echo(json.dumps(report.to_dict(), indent=2, sort_keys=True, default=str))
+        echo(json.dumps(report.to_dict(), indent=2, sort_keys=True, default=str))
     else:
-        click.echo(report.table(style))
+        echo(report.table(style))
         for compared in report.comparisons:
-            click.echo(compared.to_text(), err=style == "csv")
+            echo(compared.to_text(), err=style == "csv")
     _print_notes(report)
 
 
@@ -57,9 +57,9 @@ def _print_notes(report: "EvaluationReport") -> None:
     from fsar.heads.evaluation.report import explanations
 
     for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     for line in explanations(report.results):
-        click.echo(line, err=True)
+        echo(line, err=True)
 
 
 def main() -> None:

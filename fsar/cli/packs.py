@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, page, summary
 
 if TYPE_CHECKING:
     from fsar.pipeline.catalog.catalog import Catalog
@@ -78,7 +76,7 @@ def _rows(rows: Any) -> "list[VideoRow]":
 
 def _report(report: "PackReport", more: dict[str, Any], *, as_json: bool) -> int:
     for video_id, _, reason, message in report.failures:
-        click.echo(f"failed: {video_id} ({reason}): {message}", err=True)
+        echo(page([f"failed: {video_id} ({reason}): {message}"]), err=True)
     counts = {"videos": report.n_videos, "extracted": report.n_packed, "kept": report.n_videos - report.n_packed}
     data = {"out": str(report.path), **counts, "failed": len(report.failures), "bytes": report.n_bytes, **more}
     text = f"{report.path}: {report.n_packed} videos packed, {counts['kept']} kept, {len(report.failures)} failed"

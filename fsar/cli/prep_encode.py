@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, json_option, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, echo, json_option, page, summary
 
 option = partial(click.option, show_default=True)
 
@@ -109,9 +109,9 @@ def command(
         return EXIT_DONE
     report = encode(rows, path, chosen, prepared=prepared)
     for video_id, _, reason, message in report.failures:
-        click.echo(f"failed: {video_id} ({reason}): {message}", err=True)
+        echo(page([f"failed: {video_id} ({reason}): {message}"]), err=True)
     if report.duplicates:
-        click.echo(f"warning: {describe_duplicates(report.duplicates)}", err=True)
+        echo(f"warning: {describe_duplicates(report.duplicates)}", err=True)
     summary(_report_data(report), _report_text(report), as_json=as_json)
     return EXIT_FAILED if report.failures else EXIT_DONE
 

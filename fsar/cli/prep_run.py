@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsar.cli import signals
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, json_option, summary
 
 if TYPE_CHECKING:
     from fsar.cli.run_file import Key, Stage
@@ -169,17 +169,17 @@ def _check(parameter: click.Parameter, text: str) -> None:
 
 def _say_end(stage: "Stage", code: int) -> None:
     if code in signals.INTERRUPTED:
-        click.echo(f"interrupted in stage {stage.name}: run the same line again to go on", err=True)
+        echo(f"interrupted in stage {stage.name}: run the same line again to go on", err=True)
     elif code == EXIT_KILLED:
-        click.echo(f"error: stage {stage.name} was killed, often for want of memory: run the same line again", err=True)
+        echo(f"error: stage {stage.name} was killed, often for want of memory: run the same line again", err=True)
     else:
         hint = ", or add --keep-going if failed videos may be left out" if code == EXIT_FAILED else ""
-        click.echo(f"error: stage {stage.name} ended with exit code {code}: mend it and run again{hint}", err=True)
+        echo(f"error: stage {stage.name} ended with exit code {code}: mend it and run again{hint}", err=True)
 
 
 def _say(line: str) -> None:
     """Print progress of the chain before the stage's own output, on stderr: stdout is for results."""
-    click.echo(line, err=True)
+    echo(line, err=True)
     sys.stderr.flush()
 
 

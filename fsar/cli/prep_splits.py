@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsar.cli.common import json_option, summary
+from fsar.cli.common import echo, json_option, summary
 from fsar.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def show_command(split: str, part: str | None, as_csv: bool, as_json: bool) -> N
         raise click.UsageError("--csv and --json are two forms of one output: give one")
     table = load_split(split)
     if as_csv:
-        click.echo(_csv(table, part), nl=False)
+        echo(_csv(table, part).removesuffix("\n"))
         return
     shown = [part] if part else list(PARTS)
     lines = [f"{table.name}: {table.title}" if table.title else table.name]

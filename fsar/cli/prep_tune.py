@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import EXIT_FAILED, MAX_FRAMES, FiniteRange, jobs_option, json_option, summary
+from fsar.cli.common import EXIT_FAILED, MAX_FRAMES, FiniteRange, echo, jobs_option, json_option, page, summary
 
 
 @click.command("tune")
@@ -75,6 +75,6 @@ def command(catalog: Path, split: str | None, part: str, out: Path, jobs: int, a
         share, chance = report.held_out_accuracy, 1 / report.n_classes
         text += f"; {share:.1%} of {report.n_held_out} held-out videos right (chance {chance:.1%})"
     for failure in report.failures:
-        click.echo(f"failed: {failure['video_id']}: {failure['message']}", err=True)
+        echo(page([f"failed: {failure['video_id']}: {failure['message']}"]), err=True)
     summary(data, text, as_json=as_json)
     return EXIT_FAILED if report.failures else 0

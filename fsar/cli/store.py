@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, run_command, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, jobs_option, json_option, page, run_command, summary
 from fsar.cli.packs import PACK_SUFFIX, add_packed, info_packed, verify_packed
 from fsar.cli.store_address import LOCAL_STORE, STORE, byte_progress, open_any
 from fsar.cli.store_pull import cache_command, pull_command
@@ -184,9 +184,9 @@ def add(
     n_new, n_encoded = report.n_videos - before.n_videos, report.n_videos - report.n_resumed
     failures = [failure for failure in report.failures if failure[0] not in done]
     for video_id, _, reason, message in failures:
-        click.echo(f"failed: {video_id} ({reason}): {message}", err=True)
+        echo(page([f"failed: {video_id} ({reason}): {message}"]), err=True)
     if report.duplicates:
-        click.echo(f"warning: {describe_duplicates(report.duplicates)}", err=True)
+        echo(f"warning: {describe_duplicates(report.duplicates)}", err=True)
     data: dict[str, Any] = {
         "path": str(path),
         "videos": report.n_videos,

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fsar.cli.common import page
+
 if TYPE_CHECKING:
     from fsar.pipeline.store.verify import Verification
 
@@ -39,7 +41,7 @@ def info_text(data: dict[str, Any]) -> str:
         lines.append(f"  {part or '(no part)'}: {counts['videos']} videos: {counted}")
     lines += [f"  failed, {reason}: {count}" for reason, count in data["failures"].items()]
     lines += [f"  warning: {describe_duplicates(data['duplicates'])}"] if data["duplicates"] else []
-    return "\n".join(lines)
+    return page(lines)
 
 
 def verify_text(path: object, result: "Verification") -> str:
@@ -54,7 +56,7 @@ def verify_text(path: object, result: "Verification") -> str:
         lines.append(f"  … and {len(result.problems) - N_LISTED} more")
     if result.videos_hit:
         lines.append(f"  videos hit: {_listed(result.videos_hit)}")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def compare_text(data: dict[str, Any]) -> str:
@@ -71,7 +73,7 @@ def compare_text(data: dict[str, Any]) -> str:
             f"  tap {name}: largest difference {tap['max_abs_difference']:.6g}{where} "
             f"over {data['compared_videos']} videos"
         )
-    return "\n".join(lines)
+    return page(lines)
 
 
 def size_text(n_bytes: int) -> str:

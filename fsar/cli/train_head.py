@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import json_option, run_command, summary
+from fsar.cli.common import echo, json_option, run_command, summary
 from fsar.cli.options import opened, settings_options, store_option
 from fsar.heads.finetune.settings import FinetuneSettings
 
@@ -46,7 +46,7 @@ def command(as_json: bool, **settings: Any) -> None:
 
 
 def _list_heads(context: click.Context) -> None:
-    click.echo(_describe_heads())
+    echo(_describe_heads())
     context.exit()
 
 

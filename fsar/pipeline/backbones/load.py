@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fsar.errors import InputError
+from fsar.errors import InputError, printable
 from fsar.pipeline.backbones.base import Backbone
 from fsar.pipeline.backbones.spec import BackboneSpec, parse_spec
 
@@ -28,7 +28,9 @@ def load_backbone(spec: str | BackboneSpec, *, weights: Path | None = None, size
         raise InputError(f"frame size must be a positive number of pixels, got {size}")
     backbone = _builder(parsed.library)(parsed, size)
     if parsed.seed is not None:
-        sys.stderr.write(f"warning: {parsed.library} {parsed.name} has RANDOM weights (seed {parsed.seed})\n")
+        sys.stderr.write(
+            f"warning: {parsed.library} {printable(parsed.name)} has RANDOM weights (seed {parsed.seed})\n"
+        )
     backbone.module.eval().requires_grad_(False)
     return backbone
 

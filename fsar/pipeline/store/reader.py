@@ -23,7 +23,9 @@ from fsar.pipeline.store.partial import ListedRows, Presence, Provide, manifest_
 from fsar.pipeline.store.recycled import RecycledMemory
 
 if TYPE_CHECKING:
+    import h5py
     import torch
+    import zarr
 
 Array = np.ndarray[Any, Any]
 Rows = Sequence[int] | Sequence[str] | Array
@@ -322,6 +324,20 @@ class FeatureStore:
             IndexError: a row that the store does not have.
         """
         return self._gather_array(self._spec(name).name).read(self._index(rows), None, None)
+
+    def open_plain(self) -> "zarr.Group | h5py.File":
+        """Return the arrays as zarr or h5py show them, read-only; close an `h5py.File` after use.
+
+        Rows that are not encoded yet read as NaN there. Its metadata is checked first: it leads to no file outside the
+        store.
+
+        Raises:
+            InputError: the metadata is damaged, or not what a store of this layout has; or a file is a link.
+        """
+        self.files.refuse_links()
+        self.files.format.refuse_foreign(self.files.path, self.layout, self.n_videos)
+        plain: zarr.Group | h5py.File = self.files.format.open_plain(self.files.path)
+        return plain
 
     def text_tables(self) -> list[str]:
         """Return the names of the text tables."""

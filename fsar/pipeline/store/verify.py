@@ -14,6 +14,7 @@ from fsar.pipeline.store.format.files import (
     JOURNAL,
     KEY_PATTERN,
     MANIFEST_FILE,
+    MAX_TABLE_BYTES,
     METADATA_KEY,
     RUNS,
     STAGING,
@@ -22,6 +23,7 @@ from fsar.pipeline.store.format.files import (
     read_store,
 )
 from fsar.pipeline.store.format.layout import Layout, VideoRow
+from fsar.pipeline.store.journal.chunk_rows import MAX_METADATA_BYTES, refuse_misfit
 from fsar.pipeline.store.journal.manifest import is_sealed, read_manifest
 from fsar.pipeline.store.journal.records import (
     Entries,
@@ -96,9 +98,13 @@ def verify(path: str | Path, *, advance: Callable[[int], None] | None = None) ->
     partial = read_partial(files)
     if partial:
         expected = {name: whole[name] for name in whole if name in on_disk}
-    for name, what in _check(files, {name: expected[name] for name in expected if name not in moving}, advance):
+    problems += owners.impossible(expected)
+    unfit = {problem.file for problem in problems}
+    hashed = {name: expected[name] for name in expected if name not in moving and name not in unfit}
+    for name, what in _check(files, hashed, advance):
         problems.append(Problem(name, what, owners.of(name)))
-    problems += owners.without_record(whole) if sealed else []
+    problems += owners.unmatched(whole) if sealed else []
+    problems += _master_problems(files, owners)
     problems += _intent_problems(files, sealed)
     notes = _notes(files, sealed)
     known = expected.keys() | moving | {MANIFEST_FILE if sealed else ""}
@@ -169,27 +175,57 @@ class _Owners:
     """Which videos a file belongs to."""
 
     def __init__(self, files: StoreFiles, problems: list[Problem]) -> None:
+        self._files = files
         self._rows: dict[str, range] = {}
         self._videos: list[VideoRow] = []
         try:
-            self._layout, self._videos = read_store(files)
+            self.layout, self._videos = read_store(files)
         except (InputError, OSError) as error:
             problems.append(Problem("store", f"cannot tell which videos are hit: {error}"))
             return
-        self._rows = _chunk_rows(files, self._layout, len(self._videos))
+        self._rows = _chunk_rows(files, self.layout, len(self._videos))
+
+    @property
+    def n_videos(self) -> int:
+        """Rows of the store, 0 when nobody can tell."""
+        return len(self._videos)
 
     def of(self, name: str) -> tuple[str, ...]:
         record = _RECORD_NAME.fullmatch(name)
         if record and self._videos:
-            rows = self._layout.chunk_range(int(record[1]), len(self._videos))
+            rows = self.layout.chunk_range(int(record[1]), len(self._videos))
         else:
             rows = self._rows.get(name, range(0))
         return tuple(self._videos[row].video_id for row in rows)
 
-    def without_record(self, expected: Collection[str]) -> list[Problem]:
-        """Return the chunk files that a complete store has and the manifest does not name."""
+    def impossible(self, expected: Entries) -> list[Problem]:
+        """Return what the layout rules out: records with other rows or sizes, files too large to be hashed."""
+        if not self._videos:
+            return []
+        problems = []
+        for index, n_rows in stored_rows(self._files).items():
+            name = f"{JOURNAL}/{chunk_key(index, n_rows)}.json"
+            try:
+                record = read_record(self._files, chunk_key(index, n_rows))
+                refuse_misfit(self._files, self.layout, index, record)
+            except (InputError, FileNotFoundError) as error:
+                problems.append(Problem(name, str(error), self.of(name)))
+        sizes = self.layout.chunk_rows * sum(spec.row_bytes for spec in self.layout.arrays().values())
+        for name, entry in expected.items():
+            if entry.n_bytes > (sizes + MAX_METADATA_BYTES if name in self._rows else MAX_TABLE_BYTES):
+                problems.append(Problem(name, f"{entry.n_bytes} bytes are more than it can have", self.of(name)))
+        return problems
+
+    def unmatched(self, expected: Collection[str]) -> list[Problem]:
+        """Return the chunks of a complete store that the manifest does not name, and records of no videos."""
         missing = sorted(self._rows.keys() - set(expected))
-        return [Problem(name, "not in the manifest", self.of(name)) for name in missing]
+        extra = [
+            f"{JOURNAL}/{chunk_key(index, n_rows)}.json"
+            for index, n_rows in stored_rows(self._files).items()
+            if self._videos and index * self.layout.chunk_rows + n_rows > self.n_videos
+        ]
+        problems = [Problem(name, "not in the manifest", self.of(name)) for name in missing]
+        return problems + [Problem(name, "a record of rows that the store does not have") for name in extra]
 
 
 def _chunk_rows(files: StoreFiles, layout: Layout, n_videos: int) -> dict[str, range]:
@@ -213,6 +249,17 @@ def _renaming_problems(files: StoreFiles) -> list[Problem]:
         return []
     what = f"links to the folder of another name, the store was renamed: `fsar-store seal {files.path}` mends it"
     return [Problem(name, what) for name in files.format.extra_names()]
+
+
+def _master_problems(files: StoreFiles, owners: _Owners) -> list[Problem]:
+    """Return what is wrong with the metadata that other programs read, and with the text tables."""
+    try:
+        files.format.read_tables(files.path)
+        if owners.n_videos and METADATA_KEY not in intents(files) and files.format.leads_home(files.path):
+            files.format.refuse_foreign(files.path, owners.layout, owners.n_videos)
+    except (InputError, FileNotFoundError) as error:
+        return [Problem("metadata", str(error))]
+    return []
 
 
 def _intent_problems(files: StoreFiles, sealed: bool) -> list[Problem]:

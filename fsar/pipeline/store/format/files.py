@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,12 @@ class StoreFiles:
         """Return the names of all files on disk, book-keeping included."""
         outside = [name for name in self.format.extra_names() if self.locate(name).exists()]
         return sorted(_names_below(self.home)) + outside
+
+    def refuse_links(self) -> None:
+        """Raise InputError unless all files of the store are plain ones: other programs would follow links."""
+        for name in _names_below(self.home):
+            if not stat.S_ISREG((self.home / name).lstat().st_mode):
+                raise InputError(f"{self.home / name} is not a plain file: run `fsar-store verify {self.path}`")
 
     def bytes_on_disk(self) -> int:
         """Return the size of all files; links count for themselves."""

@@ -35,6 +35,8 @@ MASTER = "@master.h5"
 """Name in manifests of the file outside the parts folder, whatever the store is called."""
 PART_FOLDER = "chunks"
 _PART_FILE = re.compile(rf"{PART_FOLDER}/[0-9]{{6,}}\.h5")
+MAX_DEPTH = 2
+"""Groups lie in groups, and hard links can make rings of them."""
 ALIGN_BYTES = 4096
 """Arrays of a page and more start on a page, so that they map into memory as they lie."""
 
@@ -96,6 +98,49 @@ class Hdf5Format:
     def chunk_file(self, spec: ArraySpec, index: int) -> str:
         """Return the part's name, the same for all arrays."""
         return f"{PART_FOLDER}/{index:06d}.h5"
+
+    def refuse_foreign(self, path: Path, layout: Layout, n_videos: int) -> None:
+        """Raise InputError unless the virtual file has the arrays of this layout over the parts, and nothing else."""
+        master = self.locate(path, MASTER)
+        try:
+            with _open_master(master) as file:
+                tables = [f"text/{name}" for name in _own_group(file, "text")]
+                if set(_own_names(file)) != {"features", "text", *tables, *layout.arrays()}:
+                    raise InputError(f"{master} holds more or less than the arrays of the store")
+                for spec in layout.arrays().values():
+                    self._refuse_other_sources(file, self.home(path).name, spec, layout, n_videos)
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is damaged ({error}): run `fsar-store verify {path}`") from error
+
+    def _refuse_other_sources(
+        self, file: "h5py.File", parts: str, spec: ArraySpec, layout: Layout, n_videos: int
+    ) -> None:
+        """Raise InputError unless an array is virtual and each source is the part that this layout has."""
+        dataset = _own_dataset(file, spec.name)
+        creation = dataset.id.get_create_plist()
+        n_sources = creation.get_virtual_count() if dataset.is_virtual else 0
+        sources = [
+            (creation.get_virtual_filename(source), creation.get_virtual_dsetname(source))
+            for source in range(n_sources)
+        ]
+        expected = [
+            (_link(f"{parts}/{self.chunk_file(spec, index)}"), spec.name) for index in range(layout.n_chunks(n_videos))
+        ]
+        if sources != expected or dataset.shape != (n_videos, *spec.tail) or dataset.dtype != spec.numpy_dtype:
+            raise InputError(f"{spec.name!r} in {file.filename!r} is not the array of the store, or lies elsewhere")
+
+    def open_plain(self, path: Path) -> "h5py.File":
+        """Return the virtual file as h5py shows it, read-only, once every part is known to keep its numbers itself."""
+        import h5py
+
+        for part in sorted((self.home(path) / PART_FOLDER).glob("*.h5")):
+            with _open_master(part) as file:
+                for name in _own_names(file):
+                    if isinstance(file[name], h5py.Dataset) and _own_dataset(file, name).is_virtual:
+                        raise InputError(f"{name!r} in {part} lies in another file")
+        return h5py.File(self.locate(path, MASTER), "r", locking=False)
 
     def read_tables(self, path: Path) -> dict[str, TextTable]:
         """Return the text tables in the virtual file."""
@@ -246,6 +291,20 @@ def _open_master(path: Path) -> Iterator["h5py.File"]:
 
     with open_plain(path) as plain, h5py.File(plain, "r") as file:
         yield file
+
+
+def _own_names(file: "h5py.File") -> Iterator[str]:
+    """Yield the names of all groups and datasets of a file. Raises InputError for links that are not hard ones."""
+    import h5py
+
+    waiting = [""]
+    while waiting:
+        above = waiting.pop()
+        for part in _own_group(file, above) if above else file:
+            name = f"{above}/{part}" if above else part
+            yield name
+            if isinstance(_own_group(file, name), h5py.Group) and name.count("/") < MAX_DEPTH:
+                waiting.append(name)
 
 
 def _own_group(file: "h5py.File", name: str) -> "h5py.Group":

@@ -54,6 +54,12 @@ class StoreFormat(Protocol):
     def chunk_file(self, spec: ArraySpec, index: int) -> str:
         """Return the name of the file that holds chunk `index` of an array."""
 
+    def refuse_foreign(self, path: Path, layout: Layout, n_videos: int) -> None:
+        """Raise InputError when the format's own metadata shows other arrays, or leads to files outside the store."""
+
+    def open_plain(self, path: Path) -> Any:
+        """Return the store as the format's own library opens it, read-only."""
+
     def read_tables(self, path: Path) -> dict[str, TextTable]:
         """Return the text tables of the store."""
 

@@ -10,6 +10,10 @@ from fsar.errors import InputError
 from fsar.files import open_plain
 from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.format.layout import ArraySpec, Layout
+from fsar.pipeline.store.journal.records import record_entries
+
+MAX_METADATA_BYTES = 16 << 20
+"""What a chunk's file may hold beside the numbers."""
 
 
 def stored_chunk(
@@ -28,6 +32,20 @@ def stored_chunk(
         raise FileNotFoundError(f"{path} is missing: run `fsar-store verify {files.path}`") from None
 
 
+def refuse_misfit(files: StoreFiles, layout: Layout, index: int, record: Mapping[str, Any]) -> None:
+    """Raise InputError unless the rows and the sizes of files in a chunk's record are ones that the layout allows."""
+    rows, entries = range(*record["rows"]), record_entries(record)
+    if rows.start != index * layout.chunk_rows or len(rows) > layout.chunk_rows:
+        raise InputError(f"{files.path} is damaged: its chunk {index} has rows {rows.start} to {rows.stop - 1}")
+    sizes = {spec.name: layout.chunk_rows * spec.row_bytes for spec in layout.arrays().values()}
+    most = sum(sizes.values()) + MAX_METADATA_BYTES
+    for spec in layout.arrays().values():
+        file = files.format.chunk_file(spec, index)
+        end = record["offsets"].get(spec.name, 0) + sizes[spec.name]
+        if file not in entries or not end <= entries[file].n_bytes <= most:
+            raise InputError(f"{files.path} is damaged: the record of chunk {index} gives {file} an impossible size")
+
+
 def read_column(
     files: StoreFiles, layout: Layout, n_videos: int, name: str, records: Mapping[int, Mapping[str, Any]]
 ) -> np.ndarray[Any, Any]:
@@ -35,9 +53,8 @@ def read_column(
     spec = layout.arrays()[name]
     column = np.full((n_videos, *spec.tail), spec.fill, spec.numpy_dtype)
     for index, record in records.items():
+        refuse_misfit(files, layout, index, record)
         rows = range(*record["rows"])
-        if rows.start != index * layout.chunk_rows or len(rows) > layout.chunk_rows:
-            raise InputError(f"{files.path} is damaged: its chunk {index} has rows {rows.start} to {rows.stop - 1}")
         if rows.start >= n_videos:  # the store has grown since it was opened
             continue
         chunk = stored_chunk(files, layout, spec, index, record)[: len(rows)]
