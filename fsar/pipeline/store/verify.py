@@ -104,7 +104,7 @@ def verify(path: str | Path, *, advance: Callable[[int], None] | None = None) ->
     for name, what in _check(files, hashed, advance):
         problems.append(Problem(name, what, owners.of(name)))
     problems += owners.unmatched(whole) if sealed else []
-    problems += _master_problems(files, owners)
+    problems += [] if partial or problems else _master_problems(files, owners)  # what no hash tells
     problems += _intent_problems(files, sealed)
     notes = _notes(files, sealed)
     known = expected.keys() | moving | {MANIFEST_FILE if sealed else ""}
@@ -205,6 +205,8 @@ class _Owners:
         problems = []
         for index, n_rows in stored_rows(self._files).items():
             name = f"{JOURNAL}/{chunk_key(index, n_rows)}.json"
+            if name not in expected:
+                continue
             try:
                 record = read_record(self._files, chunk_key(index, n_rows))
                 refuse_misfit(self._files, self.layout, index, record)
@@ -219,10 +221,11 @@ class _Owners:
     def unmatched(self, expected: Collection[str]) -> list[Problem]:
         """Return the chunks of a complete store that the manifest does not name, and records of no videos."""
         missing = sorted(self._rows.keys() - set(expected))
+        records = [(name, _RECORD_NAME.fullmatch(name)) for name in sorted(expected)]
         extra = [
-            f"{JOURNAL}/{chunk_key(index, n_rows)}.json"
-            for index, n_rows in stored_rows(self._files).items()
-            if self._videos and index * self.layout.chunk_rows + n_rows > self.n_videos
+            name
+            for name, found in records
+            if found and self._videos and int(found[1]) * self.layout.chunk_rows + int(found[2]) > self.n_videos
         ]
         problems = [Problem(name, "not in the manifest", self.of(name)) for name in missing]
         return problems + [Problem(name, "a record of rows that the store does not have") for name in extra]

@@ -18,7 +18,7 @@ import numpy as np
 from fsar.errors import InputError
 from fsar.files import read_plain
 from fsar.pipeline.store.disk import Buffer
-from fsar.pipeline.store.format.identity import recipe_id
+from fsar.pipeline.store.format.identity import canonical_json, recipe_id
 from fsar.pipeline.store.format.layout import ArraySpec, Layout
 from fsar.pipeline.store.format.names import inside
 from fsar.pipeline.store.format.registry import ChunkFiles, raw_bytes, register_format
@@ -65,7 +65,7 @@ class ZarrFormat:
         self, path: Path, layout: Layout, n_videos: int, tables: Mapping[str, TextTable]
     ) -> dict[str, list[Buffer]]:
         """Return every zarr.json, the consolidated root last, and the text tables' chunks."""
-        about = {"recipe": dict(layout.recipe), "recipe_id": recipe_id(layout.recipe)}
+        about = {"recipe": _sorted(layout.recipe), "recipe_id": recipe_id(layout.recipe)}
         arrays = [_array(spec, n_videos, layout.chunk_rows) for spec in layout.arrays().values()]
         arrays += [_table_array(table) for table in tables.values()]
         files = _written_by_zarr({"fsar_store_format": FORMAT_VERSION, **about}, arrays)
@@ -160,6 +160,11 @@ def _table_array(table: TextTable) -> _Array:
     return _Array(f"text/{table.name}", shape, shape, "float32", float("nan"), dimensions, table.attributes())
 
 
+def _sorted(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON data in one order, so that equal attributes give equal bytes."""
+    return dict(json.loads(canonical_json(attributes)))
+
+
 def _written_by_zarr(attributes: dict[str, Any], arrays: Sequence[_Array]) -> dict[str, list[Buffer]]:
     """Return the metadata documents of a group with these arrays, by file name."""
     import zarr
@@ -182,7 +187,7 @@ def _written_by_zarr(attributes: dict[str, Any], arrays: Sequence[_Array]) -> di
             compressors=[Crc32cCodec()],
             chunk_key_encoding={"name": "default", "separator": "."},
             dimension_names=array.dimensions,
-            attributes=dict(array.attributes),
+            attributes=_sorted(array.attributes),
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata is not part of the specification yet
