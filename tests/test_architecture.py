@@ -116,6 +116,12 @@ def test_only_commands_know_click(path):
         assert not {name for name in imported_names(path) if within(name, "click")}
 
 
+def test_commands_print_through_common_alone():
+    """`echo` of cli/common.py escapes what could steer a terminal; ids, class names and errors come from anywhere."""
+    commands = [path for path in MODULES if path.parent.name == "cli" and path.name != "common.py"]
+    assert not [path.name for path in commands if "click.echo" in path.read_text()]
+
+
 @pytest.mark.parametrize(
     "path", [p for p in MODULES if p.relative_to(PACKAGE).parts[0] not in TENSOR_ROOMS], ids=lambda p: p.name
 )

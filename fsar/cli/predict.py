@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, SECONDS, run_command
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, SECONDS, echo, run_command
 from fsar.cli.options import PairType
 from fsar.errors import InputError
 
@@ -170,7 +170,7 @@ def _source(arguments: dict[str, Any]) -> "Source":
 def _note(predictor: "Predictor", arguments: dict[str, Any]) -> None:
     if not arguments["quiet"]:
         for note in dict.fromkeys(predictor.notes):
-            click.echo(f"note: {note}", err=True)
+            echo(f"note: {note}", err=True)
 
 
 def _predict(predictor: "Predictor", arguments: dict[str, Any]) -> int:
@@ -184,14 +184,14 @@ def _predict(predictor: "Predictor", arguments: dict[str, Any]) -> int:
     for clip, found in predictor.predict_all(clips):
         if isinstance(found, VideoError):
             failures.append({"query": str(clip), "reason": found.reason, "error": str(found)})
-            click.echo(f"error: {found}", err=True)
+            echo(f"error: {found}", err=True)
         else:
             answers.append(found)
             write(found)
     if style == "json":
-        click.echo(json.dumps(_document(predictor, answers, failures, arguments["top"]), indent=2))
+        echo(json.dumps(_document(predictor, answers, failures, arguments["top"]), indent=2))
     if len(clips) > 1 and not arguments["quiet"]:
-        click.echo(f"{len(answers)} of {len(clips)} clips answered, {len(failures)} failed", err=True)
+        echo(f"{len(answers)} of {len(clips)} clips answered, {len(failures)} failed", err=True)
     return EXIT_FAILED if failures else EXIT_DONE
 
 
@@ -210,12 +210,12 @@ def _document(predictor: "Predictor", answers: list["Answer"], failures: list[An
 
 def _writer(style: str, top: int) -> Any:
     if style == "jsonl":
-        return lambda answer: click.echo(json.dumps(answer.to_dict(top)))
+        return lambda answer: echo(json.dumps(answer.to_dict(top)))
     if style == "csv":
         rows = csv.writer(sys.stdout, lineterminator="\n")
         rows.writerow(["query", "decision", "rank", "class", "probability", "known_probability"])
         return lambda answer: rows.writerows(_rows(answer, top))
-    return (lambda answer: click.echo(answer_text(answer, top))) if style == "text" else lambda answer: None
+    return (lambda answer: echo(answer_text(answer, top))) if style == "text" else lambda answer: None
 
 
 def _rows(answer: "Answer", top: int) -> Iterator[list[Any]]:
@@ -270,20 +270,20 @@ def _watch(predictor: "Predictor", arguments: dict[str, Any]) -> int:
             latencies.append(window.latency_seconds)
             data = window.to_dict(top)
             if style == "jsonl":
-                click.echo(json.dumps(data))
+                echo(json.dumps(data))
             elif style == "csv":
                 first = data["ranking"][0]["probability"]
                 rows.writerow([data["start_seconds"], data["end_seconds"], data["decision"], first,
                                data["known_probability"], data["latency_seconds"]])  # fmt: skip
             else:
                 share = 100 * data["ranking"][0]["probability"]
-                click.echo(f"{data['start_seconds']:8.2f} s  {share:5.1f} %  {data['decision']}")
+                echo(f"{data['start_seconds']:8.2f} s  {share:5.1f} %  {data['decision']}")
             sys.stdout.flush()
     except VideoError as error:
         raise InputError(f"{error} ({n_windows} windows were answered)") from error
     if not arguments["quiet"] and latencies:
         middle = sorted(latencies)[len(latencies) // 2]
-        click.echo(f"{n_windows} windows, median latency {middle:.3f} s, longest {max(latencies):.3f} s", err=True)
+        echo(f"{n_windows} windows, median latency {middle:.3f} s, longest {max(latencies):.3f} s", err=True)
     return EXIT_DONE
 
 
@@ -297,7 +297,7 @@ def _print_calibration(predictor: "Predictor") -> None:
     if source.task is not None and "test" in source.task.parts.pools:
         n_way, n_shot = len(predictor.class_names), max(1, sorted(predictor.shots)[len(predictor.shots) // 2])
         lines.append(f"on the test part: {_rates(source.check_on('test', calibration, n_way, n_shot))}")
-    click.echo("\n".join(lines), err=True)
+    echo("\n".join(lines), err=True)
 
 
 def _rates(rates: dict[str, Any]) -> str:
