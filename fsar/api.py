@@ -91,7 +91,7 @@ def encode(
     split: str | Split | None = None,
     device: str = "auto",
     jobs: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> FeatureStore:
@@ -106,7 +106,7 @@ def encode(
         split: Only its videos, in its order.
         device: auto, cpu, cuda, cuda:N.
         jobs: Decode processes; None for one per core, 0 to decode in this process.
-        batch_size: Frames in a forward pass.
+        batch_size: Frames in a forward pass; None for what the device works best with.
         quiet: No progress, and no list of videos that failed.
         options: Other fields of `fsar.pipeline.encode.encode.EncodeOptions`: sampler, size, n_views, dtype, ...
 

@@ -82,7 +82,32 @@ def catalog(folder: Path) -> None:
     (folder / "catalog.csv").write_text("\n".join(lines) + "\n")
 
 
-PREPARE: dict[str, Callable[[Path], None]] = {"datasets.md": downloads, "packs.md": catalog}
+def motions(folder: Path) -> None:
+    """Make the tutorial's videos, fewer and smaller."""
+    from fsar.pipeline.synth.synth import SynthSettings, synthesize
+
+    settings = SynthSettings(train_classes=4, val_classes=4, test_classes=4, clips=6, size=(96, 64))
+    synthesize(folder / "motions", settings, n_jobs=1, quiet=True)
+
+
+def motions_store(folder: Path) -> None:
+    """Make the tutorial's store from fewer and smaller videos, by a network without training."""
+    import fsar
+
+    motions(folder)
+    videos, annotations, split = (folder / "motions" / name for name in ("videos", "annotations", "split.csv"))
+    catalog = fsar.index("ssv2", videos=videos, annotations=annotations, split=str(split), quiet=True)
+    store = folder / "motions.zarr"
+    fsar.encode(catalog, store, backbone="random:timm/test_resnet", frames=8, size=64, jobs=0, quiet=True)
+
+
+PREPARE: dict[str, Callable[[Path], None]] = {
+    "datasets.md": downloads,
+    "packs.md": catalog,
+    "python.md": motions,
+    "own-head.md": motions_store,
+    "own-loop.md": motions_store,
+}
 """Page -> function that fills the folder in which the page's snippets run."""
 
 RUN_ELSEWHERE = {
