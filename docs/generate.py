@@ -56,7 +56,9 @@ def heads_page() -> str:
     for name in list_heads():
         kind = head_type(name)
         needs = "; ".join(dict.fromkeys(f"{'/'.join(item.taps)} {item.shape}" for item in kind.inputs))
-        lines.append(f"| `{name}` | {needs} | {kind.text} | {kind.training_unit} | {' '.join(kind.paper.split())} |")
+        lines.append(
+            f"| `{name}` | {needs} | {kind.text} | {kind.training_unit} | {' '.join(kind.paper.split()) or '-'} |"
+        )
     for name in list_heads():
         kind = head_type(name)
         lines += [

@@ -16,6 +16,7 @@ _HOME = {
     "open_store": "fsar.pipeline.share",
     "create_head": "fsar.heads",
     "list_heads": "fsar.heads",
+    "load_head": "fsar.heads.run_folder",
     "register_head": "fsar.heads",
     "index": "fsar.api",
     "encode": "fsar.api",
@@ -33,6 +34,7 @@ __all__ = [
     "index",
     "list_heads",
     "list_splits",
+    "load_head",
     "load_split",
     "open_store",
     "register_head",
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from fsar.api import encode, evaluate, index, train_head, train_step
     from fsar.errors import InputError
     from fsar.heads import create_head, list_heads, register_head
+    from fsar.heads.run_folder import load_head
     from fsar.pipeline.share import open_store
     from fsar.predict.predictor import Predictor
     from fsar.splits import list_splits, load_split

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, page, summary
+from fsar.errors import count_of
 
 if TYPE_CHECKING:
     from fsar.pipeline.catalog.catalog import Catalog
@@ -30,7 +31,11 @@ def extract_packed(
     if dry_run:
         n_todo, n_done = plan_pack(videos, out, settings)
         data = {"out": str(out), "to_extract": n_todo, "kept": n_done, "dry_run": True}
-        summary(data, f"{out}: would pack {n_todo} videos, keep {n_done}: {settings.describe()}", as_json=as_json)
+        summary(
+            data,
+            f"{out}: would pack {count_of(n_todo, 'video')}, keep {n_done}: {settings.describe()}",
+            as_json=as_json,
+        )
         return EXIT_DONE
     report = pack_frames(videos, out, settings, **work)
     return _report(report, {}, as_json=as_json)
@@ -79,7 +84,8 @@ def _report(report: "PackReport", more: dict[str, Any], *, as_json: bool) -> int
         echo(page([f"failed: {video_id} ({reason}): {message}"]), err=True)
     counts = {"videos": report.n_videos, "extracted": report.n_packed, "kept": report.n_videos - report.n_packed}
     data = {"out": str(report.path), **counts, "failed": len(report.failures), "bytes": report.n_bytes, **more}
-    text = f"{report.path}: {report.n_packed} videos packed, {counts['kept']} kept, {len(report.failures)} failed"
+    packed = f"{count_of(report.n_packed, 'video')} packed, {counts['kept']} kept, {len(report.failures)} failed"
+    text = f"{report.path}: {packed}"
     summary(data, f"{text}; {report.n_bytes / 1e6:.1f} MB", as_json=as_json)
     return EXIT_FAILED if report.failures else EXIT_DONE
 
@@ -90,11 +96,12 @@ def _info_text(data: dict[str, Any]) -> str:
     state = "sealed" if data["sealed"] else "NOT SEALED"
     lines = [
         f"{data['path']}: packed frames, {state}, {size_text(data['bytes_on_disk'])}",
-        f"  {data['videos']} videos of {data['classes']} classes in {data['shards']} files",
+        f"  {count_of(data['videos'], 'video')} of {count_of(data['classes'], 'class')} "
+        f"in {count_of(data['shards'], 'file')}",
         f"  {data['how']}",
     ]
     if data["identity"]:
         lines.append(f"  identity {data['identity']}")
     for part, counts in data["parts"].items():
-        lines.append(f"  {part or '(no part)'}: {counts['videos']} videos, {counts['failed']} failed")
+        lines.append(f"  {part or '(no part)'}: {count_of(counts['videos'], 'video')}, {counts['failed']} failed")
     return "\n".join([*lines, *(f"  failed, {reason}: {count}" for reason, count in data["failures"].items())])

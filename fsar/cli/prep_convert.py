@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary, timeout_option
+from fsar.errors import count_of
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
@@ -54,7 +55,7 @@ def command(
     if dry_run:
         todo = plan(videos, out, settings)
         data = {"out": str(out), "to_convert": len(todo), "kept": len(videos.rows) - len(todo), "dry_run": True}
-        summary(data, f"{out}: would convert {len(todo)} videos, keep {data['kept']}", as_json=as_json)
+        summary(data, f"{out}: would convert {count_of(len(todo), 'video')}, keep {data['kept']}", as_json=as_json)
         return EXIT_DONE
     report = convert(videos, out, settings, n_jobs=jobs, quiet=quiet, timeout_seconds=timeout_seconds)
     data = {
@@ -64,7 +65,7 @@ def command(
         "kept": report.kept,
         "failed": len(report.failures),
     }
-    text = f"{out}: {report.done} videos converted, {report.kept} kept, {len(report.failures)} failed"
+    text = f"{out}: {count_of(report.done, 'video')} converted, {report.kept} kept, {len(report.failures)} failed"
     if report.failures:
         text += f", listed in {out / 'failures.csv'}"
     summary(data, text, as_json=as_json)

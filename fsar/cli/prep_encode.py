@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, echo, json_option, page, summary
+from fsar.errors import count_of
 
 option = partial(click.option, show_default=True)
 
@@ -160,7 +161,10 @@ def _plan_text(plan: Any, path: Path) -> str:
     from fsar.pipeline.encode.recipe import describe_pixels
 
     recipe = plan.recipe
-    lines = [f"{path}: {len(plan.videos)} videos, {len(plan.videos) * plan.video_bytes / 1e6:.1f} MB, nothing written"]
+    lines = [
+        f"{path}: {count_of(len(plan.videos), 'video')}, "
+        f"{len(plan.videos) * plan.video_bytes / 1e6:.1f} MB, nothing written"
+    ]
     lines += [
         f"  {tap}: {recipe.n_views} x {recipe.n_slots} x {spec.shape} {spec.dtype}" for tap, spec in plan.taps.items()
     ]
@@ -190,7 +194,8 @@ def _report_data(report: Any) -> dict[str, Any]:
 def _report_text(report: Any) -> str:
     run = report.run
     n_new = run.n_ok + run.n_failed
-    text = f"{report.path}: {report.n_videos} videos, {len(report.failures)} failed, recipe {report.recipe_id[:12]}"
+    counts = f"{count_of(report.n_videos, 'video')}, {len(report.failures)} failed"
+    text = f"{report.path}: {counts}, recipe {report.recipe_id[:12]}"
     if not n_new:
         return f"{text}; nothing was left to encode"
     shares = ", ".join(f"{name} {share:.0%}" for name, share in run.shares().items())

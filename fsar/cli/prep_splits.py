@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsar.cli.common import echo, json_option, summary
-from fsar.errors import InputError
+from fsar.errors import InputError, count_of
 
 if TYPE_CHECKING:
     from fsar.splits import Split
@@ -58,7 +58,7 @@ def show_command(split: str, part: str | None, as_csv: bool, as_json: bool) -> N
     lines += [f"{label}: {text}" for label, text in _described(table) if text]
     lines.append(f"sha256: {table.sha256}")
     for name in shown:
-        lines.append(f"{name}: {len(table.parts[name])} classes, {table.n_videos(name)} videos")
+        lines.append(f"{name}: {count_of(len(table.parts[name]), 'class')}, {count_of(table.n_videos(name), 'video')}")
         lines += [
             f"{k:>4}  {_count(table, name, class_name):>5}  {class_name}" for k, class_name in _numbered(table, name)
         ]
@@ -121,7 +121,10 @@ def import_command(
         split = rename_classes(split, found)
     write_atomic(out, split.to_csv())
     lines = [f"wrote {out}", f"sha256: {split.sha256}"]
-    lines += [f"{name}: {len(split.parts[name])} classes, {split.n_videos(name)} videos" for name in PARTS]
+    lines += [
+        f"{name}: {count_of(len(split.parts[name]), 'class')}, {count_of(split.n_videos(name), 'video')}"
+        for name in PARTS
+    ]
     summary({**_facts(split), "path": str(out)}, "\n".join(lines), as_json=as_json)
 
 

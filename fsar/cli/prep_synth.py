@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary
+from fsar.errors import count_of
 
 
 class VideoSize(click.ParamType):  # type: ignore[type-arg]
@@ -68,6 +69,6 @@ def command(
     settings = SynthSettings(train_classes, val_classes, test_classes, clips, seed, size, container)
     report = synthesize(out, settings, n_jobs=jobs, quiet=quiet)
     data = {"out": str(out), "written": report.written, "kept": report.kept, "failed": len(report.failures)}
-    text = f"{out}: {report.written} videos written, {report.kept} kept, {len(report.failures)} failed"
+    text = f"{out}: {count_of(report.written, 'video')} written, {report.kept} kept, {len(report.failures)} failed"
     summary(data, text, as_json=as_json)
     return EXIT_FAILED if report.failures else EXIT_DONE

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from fsar.cli.common import EXIT_DONE, json_option, summary
+from fsar.errors import count_of
 
 
 @click.command("text")
@@ -107,4 +108,5 @@ def _data(store: Path, table: Any) -> dict[str, Any]:
 def _text(store: Path, table: Any) -> str:
     n_templates, n_classes, dim = table.vectors.shape
     model = f"{table.encoder['backbone']}, pooling {table.encoder['pooling']}"
-    return f"{store}: text table {table.name}: {n_templates} templates x {n_classes} classes x {dim} ({model})"
+    size = f"{count_of(n_templates, 'template')} x {count_of(n_classes, 'class')} x {dim}"
+    return f"{store}: text table {table.name}: {size} ({model})"

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from fsar.cli.common import EXIT_FAILED, MAX_FRAMES, FiniteRange, echo, jobs_option, json_option, page, summary
+from fsar.errors import count_of
 
 
 @click.command("tune")
@@ -70,7 +71,7 @@ def command(catalog: Path, split: str | None, part: str, out: Path, jobs: int, a
         "held_out_accuracy": report.held_out_accuracy if report.n_held_out else None,
         "failures": report.failures,
     }
-    text = f"{report.path}: tuned on {report.n_videos} videos of {report.n_classes} classes"
+    text = f"{report.path}: tuned on {count_of(report.n_videos, 'video')} of {count_of(report.n_classes, 'class')}"
     if report.n_held_out:
         share, chance = report.held_out_accuracy, 1 / report.n_classes
         text += f"; {share:.1%} of {report.n_held_out} held-out videos right (chance {chance:.1%})"

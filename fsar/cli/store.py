@@ -11,6 +11,7 @@ from fsar.cli.store_address import LOCAL_STORE, STORE, byte_progress, open_any
 from fsar.cli.store_pull import cache_command, pull_command
 from fsar.cli.store_shelf import find_command, head_command, list_command, push_command
 from fsar.cli.store_text import compare_text, info_text, verify_text
+from fsar.errors import count_of
 
 if TYPE_CHECKING:
     from fsar.pipeline.share import Address
@@ -108,7 +109,7 @@ def seal(path: Path, as_json: bool) -> int:
     with open_writer(path) as writer:
         writer.seal()
         data = {"path": str(path), "videos": writer.n_videos, "sealed": True}
-    summary(data, f"{path}: sealed, {data['videos']} videos", as_json=as_json)
+    summary(data, f"{path}: sealed, {count_of(writer.n_videos, 'video')}", as_json=as_json)
     return EXIT_DONE
 
 
@@ -195,7 +196,8 @@ def add(
         "failed": len(failures),
     }
     data["duplicates"] = report.duplicates
-    text = f"{path}: {report.n_videos} videos, {n_new} of them new, {n_encoded} encoded now, {len(failures)} failed"
+    counts = f"{n_new} of them new, {n_encoded} encoded now, {len(failures)} failed"
+    text = f"{path}: {count_of(report.n_videos, 'video')}, {counts}"
     if len(failures) < len(report.failures):
         text += (
             f" ({len(report.failures) - len(failures)} had failed before: fsar-store retry gives them another chance)"
@@ -225,8 +227,9 @@ def retry(path: Path, allow_losses: bool, as_json: bool) -> int:
     text = f"{path}: no video has failed"
     if reset.n_failed:
         text = (
-            f"{path}: {reset.n_failed} failed videos are pending again, {reset.n_rows} videos to encode with their "
-            "neighbours: run the fsar-prep encode command that made the store, or fsar-store add"
+            f"{path}: {count_of(reset.n_failed, 'failed video')} pending again, "
+            f"{count_of(reset.n_rows, 'video')} to encode with their neighbours: "
+            "run the fsar-prep encode command that made the store, or fsar-store add"
         )
     summary({"path": str(path), "failed": reset.n_failed, "pending": reset.n_rows}, text, as_json=as_json)
     return EXIT_DONE
@@ -290,7 +293,7 @@ def export(
     if out.suffix == ".safetensors":
         with progress("export", n_rows * len(set(taps) or source.taps), unit="rows", quiet=quiet) as advance:
             export_safetensors(source, out, taps=taps, parts=parts, classes=classes, advance=advance)
-        summary({"path": str(out), "videos": n_rows}, f"{out}: {n_rows} videos", as_json=as_json)
+        summary({"path": str(out), "videos": n_rows}, f"{out}: {count_of(n_rows, 'video')}", as_json=as_json)
         return EXIT_DONE
     with progress("export", n_rows, quiet=quiet) as advance:
         exported = export_store(source, out, taps=taps, parts=parts, classes=classes, advance=advance)
@@ -299,7 +302,11 @@ def export(
 
 def _copied(copied: Any, as_json: bool) -> int:
     data = {"path": str(copied.path), "videos": copied.n_videos, "taps": sorted(copied.taps), "sealed": copied.sealed}
-    summary(data, f"{copied.path}: {copied.n_videos} videos, taps {', '.join(data['taps'])}, sealed", as_json=as_json)
+    summary(
+        data,
+        f"{copied.path}: {count_of(copied.n_videos, 'video')}, taps {', '.join(data['taps'])}, sealed",
+        as_json=as_json,
+    )
     return EXIT_DONE
 
 

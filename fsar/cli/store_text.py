@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from fsar.cli.common import page
+from fsar.errors import count_of
 
 if TYPE_CHECKING:
     from fsar.pipeline.store.verify import Verification
@@ -27,7 +28,8 @@ def info_text(data: dict[str, Any]) -> str:
     state = "sealed" if data["sealed"] else "NOT SEALED"
     lines = [
         f"{data['path']}: {data['format']} store, {state}, {size_text(data['bytes_on_disk'])}",
-        f"  {data['videos']} videos of {data['classes']} classes, {data['views']} views, {data['slots']} slots, "
+        f"  {count_of(data['videos'], 'video')} of {count_of(data['classes'], 'class')}, "
+        f"{count_of(data['views'], 'view')}, {count_of(data['slots'], 'slot')}, "
         f"{data['chunks']} chunks of {data['chunk_rows']} videos",
         f"  recipe {data['recipe_id']}",
         *([f"  frames: {data['frames']}"] if data.get("frames") else []),
@@ -38,7 +40,7 @@ def info_text(data: dict[str, Any]) -> str:
     lines += [f"  text {name}: {shape}" for name, shape in data["text_tables"].items()]
     for part, counts in data["parts"].items():
         counted = ", ".join(f"{counts[state]} {state}" for state in ("ok", "failed", "pending"))
-        lines.append(f"  {part or '(no part)'}: {counts['videos']} videos: {counted}")
+        lines.append(f"  {part or '(no part)'}: {count_of(counts['videos'], 'video')}: {counted}")
     lines += [f"  failed, {reason}: {count}" for reason, count in data["failures"].items()]
     lines += [f"  warning: {describe_duplicates(data['duplicates'])}"] if data["duplicates"] else []
     return page(lines)
@@ -46,11 +48,11 @@ def info_text(data: dict[str, Any]) -> str:
 
 def verify_text(path: object, result: "Verification") -> str:
     """Return the page that `fsar-store verify` prints."""
-    checked = f"{result.n_files} files, {size_text(result.n_bytes)}"
-    lines = [f"{path}: {checked}: " + (f"{len(result.problems)} problems" if result.problems else "intact")]
+    checked = f"{count_of(result.n_files, 'file')}, {size_text(result.n_bytes)}"
+    lines = [f"{path}: {checked}: " + (f"{count_of(len(result.problems), 'problem')}" if result.problems else "intact")]
     lines += [f"  note: {note}" for note in result.notes]
     for problem in result.problems[:N_LISTED]:
-        hit = f" ({len(problem.videos)} videos)" if problem.videos else ""
+        hit = f" ({count_of(len(problem.videos), 'video')})" if problem.videos else ""
         lines.append(f"  {problem.file}: {problem.what}{hit}")
     if len(result.problems) > N_LISTED:
         lines.append(f"  … and {len(result.problems) - N_LISTED} more")
@@ -66,12 +68,12 @@ def compare_text(data: dict[str, Any]) -> str:
     lines += [f"  layout {line}" for line in data["layout"]]
     for key, label in LISTS_OF_VIDEOS.items():
         if data[key]:
-            lines.append(f"  {label}: {len(data[key])} videos: {_listed(data[key])}")
+            lines.append(f"  {label}: {count_of(len(data[key]), 'video')}: {_listed(data[key])}")
     for name, tap in data["taps"].items():
         where = f" in {tap['video']}" if tap["video"] else ""
         lines.append(
             f"  tap {name}: largest difference {tap['max_abs_difference']:.6g}{where} "
-            f"over {data['compared_videos']} videos"
+            f"over {count_of(data['compared_videos'], 'video')}"
         )
     return page(lines)
 

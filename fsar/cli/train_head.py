@@ -58,7 +58,8 @@ def _describe_heads() -> str:
 
     lines = []
     for name in list_heads():
-        lines.append(f"{name}: {head_type(name).paper}")
+        paper = " ".join(head_type(name).paper.split())
+        lines.append(f"{name}: {paper}" if paper else name)
         lines.append(f"    options: {', '.join(option_types(name)) or '(none)'}")
         lines.append(f"    presets: {', '.join(list_presets(name))}")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from fsar.errors import InputError, unknown_name
 from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
 from fsar.heads.explain.evidence import Explanation
 from fsar.heads.explain.sensitivity import leave_frames_out
+from fsar.heads.feature_check import check_features, other_width
 
 Outputs = dict[str, Tensor]
 """What a head computes for a batch: "logits" (B, Q, N), and whatever its loss or a curious user wants besides."""
@@ -34,6 +35,14 @@ class Input:
     """Names of taps that can fill the role, best first; a trailing '.' matches a family ("tokens.")."""
     shape: str
     """What one frame of it looks like, for error messages, e.g. "(D,)" or "(C, h, w)"."""
+
+    def axes(self, n_axes: int) -> list[str] | None:
+        """Return the names of the axes of a frame with `n_axes` of them; None if the input takes no such frame."""
+        for shape in self.shape.split(" or "):  # alternatives
+            axes = [axis.strip() for axis in shape.strip("()").split(",") if axis.strip()]
+            if len(axes) == n_axes:
+                return axes
+        return None
 
 
 class Head(nn.Module):
@@ -64,8 +73,19 @@ class Head(nn.Module):
     """The config of the run that made the weights (set by `load_head`): recipe, split, classes. Empty without a run."""
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
-        """Return logits (B, Q, N), larger is closer."""
-        return self.outputs(batch)["logits"]
+        """Return logits (B, Q, N), larger is closer.
+
+        Raises:
+            InputError: features of other roles, shapes or dtypes than the head takes, or no text where it needs some.
+        """
+        check_features(self, batch)
+        try:
+            return self.outputs(batch)["logits"]
+        except RuntimeError as error:
+            mistake = other_width(self, batch)
+            if mistake is None:
+                raise
+            raise mistake from error
 
     @abstractmethod
     def outputs(self, batch: EpisodeBatch) -> Outputs:
@@ -180,7 +200,8 @@ def head_type(name: str) -> type[Head]:
     if name not in _REGISTRY:
         _load_all()
     if name not in _REGISTRY:
-        raise unknown_name("head", name, _REGISTRY)
+        error = unknown_name("head", name, _REGISTRY)
+        raise InputError(f"{error} If it comes with a package of its own: is that package installed?")
     return _REGISTRY[name]
 
 

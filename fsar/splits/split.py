@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from fsar.errors import InputError
+from fsar.errors import InputError, count_of
 from fsar.splits.names import PARTS, class_key
 
 Parts = Mapping[str, Mapping[str, list[str] | None]]
@@ -43,6 +43,14 @@ class Split:
                 if stated != len(ids):
                     raise InputError(f"split {self.name!r}, {part} class {name!r}: {len(ids)} videos, must be {stated}")
         object.__setattr__(self, "expected_counts", counts)
+
+    def __repr__(self) -> str:
+        """Return the name and the size: a table of 70,000 ids helps nobody at a prompt."""
+        sizes = []
+        for part, classes in self.parts.items():
+            n_videos = f" ({self.n_videos(part):,} videos)" if self.n_videos(part) else ""
+            sizes += [f"{part} {count_of(len(classes), 'class')}{n_videos}"] if classes else []
+        return f"Split({self.name!r}: {', '.join(sizes)})"
 
     def classes(self) -> Iterator[tuple[str, str, list[str] | None]]:
         """Yield (part, class, video ids or None) in the order of parts and class ids."""

@@ -50,7 +50,7 @@ def _families(inputs: Sequence[Input]) -> list[list[Input]]:
 def _fill(name: str, group: list[Input], store: "FeatureStore") -> dict[str, str]:
     """Fill the roles of one family: one role by the first tap that fits, several by depth."""
     fitting = [tap for pattern in group[0].taps for tap in _matching(pattern, store)]
-    fitting = [tap for tap in dict.fromkeys(fitting) if _axes(group[0], len(store.taps[tap].shape)) is not None]
+    fitting = [tap for tap in dict.fromkeys(fitting) if group[0].axes(len(store.taps[tap].shape)) is not None]
     if len(group) == 1 and fitting:
         return {group[0].role: fitting[0]}
     if len(group) > 1 and len(fitting) >= len(group):
@@ -147,18 +147,9 @@ def backbone_spec(recipe: Mapping[str, Any]) -> str:
     return f"{library}:{backbone}/{'FILE' if tag == 'file' else tag}"
 
 
-def _axes(item: Input, n_axes: int) -> list[str] | None:
-    """Return the names of the axes of a tap with `n_axes` of them; None if the input takes no such tap."""
-    for shape in item.shape.split(" or "):  # alternatives
-        axes = [axis.strip() for axis in shape.strip("()").split(",") if axis.strip()]
-        if len(axes) == n_axes:
-            return axes
-    return None
-
-
 def feature_width(item: Input, shape: Sequence[int]) -> int:
     """Return the size of the axis that an input calls D or C, e.g. 2048 for "(C, h, w)" and (2048, 7, 7)."""
-    axes = _axes(item, len(shape)) or []
+    axes = item.axes(len(shape)) or []
     place = next((i for i, axis in enumerate(axes) if axis in ("D", "C")), 0)
     return int(shape[place])
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fsar.device import seeded
-from fsar.errors import InputError
+from fsar.errors import InputError, count_of
 from fsar.files import write_atomic
 from fsar.heads.episodes.batches import EpisodeData, PairData
 from fsar.heads.episodes.feature_source import FeatureSource
@@ -319,7 +319,7 @@ def validation(experiment: Experiment) -> Validation | None:
     n_way = min(shape.n_way, pool.n_classes)
     n_query = min(5, int(pool.counts.min()) - _shot(shape))
     if n_way < shape.n_way:
-        notes.append(f"the validation part has {n_way} classes: validation is {n_way}-way")
+        notes.append(f"the validation part has {count_of(n_way, 'class')}: validation is {n_way}-way")
     return Validation(pool, EpisodeShape(n_way, _shot(shape), n_query), experiment.val_episodes)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fsar.errors import InputError
+from fsar.errors import InputError, count_of
 from fsar.pipeline.catalog.catalog import NO_PART, Catalog, CatalogRow
 from fsar.pipeline.catalog.duplicates import describe_duplicates, find_duplicates
 from fsar.pipeline.catalog.media import Scan
@@ -78,7 +78,10 @@ class IndexReport:
     def to_text(self) -> str:
         """Return the report for people."""
         parts = ", ".join(f"{part or 'no part'} {n}" for part, n in self.n_per_part.items())
-        lines = [f"{self.dataset}: {self.n_videos} videos of {self.n_classes} classes, {_size(self.n_bytes)} ({parts})"]
+        lines = [
+            f"{self.dataset}: {count_of(self.n_videos, 'video')} of {count_of(self.n_classes, 'class')}, "
+            f"{_size(self.n_bytes)} ({parts})"
+        ]
         lines += [f"note: {note}" for note in self.notes]
         if self.empty:
             lines.append(
@@ -212,14 +215,14 @@ def _report(
 
 def _part_lines(split: str, report: PartReport, episode: EpisodeSize) -> list[str]:
     total = "" if report.n_expected is None else f" of {report.n_expected}"
-    lines = [f"{split} {report.part}: {report.n_found}{total} videos of {report.n_classes} classes on disk"]
+    lines = [f"{split} {report.part}: {report.n_found}{total} videos of {count_of(report.n_classes, 'class')} on disk"]
     if report.n_found and report.too_few:
         need = f"{episode.n_shot} supports + {episode.n_query} queries"
-        lines.append(f"  {len(report.too_few)} classes have too few videos for an episode ({need}):")
+        lines.append(f"  too few videos for an episode ({need}): {count_of(len(report.too_few), 'class')}")
         lines += _class_lines(report.too_few, "at hand")
     incomplete = {name: n for name, n in report.missing.items() if name not in report.too_few}
     if report.n_found and incomplete:
-        lines.append(f"  {len(incomplete)} classes are incomplete:")
+        lines.append(f"  incomplete: {count_of(len(incomplete), 'class')}")
         lines += _class_lines(incomplete, "missing")
     if not report.fills_episodes:
         lines.append(f"  warning: too few classes are left for {episode.n_way}-way episodes")
@@ -230,7 +233,7 @@ def _class_lines(counts: dict[str, int], word: str) -> list[str]:
     worst = sorted(counts.items(), key=lambda item: item[1], reverse=word == "missing")
     lines = [f"  {n:>7} {word}: {name}" for name, n in worst[:MAX_LINES]]
     more = len(counts) - MAX_LINES
-    return [*lines, f"          and {more} classes more (--report FILE has them all)"] if more > 0 else lines
+    return [*lines, f"          and {count_of(more, 'class')} more (--report FILE has them all)"] if more > 0 else lines
 
 
 def _size(n_bytes: int) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from fsar.errors import InputError, unknown_name
+from fsar.errors import InputError, count_of, unknown_name
 from fsar.files import sha256_file
 from fsar.pipeline.store.duplicates import groups_of_equal
 from fsar.pipeline.store.format.files import MANIFEST_FILE, STORE_FILE, VIDEOS_FILE, StoreFiles, read_store
@@ -97,7 +97,9 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         taps = ", ".join(f"{name} {list(tap.shape)} {tap.dtype}" for name, tap in self.taps.items())
-        shape = f"{self.n_videos} videos, {self.n_views} views, {self.n_slots} slots"
+        shape = (
+            f"{count_of(self.n_videos, 'video')}, {count_of(self.n_views, 'view')}, {count_of(self.n_slots, 'slot')}"
+        )
         return f"FeatureStore({str(self.path)!r}: {shape}; {taps})"
 
     @property
