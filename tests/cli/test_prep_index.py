@@ -36,7 +36,7 @@ def test_index_writes_catalog_and_report(tmp_path):
     ]
     result = run(*words, "--report", tmp_path / "report.json")
     assert result.exception is None
-    assert "mine test: 1 of 2 videos of 1 classes on disk" in result.stdout
+    assert "mine test: 1 of 2 videos of 1 class on disk" in result.stdout
     assert [(row.video_id, row.part) for row in read_catalog(tmp_path / "catalog.csv").rows] == [
         ("run/3.webm", "test"),
         ("walk/1.webm", "train"),

@@ -30,7 +30,7 @@ def test_list_names_every_split_with_its_sizes_and_aliases():
 
 def test_show_numbers_the_classes_of_a_part():
     text = run("show", "ssv2-small", "--part", "test")
-    assert "test: 24 classes, 2400 videos" in text
+    assert "test: 24 classes, 2,400 videos" in text
     assert "   0    100  Twisting (wringing) something wet until water comes out" in text
     assert "train:" not in text
 
@@ -68,7 +68,7 @@ def test_import_writes_a_split_that_loads(tmp_path):
     (tmp_path / "testlist03.txt").write_text("run/3\n")
     out = tmp_path / "mine.csv"
     text = run("import", tmp_path / "trainlist03.txt", tmp_path / "testlist03.txt", "--out", out)
-    assert "train: 1 classes, 2 videos" in text
+    assert "train: 1 class, 2 videos" in text
     assert hashlib.sha256(out.read_bytes()).hexdigest() in text
     assert "run" in run("show", out)
 

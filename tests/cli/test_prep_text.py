@@ -49,7 +49,7 @@ def test_the_same_again_is_fine_and_another_needs_a_name_or_overwrite(store):
     changed = run(store, "--encoder", ENCODER, "--names", "cleaned", "--table", "clip-fsar", "--templates", "plain")
     assert "another text table" in str(changed.exception)
     words = ["--encoder", ENCODER, "--templates", "plain", "--table", "clip-fsar", "--overwrite"]
-    assert "1 templates x 2 classes x 24" in run(store, *words).stdout
+    assert "1 template x 2 classes x 24" in run(store, *words).stdout
 
 
 def test_a_tower_of_another_model_is_refused_unless_meant(store):
