@@ -3,7 +3,19 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+
+_live: list[Any] = []
+"""Consoles of the bars that are drawn right now, the innermost last."""
+
+
+def say(line: str) -> None:
+    """Write a line to stderr, above the bar where one is drawn."""
+    if _live:
+        _live[-1].print(line, markup=False, highlight=False)
+    else:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 class Advance(Protocol):
@@ -36,7 +48,8 @@ def _live_bar(label: str, n_items: int, n_done: int, unit: str) -> Iterator[Adva
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar, _shown_on(console):
         task = bar.add_task(label, total=n_items, completed=n_done, rate="")
 
         def advance(n_items: int = 1) -> None:
@@ -45,6 +58,15 @@ def _live_bar(label: str, n_items: int, n_done: int, unit: str) -> Iterator[Adva
             bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")
 
         yield advance
+
+
+@contextmanager
+def _shown_on(console: Any) -> Iterator[None]:
+    _live.append(console)
+    try:
+        yield
+    finally:
+        _live.remove(console)
 
 
 class _LogLines:

@@ -104,7 +104,7 @@ def command(
     chosen = _options(slots or n_frames, **options)
     prepared = plan(rows, chosen, path)
     if prepared.note:
-        click.echo(f"note: {prepared.note}", err=True)
+        echo(page([f"note: {prepared.note}"]), err=True)
     if dry_run:
         summary(_plan_data(prepared, path), _plan_text(prepared, path), as_json=as_json)
         return EXIT_DONE

@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -249,3 +250,42 @@ def test_a_split_without_a_val_part_can_hold_classes_out(call, tmp_path):
     code, _, err = call(*line, "--way", "3", "--val-share", "0.4", "--out", tmp_path / "held")
     assert code == 1
     assert "val_share: 0.3 != 0.4" in err
+
+
+def test_a_training_says_how_it_stands_and_why_it_ended(call, tmp_path):
+    line = ["otam", "-o", "adapter=linear", "--out", tmp_path / "run", "--steps", "40", "--episodes-per-step", "2"]
+    more = [
+        "--val-episodes",
+        "10",
+        "--validate-every",
+        "10",
+        "--patience",
+        "1",
+        "--test-episodes",
+        "20",
+        "--lr",
+        "1e-9",
+    ]
+    code, out, err = call(train_head, *line, *more)
+    assert code == 0, err
+    told = [line for line in err.splitlines() if line.startswith("step ")]
+    assert len(told) == 2
+    assert re.fullmatch(r"step 10/40, loss \d+\.\d+, train \d+\.\d %, val \d+\.\d % \(best so far\)", told[0])
+    assert re.fullmatch(r"step 20/40, loss .*, val \d+\.\d % \(best \d+\.\d % at step 10\)", told[1])
+    assert re.search(
+        r"seed 0: 20 steps in \d+ s, stopped early, validation had not improved for long; best validation \d+\.\d % "
+        r"at step 10, these weights are kept; train accuracy at the end \d+\.\d %",
+        out,
+    )
+    assert "tensorboard --logdir" in out
+    report = json.loads((tmp_path / "run" / "result.json").read_text())["training"]
+    assert 0 <= report["train_accuracy"] <= 1
+
+
+def test_without_validation_the_train_accuracy_stands_beside_the_result(call, tmp_path):
+    code, out, err = call(
+        train_head, "tsn", "-o", "adapter=linear", "--out", tmp_path / "run", *SHORT, "--val-episodes", 0
+    )
+    assert code == 0, err
+    assert "no validation, the last weights are kept; train accuracy at the end" in out
+    assert "step " not in err  # --quiet

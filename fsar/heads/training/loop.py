@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from fsar.heads.training.metrics_log import MetricsLog
 from fsar.heads.training.optim import make_optimizer, set_lr
 from fsar.heads.training.state import Progress, Weights, load_state, save_state
 from fsar.heads.training.step import StepMonitor, autocast, train_step
-from fsar.progress import progress
+from fsar.progress import progress, say
 
 Batch = PairBatch | tuple[EpisodeBatch, Targets]
 
@@ -65,6 +65,22 @@ class TrainReport:
     best_accuracy: float | None
     """On the validation episodes; None without validation."""
     seconds: float
+    train_accuracy: float | None = None
+    """On the last training episodes that were logged; None for pairs of videos and where no step was done."""
+
+    def to_text(self) -> str:
+        """Return what the training did and why it ended, as a sentence."""
+        ended = "stopped early, validation had not improved for long" if self.stopped_early else "to the end"
+        lines = [f"{self.n_steps} steps in {self.seconds:.0f} s, {ended}"]
+        if self.best_accuracy is None:
+            lines.append("no validation, the last weights are kept")
+        else:
+            lines.append(
+                f"best validation {100 * self.best_accuracy:.1f} % at step {self.best_step}, these weights are kept"
+            )
+        if self.train_accuracy is not None:
+            lines.append(f"train accuracy at the end {100 * self.train_accuracy:.1f} %")
+        return "; ".join(lines)
 
 
 Validate = Callable[[Any], Evaluation]
@@ -218,6 +234,10 @@ class _Loop:
     monitor: StepMonitor
     first_step: int = field(init=False)
     """The step that the monitor counts from."""
+    recent: list[dict[str, float]] = field(default_factory=list)
+    """What was logged since the last line for people."""
+    train_accuracy: float | None = None
+    """Over the steps that were logged before the last line for people."""
 
     def __post_init__(self) -> None:
         self.first_step = self.done.n_steps
@@ -237,6 +257,7 @@ class _Loop:
                 advance()
                 if self.done.n_steps % self.options.validate_every == 0 or self.done.n_steps == self.options.n_steps:
                     self._validate(log)
+                    self._tell(quiet=quiet)
                 late = time.monotonic() - saved > self.options.save_every_seconds
                 if stop_requested() or late:
                     self.save()
@@ -256,7 +277,8 @@ class _Loop:
         lr = self.learner.step(step, batch, self.monitor)
         if (step + 1) % self.options.log_every == 0 or step == 0:
             self._refuse_broken()
-            log.write(step + 1, lr=lr, **self.monitor.latest())
+            self.recent.append(self.monitor.latest())
+            log.write(step + 1, lr=lr, **self.recent[-1])
 
     def _refuse_broken(self) -> None:
         """Raise InputError if a loss or gradient was not finite, naming the step and, where an answer shows it, the
@@ -287,6 +309,23 @@ class _Loop:
         else:
             done.n_validations_since_best += 1
 
+    def _tell(self, *, quiet: bool) -> None:
+        """Say how the training stands; the numbers of steps are means since the last line."""
+        done, words = self.done, [f"step {self.done.n_steps}/{self.options.n_steps}"]
+        loss = _mean(entry["loss/total"] for entry in self.recent if "loss/total" in entry)
+        self.train_accuracy = _mean(entry["train/accuracy"] for entry in self.recent if "train/accuracy" in entry)
+        self.recent.clear()
+        if loss is not None:
+            words.append(f"loss {loss:.3f}")
+        if self.train_accuracy is not None:
+            words.append(f"train {100 * self.train_accuracy:.1f} %")
+        if self.validate is not None and done.history:
+            best = "best so far" if done.best_step == done.n_steps else f"best {100 * done.best_accuracy:.1f} %"
+            at = "" if done.best_step == done.n_steps else f" at step {done.best_step}"
+            words.append(f"val {100 * done.history[-1]['accuracy']:.1f} % ({best}{at})")
+        if not quiet:
+            say(", ".join(words))
+
     def save(self) -> None:
         """Write the state that `train` goes on from."""
         self._refuse_broken()
@@ -299,8 +338,14 @@ class _Loop:
             stopped_early=self.done.n_steps < self.options.n_steps,
             best_step=self.done.best_step if validated else self.done.n_steps,
             best_accuracy=self.done.best_accuracy if validated else None,
+            train_accuracy=self.train_accuracy,
             seconds=seconds,
         )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return sum(found) / len(found) if found else None
 
 
 def seed_step(seed: int, step: int, device: str) -> None:

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fsar.heads.run_folder import load_head
 from fsar.heads.setup.options import typed_options
 from fsar.heads.setup.task import Task
 from fsar.heads.training.experiment import Experiment, Trainer, run
+from fsar.heads.training.loop import TrainReport
 from fsar.heads.training.settings import TrainSettings
 
 
@@ -62,11 +63,22 @@ class TrainedHead:
 
     def to_text(self) -> str:
         """Return table and notes for people."""
-        lines = [self.table(), *(f"note: {note}" for note in self.notes)]
+        lines = [self.table(), *self._trainings(), *(f"note: {note}" for note in self.notes)]
         if len(self.results) > 1:
             spread = f"{percent(self.accuracy)} %, standard deviation {percent(self.std)}"
             lines.append(f"mean of {len(self.results)} seeds: {spread}")
-        return "\n".join([*lines, "written to " + ", ".join(map(str, self.folders))])
+        where = ", ".join(map(str, self.folders))
+        return "\n".join([*lines, f"written to {where} (curves: tensorboard --logdir {self.folders[0]})"])
+
+    def _trainings(self) -> list[str]:
+        """Return a line for each seed that was trained: how long, why it ended, which weights are kept."""
+        known = {field.name for field in fields(TrainReport)}
+        found = [(result["seed"], result.get("training")) for result in self.results]
+        return [
+            f"seed {seed}: {TrainReport(**{key: value for key, value in report.items() if key in known}).to_text()}"
+            for seed, report in found
+            if report
+        ]
 
     def _accuracies(self) -> list[float]:
         return [result["accuracy"] for result in self.results if result["accuracy"] is not None]
