@@ -32,8 +32,7 @@ class LazyGroup(click.Group):
         """Return the command `cmd_name`; its module holds it as `command`."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
-        return command
+        return importlib.import_module(COMMANDS[cmd_name][0]).command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any of them."""

@@ -79,8 +79,7 @@ def command(
 def stage_command(stage: str) -> click.Command:
     """Return the click command of a stage."""
     module = PROGRAMS[stage][1] if stage in PROGRAMS else f"fsar.cli.prep_{stage}"
-    found: click.Command = importlib.import_module(module).command
-    return found
+    return importlib.import_module(module).command
 
 
 def stage_keys(stage: str) -> "dict[str, Key]":

@@ -65,7 +65,7 @@ def without_last_class(batch: EpisodeBatch) -> EpisodeBatch:
 def answer(head: Head, batch: EpisodeBatch) -> Tensor:
     """Return logits (B, Q, N) with every query answered by itself, also by a head whose queries see each other."""
     if head.inductive:
-        return head(batch)  # type: ignore[no-any-return]
+        return head(batch)
     n_query = next(iter(batch.query.values())).shape[1]
     alone = [
         head(replace(batch, query={role: x[:, place : place + 1] for role, x in batch.query.items()}))

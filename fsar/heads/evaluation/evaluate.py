@@ -135,8 +135,7 @@ def _predict(logits: Tensor, episodes: Episodes) -> Ints:
     if bool(logits.isnan().any()):
         episode = int(episodes.indices[int(logits.isnan().flatten(1).any(1).nonzero()[0])])
         raise InputError(f"the head answers NaN in episode {episode}: its weights or the features are broken")
-    predicted: Ints = logits.argmax(-1).cpu().numpy()
-    return predicted
+    return logits.argmax(-1).cpu().numpy()
 
 
 def _count(confusion: Ints, episodes: Episodes, predicted: Ints) -> None:

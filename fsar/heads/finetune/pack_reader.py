@@ -31,8 +31,7 @@ class PackReader:
         video_id = self._videos[visit.row].video_id
         try:
             n_stored = self._pack.video(video_id).n_stored
-            frames: Frames = self._pack.frames(video_id, visit.indices(video_id, n_stored))
-            return frames
+            return self._pack.frames(video_id, visit.indices(video_id, n_stored))
         except VideoError as error:
             return DecodeFailure(error.reason, str(error))
 

@@ -30,8 +30,8 @@ from fsar.heads.finetune.videos import VideoSet
 from fsar.heads.head import Head
 from fsar.heads.run_folder import CONFIG, RunFolder, read_json, write_json
 from fsar.heads.setup.task import Task, make_task
-from fsar.heads.training.experiment import Experiment, Validation, validation
-from fsar.heads.training.loop import TrainReport, Validate, train_learner
+from fsar.heads.training.experiment import Experiment, Trained, Validation, validation
+from fsar.heads.training.loop import Validate, train_learner
 from fsar.pipeline.backbones import Backbone
 from fsar.pipeline.encode.clip_task import decode_task
 from fsar.pipeline.encode.encode import EncodeOptions, encode
@@ -82,7 +82,7 @@ class FinetuneTrainer:
 
     def train(
         self, experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
-    ) -> TrainReport | None:
+    ) -> Trained:
         """Train both in place; write the head and `backbone.safetensors`."""
         task, options = experiment.task, experiment.train_options()
         options = replace(options, save_every_seconds=self.save_every_seconds)
@@ -92,7 +92,7 @@ class FinetuneTrainer:
             model, optimizer, options.preset, self.tuning, self.memory, experiment.seed, task.device
         )
         failed = FailedVideos(folder.path / FAILED)
-        val = validation(experiment)
+        val, notes = validation(experiment)
         with self.videos.reader(jobs=self.jobs, decoder=self.decoder) as reader:
             source = FrameSource(
                 self.videos, reader, self.images, n_frames=task.n_frames, seed=experiment.seed, device=task.device
@@ -106,8 +106,7 @@ class FinetuneTrainer:
                 device=task.device,
                 quiet=quiet,
             )
-        self._note_failed(experiment, failed)
-        return report
+        return report, [*notes, *_failed_notes(failed)]
 
     def model(self, experiment: Experiment, head: Head) -> EndToEnd:
         """Return the head and the backbone as one model, with what trains of it settled."""
@@ -149,13 +148,6 @@ class FinetuneTrainer:
             return evaluate(model.head, data, replace(left, pool=pool).episodes(), pool.class_names)
 
         return validate
-
-    def _note_failed(self, experiment: Experiment, failed: FailedVideos) -> None:
-        if failed.failed:
-            named = ", ".join(f"{entry.video_id} ({entry.reason})" for entry in failed.failed)
-            experiment.notes.append(
-                f"{len(failed.failed)} training videos could not be read and were left out: {named}"
-            )
 
     def tested(
         self, experiment: Experiment, planned: Planned, folder: RunFolder, *, quiet: bool
@@ -219,3 +211,10 @@ class FinetuneTrainer:
 
         videos = [self.videos.videos[row] for row in rows]
         return [CatalogRow(v.video_id, Path(v.path), v.class_name, 0, v.part) for v in videos]
+
+
+def _failed_notes(failed: FailedVideos) -> list[str]:
+    if not failed.failed:
+        return []
+    named = ", ".join(f"{entry.video_id} ({entry.reason})" for entry in failed.failed)
+    return [f"{len(failed.failed)} training videos could not be read and were left out: {named}"]

@@ -26,8 +26,7 @@ class LinearAdapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., T, D) for (..., T, D)."""
         x = self.norm(x)
-        adapted: Tensor = x + self.linear(self.dropout(x))
-        return adapted
+        return x + self.linear(self.dropout(x))
 
 
 class MlpAdapter(nn.Module):
@@ -41,8 +40,7 @@ class MlpAdapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., T, D) for (..., T, D)."""
         x = self.norm(x)
-        adapted: Tensor = x + self.net(x)
-        return adapted
+        return x + self.net(x)
 
 
 class TemporalAdapter(nn.Module):

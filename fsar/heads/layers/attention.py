@@ -30,8 +30,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transform of tokens (..., D), same shape."""
-        transformed: Tensor = self.net(x)
-        return transformed
+        return self.net(x)
 
 
 class SelfAttention(nn.Module):

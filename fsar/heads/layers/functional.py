@@ -35,8 +35,7 @@ def class_scores(scores: Tensor, labels: Tensor, n_way: int) -> Tensor:
 
 def offset_cosine(a: Tensor, b: Tensor, offset: float = COSINE_OFFSET) -> Tensor:
     """Return <a_i, b_j> / (|a_i| |b_j| + offset) for a (..., L, D) and b (..., M, D): (..., L, M)."""
-    cosine: Tensor = OffsetCosine.apply(a, b, offset)
-    return cosine
+    return OffsetCosine.apply(a, b, offset)
 
 
 def frame_distances(query: Tensor, support: Tensor, offset: float = COSINE_OFFSET) -> Tensor:
@@ -67,8 +66,7 @@ def soft_alignment(distance: Tensor, smoothing: float, largest: float | None = N
     1 at smoothing 0.1 over 16 frames). Whoever knows that no distance passes some `largest` saves a look at them all.
     """
     if fits_products(distance, smoothing, largest):
-        cost: Tensor = ProductAlignment.apply(distance, smoothing)
-        return cost
+        return ProductAlignment.apply(distance, smoothing)
     return log_alignment(distance, smoothing)
 
 
@@ -77,8 +75,7 @@ def two_way_alignment(distance: Tensor, smoothing: float, largest: float | None 
     if distance.shape[-1] != distance.shape[-2] or not fits_products(distance, smoothing, largest):
         other = distance.transpose(-1, -2)
         return soft_alignment(distance, smoothing, largest) + soft_alignment(other, smoothing, largest)
-    cost: Tensor = ProductAlignment.apply(distance, smoothing, True)
-    return cost
+    return ProductAlignment.apply(distance, smoothing, True)
 
 
 def hausdorff(distance: Tensor) -> Tensor:

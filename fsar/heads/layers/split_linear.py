@@ -24,8 +24,7 @@ def block_linear(weight: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
 
 
 def _images(weight: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-    images: tuple[Tensor, ...] = BlockLinear.apply(weight, *parts)
-    return images
+    return BlockLinear.apply(weight, *parts)
 
 
 class BlockLinear(torch.autograd.Function):

@@ -47,8 +47,7 @@ class SimilarityNetwork(nn.Module):
         x = F.relu(F.max_pool2d(self.conv1(maps.flatten(0, -3).unsqueeze(1)), 2))
         x = F.relu(F.max_pool2d(self.conv2(x), 2))
         x = self.conv4(self.conv3(x)).squeeze(1).clamp(-1, 1)
-        out: Tensor = x.view(*maps.shape[:-2], *x.shape[1:])
-        return out
+        return x.view(*maps.shape[:-2], *x.shape[1:])
 
 
 @register_head("chamfer")
@@ -176,8 +175,7 @@ class Chamfer(TableHead):
                 return self._linear(self._seen(maps))
 
     def _seen(self, maps: Tensor) -> Tensor:
-        seen: Tensor = self.visil(maps)
-        return seen
+        return self.visil(maps)
 
     def _nearest(self, maps: Tensor) -> Tensor:
         """Return the mean over rows of the best column."""
@@ -199,8 +197,7 @@ class Chamfer(TableHead):
         if maps.shape[-1] * maps.shape[-2] != self.linear.in_features:
             n_frames = math.isqrt(self.linear.in_features)
             raise InputError(f"matching=linear was built for {n_frames} frames a video, got {maps.shape[-1]}")
-        score: Tensor = self.linear(maps.flatten(-2)).squeeze(-1)
-        return score
+        return self.linear(maps.flatten(-2)).squeeze(-1)
 
 
 def plain_tuples(frames: Tensor, length: int) -> Tensor:

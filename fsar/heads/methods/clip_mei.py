@@ -139,8 +139,7 @@ class ClipMeiHead(TableHead):
 
     def _query_token(self, query: Tensor, base: Tensor) -> Tensor:
         """Return the text tokens (B, Q, D) of queries: the base (B, D) times a query's mean activation, transformed."""
-        token: Tensor = self.token_network(query.mean((2, 3)).unsqueeze(-1) * base.unsqueeze(1))
-        return token
+        return self.token_network(query.mean((2, 3)).unsqueeze(-1) * base.unsqueeze(1))
 
     def _attend(self, frames: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         """Return the token (..., D) and the frames (..., T, D) after attention within each video."""

@@ -118,8 +118,7 @@ class HyRSMPlusPlus(HyRSM):
 
     def regulariser(self, relation: Relation) -> Tensor:
         """Return the mean penalty over pairs of frames of the supports plus that of the queries, a scalar."""
-        penalty: Tensor = self._penalty(relation.support_gram()) + self._penalty(relation.query_gram())
-        return penalty
+        return self._penalty(relation.support_gram()) + self._penalty(relation.query_gram())
 
     def _penalty(self, gram: Tensor) -> Tensor:
         scale = inverse_norm(gram.diagonal(dim1=-2, dim2=-1))

@@ -69,8 +69,7 @@ class FrameDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the decoded differences."""
-        decoded: Tensor = self.out(self.up3(self.up2(self.up1(x))))
-        return decoded
+        return self.out(self.up3(self.up2(self.up1(x))))
 
 
 @register_head("molo")
@@ -160,8 +159,7 @@ class MoLo(TableHead):
         videos = maps.flatten(0, -5)  # (V, T, D, h, w)
         reduced = self.motion_reduce(videos.transpose(1, 2)).transpose(1, 2)
         ahead = self.motion_conv(reduced[:, 1:].flatten(0, 1))
-        change: Tensor = ahead.view_as(reduced[:, 1:]) - reduced[:, :-1]
-        return change
+        return ahead.view_as(reduced[:, 1:]) - reduced[:, :-1]
 
     def tokens(self, maps: Tensor, motion: Tensor) -> Features:
         """Return the encoded tokens of both streams."""

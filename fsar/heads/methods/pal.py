@@ -62,8 +62,7 @@ class PAL(Head):
         return {"classification": classification, "contrast": contrast, "total": total}
 
     def _attend(self, x: Tensor, memory: Tensor) -> Tensor:
-        attended: Tensor = self.mha(x, memory, memory, need_weights=False)[0]
-        return attended
+        return self.mha(x, memory, memory, need_weights=False)[0]
 
 
 def prototype_contrast(logits: Tensor, labels: Tensor, *, skip_empty: bool = True) -> Tensor:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,14 +61,16 @@ class Experiment:
     patience: int = 10
     amp: bool = False
     drop_small_classes: bool = False
-    notes: list[str] = field(default_factory=list)
-    """What the user should know of decisions taken on the way; filled as they are taken."""
 
     def train_options(self) -> TrainOptions:
         """Return the options of the loop."""
         preset = self.preset.of_pairs() if self.task.kind.training_unit == "pairs" else self.preset
         options = TrainOptions(preset, seed=self.seed, patience=self.patience, amp=self.amp)
         return replace(options, validate_every=self.validate_every or max(options.n_steps // 20, MIN_STEPS))
+
+
+Trained = tuple[TrainReport | None, list[str]]
+"""What a training did, None if there was nothing to train, and what the user should know of it."""
 
 
 class Trainer(Protocol):
@@ -80,8 +82,8 @@ class Trainer(Protocol):
 
     def train(
         self, experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
-    ) -> TrainReport | None:
-        """Train the head in place and save it; None if there is nothing to train."""
+    ) -> Trained:
+        """Train the head in place and save it."""
         ...
 
     def tested(
@@ -101,8 +103,8 @@ class FeatureTrainer:
 
     def train(
         self, experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
-    ) -> TrainReport | None:
-        """Train the head in place; None for a head that has no parameters."""
+    ) -> Trained:
+        """Train the head in place."""
         return _train(experiment, head, pool, folder, quiet=quiet)
 
     def tested(
@@ -129,7 +131,7 @@ def run(
     """
     task, trainer = experiment.task, trainer or FeatureTrainer()
     _refuse_unread(experiment)
-    pool = _train_pool(experiment)
+    pool, pool_notes = _train_pool(experiment)
     options = task.head_options({**experiment.preset.options, **experiment.options}, pool)
     planned = plan_test(task, experiment.test) if experiment.test else None
     if planned:
@@ -145,8 +147,8 @@ def run(
         return folder, read_json(folder.path / RESULT)
     with seeded(experiment.seed):
         head = create_head(task.name, **options).to(task.device)
-    report = trainer.train(experiment, head, pool, folder, quiet=quiet)
-    facts = {"seed": experiment.seed, "preset": experiment.preset.name, "notes": experiment.notes}
+    report, notes = trainer.train(experiment, head, pool, folder, quiet=quiet)
+    facts = {"seed": experiment.seed, "preset": experiment.preset.name, "notes": [*pool_notes, *notes]}
     facts |= {"training": asdict(report) if report else None}
     tested = trainer.tested(experiment, planned, folder, quiet=quiet) if planned else None
     result = _test(experiment, head, folder, tested, facts, quiet=quiet)
@@ -161,8 +163,9 @@ def _refuse_unread(experiment: Experiment) -> None:
         raise InputError(f"head {experiment.task.name!r} does not read unlabelled videos; heads that do: {readers}")
 
 
-def _train_pool(experiment: Experiment) -> EpisodePool:
-    task = experiment.task
+def _train_pool(experiment: Experiment) -> tuple[EpisodePool, list[str]]:
+    """Return the training classes, and what to know of them."""
+    task, notes = experiment.task, list[str]()
     if "train" not in task.parts.pools and list(task.parts.pools) == [""]:
         raise InputError(
             f"the videos of {task.store.path} belong to no part: name a split with --split, or index them with parts"
@@ -170,13 +173,10 @@ def _train_pool(experiment: Experiment) -> EpisodePool:
     pool, dropped = usable_pool(task.parts, "train", experiment.shape, drop_small_classes=experiment.drop_small_classes)
     if dropped:
         named = ", ".join(f"{name} ({count})" for name, count in dropped.items())
-        experiment.notes.append(f"training classes dropped because they are too small: {named}")
+        notes.append(f"training classes dropped because they are too small: {named}")
     if task.store.n_views > 1 and any(task.store.videos[row].part in ("val", "test") for row in pool.rows):
-        experiment.notes.append(
-            "some training videos were encoded as val or test videos: all their views are the first"
-        )
-    experiment.notes.extend(task.parts.notes())
-    return pool
+        notes.append("some training videos were encoded as val or test videos: all their views are the first")
+    return pool, [*notes, *task.parts.notes()]
 
 
 def _config(
@@ -226,21 +226,16 @@ def _videos_sha256(task: Task, pool: EpisodePool | None) -> str:
     return hashlib.sha256(json.dumps(videos, ensure_ascii=False).encode()).hexdigest()
 
 
-def _train(
-    experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
-) -> TrainReport | None:
-    """Train the head in place; None for a head that has nothing to train."""
+def _train(experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool) -> Trained:
+    """Train the head in place, if it has anything to train."""
     if n_parameters(head) == 0:
-        experiment.notes.append(
-            f"head {experiment.task.name!r} has no parameters: nothing is trained"
-            + (" (--option adapter=temporal adds some)" if "adapter" in type(head).__init__.__annotations__ else "")
-        )
         save_head(folder.path, head.eval())
-        return None
-    val = validation(experiment)
+        hint = " (--option adapter=temporal adds some)" if "adapter" in type(head).__init__.__annotations__ else ""
+        return None, [f"head {experiment.task.name!r} has no parameters: nothing is trained{hint}"]
+    val, notes = validation(experiment)
     pools = [pool, val.pool] if val else [pool]
     source = experiment.task.source(union_rows(pools))
-    return train(
+    report = train(
         head,
         _Batches(experiment, source, pool),
         val.validate(experiment.task, source) if val else None,
@@ -249,6 +244,7 @@ def _train(
         device=experiment.task.device,
         quiet=quiet,
     )
+    return report, notes
 
 
 class _Batches:
@@ -302,25 +298,24 @@ class Validation:
         return validate
 
 
-def validation(experiment: Experiment) -> Validation | None:
-    """Return the validation episodes, with fewer ways or queries where the part is small; None if it is absent."""
-    pools, shape, notes = experiment.task.parts.pools, experiment.shape, experiment.notes
+def validation(experiment: Experiment) -> tuple[Validation | None, list[str]]:
+    """Return the validation episodes, with fewer ways or queries where the part is small, and what to know of them.
+
+    None if the part is absent or too small: the last weights are kept then.
+    """
+    pools, shape = experiment.task.parts.pools, experiment.shape
     if "val" not in pools or experiment.val_episodes == 0:
         reason = "no validation was asked for" if "val" in pools else "the split has no validation part"
-        notes.append(
-            f"{reason}: these are the last weights, and nothing stopped them from overfitting"
-            + ("" if "val" in pools else "; --val-share 0.2 holds a fifth of the training classes out")
-        )
-        return None
+        hint = "" if "val" in pools else "; --val-share 0.2 holds a fifth of the training classes out"
+        return None, [f"{reason}: these are the last weights, and nothing stopped them from overfitting{hint}"]
     pool, _ = pools["val"].without_small_classes(_shot(shape) + 1)
     if pool.n_classes < 2:
-        notes.append(f"no two validation classes have {_shot(shape) + 1} videos: the last weights are kept")
-        return None
+        return None, [f"no two validation classes have {_shot(shape) + 1} videos: the last weights are kept"]
     n_way = min(shape.n_way, pool.n_classes)
     n_query = min(5, int(pool.counts.min()) - _shot(shape))
-    if n_way < shape.n_way:
-        notes.append(f"the validation part has {count_of(n_way, 'class')}: validation is {n_way}-way")
-    return Validation(pool, EpisodeShape(n_way, _shot(shape), n_query), experiment.val_episodes)
+    short = f"the validation part has {count_of(n_way, 'class')}: validation is {n_way}-way"
+    notes = [short] if n_way < shape.n_way else []
+    return Validation(pool, EpisodeShape(n_way, _shot(shape), n_query), experiment.val_episodes), notes
 
 
 def _shot(shape: EpisodeShape) -> int:

@@ -149,8 +149,7 @@ def _points(tower: Any) -> TapPoints:
 
 def _projection(tower: Any) -> Any:
     def finish(tokens: Tensor) -> Tensor:
-        projected: Tensor = tower.ln_post(tokens) @ tower.proj
-        return projected
+        return tower.ln_post(tokens) @ tower.proj
 
     return finish
 

@@ -47,8 +47,7 @@ class ShardIndex:
         """Return a safetensors file; equal content, equal bytes."""
         from safetensors.numpy import save
 
-        data: bytes = save({name: np.ascontiguousarray(array) for name, array in asdict(self).items()})
-        return data
+        return save({name: np.ascontiguousarray(array) for name, array in asdict(self).items()})
 
 
 _DTYPES = {

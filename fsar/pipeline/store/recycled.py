@@ -38,8 +38,7 @@ class RecycledMemory:
         # numpy lets a view hold the innermost owner alone, so what is watched lies beneath them all.
         lease: Any = (ctypes.c_char * n_bytes).from_buffer(block.data)
         weakref.finalize(lease, self._give_back, block).atexit = False
-        array: Array = np.frombuffer(lease, dtype).reshape(shape)
-        return array
+        return np.frombuffer(lease, dtype).reshape(shape)
 
     def kept_bytes(self) -> int:
         """Return how much memory waits for its next use."""

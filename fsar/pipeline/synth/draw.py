@@ -162,8 +162,7 @@ def _distance(shape: str, u: Plane, v: Plane) -> Plane:
             length = float(np.hypot(bx - ax, by - ay))
             edges.append(((u - ax) * (by - ay) - (v - ay) * (bx - ax)) / length)
         parts.append(np.maximum.reduce(edges))
-    nearest: Plane = np.minimum.reduce(parts)
-    return nearest
+    return np.minimum.reduce(parts)
 
 
 def _shake(generator: np.random.Generator, n_frames: int, margin: int) -> npt.NDArray[np.int64]:
@@ -186,8 +185,7 @@ def _wall(generator: np.random.Generator, size: tuple[int, int]) -> Picture:
     contrast = float(generator.uniform(2, 12))
     grid = generator.normal(0, 1, (cells + 1, cells + 1, 3))
     texture = _stretch(_stretch(grid, height).swapaxes(0, 1), width).swapaxes(0, 1)
-    picture: Picture = np.clip(base + contrast * texture, 0, 255).astype(np.uint8)
-    return picture
+    return np.clip(base + contrast * texture, 0, 255).astype(np.uint8)
 
 
 def _stretch(values: npt.NDArray[np.float64], n_pixels: int) -> npt.NDArray[np.float64]:
@@ -198,5 +196,4 @@ def _stretch(values: npt.NDArray[np.float64], n_pixels: int) -> npt.NDArray[np.f
     position = np.linspace(0, len(values) - 1, n_pixels)
     below = np.minimum(position.astype(int), len(values) - 2)
     weight = (position - below)[:, None, None]
-    stretched: npt.NDArray[np.float64] = values[below] * (1 - weight) + values[below + 1] * weight
-    return stretched
+    return values[below] * (1 - weight) + values[below + 1] * weight

@@ -51,8 +51,7 @@ class BertEncoder:
             for first in range(0, len(sentences), BATCH_SENTENCES):
                 batch = self._tokens(list(sentences[first : first + BATCH_SENTENCES]))
                 parts.append(self._pool(self._model(**batch), batch["attention_mask"]))
-        vectors: npt.NDArray[np.float32] = torch.cat(parts).float().numpy()
-        return vectors
+        return torch.cat(parts).float().numpy()
 
     def _tokens(self, sentences: list[str]) -> Any:
         batch = self._tokenizer(sentences, padding=True, return_tensors="pt")

@@ -55,8 +55,7 @@ class ClipTextEncoder:
         for sentence in sentences:
             if encode is not None and len(encode(sentence)) + 2 > context:
                 raise InputError(f"prompt is longer than the {context} tokens of {self._backbone.name}: {sentence!r}")
-        tokens: npt.NDArray[np.int64] = self._tokenizer(list(sentences)).numpy()
-        return tokens
+        return self._tokenizer(list(sentences)).numpy()
 
     def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return raw vectors (n_sentences, D)."""
@@ -65,5 +64,4 @@ class ClipTextEncoder:
         batches = torch.split(torch.from_numpy(self.tokens(sentences)), BATCH_SENTENCES)
         with torch.inference_mode():
             parts = [self._model.encode_text(batch, normalize=False).float() for batch in batches]
-        vectors: npt.NDArray[np.float32] = torch.cat(parts).numpy()
-        return vectors
+        return torch.cat(parts).numpy()

@@ -165,8 +165,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         key = "multiarray._reconstruct" if (module, name) in _RECONSTRUCT else f"{module}.{name}"
         if key not in self._allowed:
             raise InputError(f"{self._path} is not a plain array: it asks for {module}.{name}, which is not allowed")
-        allowed: Callable[..., Any] = self._allowed[key]
-        return allowed
+        return self._allowed[key]
 
 
 _RECONSTRUCT = {(module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")}

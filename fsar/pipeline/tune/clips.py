@@ -105,5 +105,4 @@ def small_clip(row: CatalogRow, *, spec: ClipSpec) -> np.ndarray:
     clip = decode_clip(row.path, lambda n: sample_indices("uniform-center", n, spec.n_frames), decoder=spec.decoder)
     image = ImageSpec(mode=spec.resize, resize=spec.size, size=spec.size, antialias=spec.antialias)
     pixels = prepare(clip.frames, image)  # (T, 3, S, S) in 0..1
-    small: np.ndarray = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return small
+    return (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()

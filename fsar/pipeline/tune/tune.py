@@ -191,8 +191,7 @@ class _Trainer:
         device_type = torch.device(self.options.device).type
         with torch.autocast(device_type, torch.bfloat16, enabled=self.options.precision == "amp-bf16"):
             features = self.module(pixels)
-        logits: Tensor = self.classifier(features.float().view(len(rows), self.options.n_frames, -1))
-        return logits
+        return self.classifier(features.float().view(len(rows), self.options.n_frames, -1))
 
     def _accuracy(self) -> float:
         import torch
@@ -223,8 +222,7 @@ def motion_classifier(dim: int, n_frames: int, n_classes: int, seed: int) -> nn.
 
         def forward(self, features: Tensor) -> Tensor:
             features = self.standardise(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-            logits: Tensor = self.classify(features.diff(dim=1).flatten(1))
-            return logits
+            return self.classify(features.diff(dim=1).flatten(1))
 
     if n_frames < 2:
         raise InputError(f"tuning on motion needs at least 2 frames a video, got {n_frames}")

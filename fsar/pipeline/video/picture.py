@@ -43,8 +43,7 @@ def _rgb(image: Any, file: Path) -> npt.NDArray[np.uint8]:
         return _grey(np.asarray(image) >> 8)
     if image.mode in ("I", "F"):
         raise VideoError("unsupported", f"{file}: numbers of mode {image.mode!r} are no picture of 8 or 16 bits")
-    rgb: npt.NDArray[np.uint8] = np.asarray(image.convert("RGB"))
-    return rgb
+    return np.asarray(image.convert("RGB"))
 
 
 def _grey(values: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:

@@ -50,5 +50,4 @@ def _filled(times: Seconds, frame_seconds: float) -> Seconds:
         return np.multiply(places, frame_seconds, dtype=np.float64)
     following = known[np.minimum(np.searchsorted(known, places), len(known) - 1)]
     filled: Seconds = np.where(np.isnan(times), times[following] + (places - following) * frame_seconds, times)
-    rising: Seconds = np.asarray(np.maximum.accumulate(filled), np.float64)  # a gap too narrow for its frames
-    return rising
+    return np.asarray(np.maximum.accumulate(filled), np.float64)  # a gap too narrow for its frames

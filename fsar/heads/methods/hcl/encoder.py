@@ -64,8 +64,7 @@ class PositionedAttention(nn.Module):
         value = self._split(projected[..., 2 * width :])
         dropout = self.dropout.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return out
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)
@@ -92,12 +91,10 @@ class EncoderLayer(nn.Module):
             x = x + self.dropout(self.attention(self.norm1(x), positions))
             return x + self._feed_forward(self.norm2(x))
         x = self.norm1(x + self.dropout(self.attention(x, positions)))
-        out: Tensor = self.norm2(x + self._feed_forward(x))
-        return out
+        return self.norm2(x + self._feed_forward(x))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.dropout(self.linear2(self.dropout(F.gelu(self.linear1(x)))))
-        return out
+        return self.dropout(self.linear2(self.dropout(F.gelu(self.linear1(x)))))
 
 
 class SpaceTimeEncoder(nn.Module):

@@ -64,8 +64,7 @@ class PatchEnrichment(nn.Module):
         query, key = self.query_proj, self.key_proj
         if folded:
             return F.linear(y, key.weight.T @ query.weight, query.bias @ key.weight) @ y.transpose(1, 2)
-        energies: Tensor = query(y) @ key(y).transpose(1, 2)
-        return energies
+        return query(y) @ key(y).transpose(1, 2)
 
     def _entering(self, y: Tensor, mixed: Tensor, folded: bool) -> Tensor:
         """Return what the MLP's first layer makes of patches and their attention, (F, P, D/2)."""
@@ -73,8 +72,7 @@ class PatchEnrichment(nn.Module):
         if folded:
             weight, bias = first.weight @ (self.gamma * value.weight), first.weight @ (self.gamma * value.bias)
             return F.linear(y, first.weight, first.bias + bias) + F.linear(mixed, weight)
-        entering: Tensor = first(y + self.gamma * value(mixed))
-        return entering
+        return first(y + self.gamma * value(mixed))
 
 
 class FrameEnrichment(nn.Module):
@@ -102,5 +100,4 @@ class FrameEnrichment(nn.Module):
             )
         x = self.dropout(frames + POSITION_SCALE * sinusoid_table(n_frames, dim).to(frames))
         x = x + self.time_out(F.relu(self.time_in(x.transpose(-1, -2)))).transpose(-1, -2)
-        mixed: Tensor = x + self.channel_out(F.relu(self.channel_in(x)))
-        return mixed
+        return x + self.channel_out(F.relu(self.channel_in(x)))

@@ -237,8 +237,7 @@ class STRMHead(TableHead):
 
     def enriched_frames(self, features: Features) -> Tensor:
         """Return the frames (..., T, D) that their patches make."""
-        frames: Tensor = self.patch_enrichment(self._patches(features["patches"]))
-        return frames
+        return self.patch_enrichment(self._patches(features["patches"]))
 
     def _patches(self, x: Tensor) -> Tensor:
         """Return patches (..., T, P, C) of pooled maps, which are taken as they are, or of maps (..., T, C, h, w)."""
