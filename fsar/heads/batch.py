@@ -1,4 +1,15 @@
-"""What a head sees: batches of episodes as tensors. The true labels of the queries live apart, in `Targets`."""
+"""What a head sees: batches of episodes as tensors. The true labels of the queries live apart, in `Targets`.
+
+Letters of shapes, in all docstrings of heads:
+
+    B  episodes of a batch              T, U  frames of one video, and of another
+    S  supports of an episode           P     patches of a frame, h x w of them in a map
+    Q  queries of an episode            G     tuples of frames ("groups")
+    X  unlabelled videos of an episode  L     tokens, or slot vectors, of a video
+    V  videos of whatever kind          M     templates of a class text
+    N  classes of an episode (ways)     D     width of features; d, E narrower widths
+    K  most supports of a class (shots) C     classes of a whole part
+"""
 
 import copy
 from dataclasses import dataclass, field
@@ -10,7 +21,7 @@ from torch import Tensor
 from fsar.errors import InputError
 
 Features = dict[str, Tensor]
-"""One tensor per input role that a head declares, e.g. {"frames": (B, V, T, D)} or {"map": (B, V, T, C, h, w)}."""
+"""One tensor per input role that a head declares, e.g. {"frames": (B, V, T, D)} or {"map": (B, V, T, D, h, w)}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +42,7 @@ class EpisodeBatch:
     class_text: Tensor | None = None
     """(B, N, M, D) text vectors of the classes, M templates, row c = label c; None if the head asks for no text."""
     unlabelled: Features | None = None
-    """role -> (B, U, T, ...) features of videos without labels, for semi-supervised heads."""
+    """role -> (B, X, T, ...) features of videos without labels, for semi-supervised heads."""
     n_shot: int = field(init=False)
     """The most supports that a class has in any episode."""
 
@@ -114,7 +125,7 @@ class Targets:
     query_class_ids: Tensor | None = None
     """(B, Q) int64."""
     all_class_text: Tensor | None = None
-    """(K, M, D) text vectors of all K training classes; None if the head asks for no text."""
+    """(C, M, D) text vectors of all C training classes; None if the head asks for no text."""
 
 
 @dataclass(frozen=True, slots=True)

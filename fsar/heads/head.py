@@ -34,7 +34,7 @@ class Input:
     taps: tuple[str, ...]
     """Names of taps that can fill the role, best first; a trailing '.' matches a family ("tokens.")."""
     shape: str
-    """What one frame of it looks like, for error messages, e.g. "(D,)" or "(C, h, w)"."""
+    """What one frame of it looks like, for error messages, e.g. "(D,)" or "(D, h, w)"."""
 
     def axes(self, n_axes: int) -> list[str] | None:
         """Return the names of the axes of a frame with `n_axes` of them; None if the input takes no such frame."""

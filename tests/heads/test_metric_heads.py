@@ -88,7 +88,7 @@ def test_pal_passes_over_classes_without_queries():
 
 def test_crosstransformer_divides_by_the_number_of_frames():
     batch = episode(n_frames=4)
-    fixed, official = (head_of("crosstransformer", dim=8, hidden=6, compat=compat) for compat in ("fixed", "official"))
+    fixed, official = (head_of("crosstransformer", dim=8, out_dim=6, compat=compat) for compat in ("fixed", "official"))
     torch.testing.assert_close(fixed(batch), 2 * official(batch))
 
 

@@ -5,6 +5,7 @@ from fsar.device import seeded
 from fsar.errors import InputError
 from fsar.heads.head import create_head
 from fsar.heads.run_folder import differences, load_head, open_run, read_json, save_head, write_json, write_tensors
+from fsar.heads.setup.options import typed_options
 
 
 def test_a_saved_head_comes_back_with_its_options(tmp_path):
@@ -79,3 +80,18 @@ def test_options_of_older_run_folders_are_read(tmp_path):
     description = read_json(tmp_path / "head.json")
     write_json(tmp_path / "head.json", {**description, "options": {**description["options"], "compat": "official"}})
     assert "compat" not in load_head(tmp_path).options
+
+
+@pytest.mark.parametrize(
+    ("head", "old", "today"),
+    [
+        ("hyrsm", {"dim": 8, "heads": 2}, {"dim": 8, "n_heads": 2}),
+        ("hyrsm++", {"dim": 8, "heads": 2}, {"dim": 8, "n_heads": 2}),
+        ("molo", {"dim": 8, "heads": 2, "hidden": 4}, {"dim": 8, "n_heads": 2, "hidden": 4}),
+        ("crosstransformer", {"dim": 8, "hidden": 4}, {"dim": 8, "out_dim": 4}),
+        ("hcl", {"dim": 8, "width": 8, "ffn_dim": 4}, {"dim": 8, "width": 8, "hidden": 4}),
+    ],
+)
+def test_former_names_of_options_are_understood(head, old, today):
+    assert create_head(head, **old).options == today
+    assert typed_options(head, {name: str(value) for name, value in old.items()}) == today

@@ -31,7 +31,7 @@ class EpisodeData:
 
         Args:
             source: Of the features.
-            class_text: (K, M, D) text of the classes that `Episodes.class_ids` point to.
+            class_text: (C, M, D) text of the classes that `Episodes.class_ids` point to.
             visits_seed: Draw the view and the frames of every visit of a video (training); None: first view, spread
                 frames.
         """
@@ -95,7 +95,7 @@ def _kind_by_kind(values: Ints | None, n_videos: list[int]) -> Ints | None:
 
 
 def _split_kinds(features: Features, n_episodes: int, n_videos: list[int]) -> list[Features]:
-    """Cut role -> (B * V, ...), kind by kind, into role -> (B, S, ...), (B, Q, ...), (B, U, ...) without copying."""
+    """Cut role -> (B * V, ...), kind by kind, into role -> (B, S, ...), (B, Q, ...), (B, X, ...) without copying."""
     sizes = [n_episodes * n for n in n_videos]
     cut = {role: torch.split(tensor, sizes) for role, tensor in features.items()}
     return [

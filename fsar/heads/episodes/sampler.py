@@ -73,7 +73,7 @@ class Episodes:
     query_labels: Ints
     """(E, Q)."""
     unlabelled: Ints
-    """(E, U) rows; U = 0 unless asked for."""
+    """(E, X) rows; X = 0 unless asked for."""
     indices: Ints
     """(E,) number of each episode in its stream: with the seed it decides all other random choices of the episode."""
 

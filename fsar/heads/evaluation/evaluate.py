@@ -33,7 +33,7 @@ class Evaluation:
     accuracies: Floats
     """(E,) share of each episode's queries that were right."""
     confusion: Ints
-    """(K, K) counts: true class by row, predicted by column; an error can only be another class of the episode."""
+    """(C, C) counts: true class by row, predicted by column; an error can only be another class of the episode."""
     class_names: tuple[str, ...]
     seconds: float = 0.0
     """Of computing all episodes, embedding included, reading the store aside where features are resident."""
@@ -86,7 +86,7 @@ def evaluate(
         head: On the device of the data.
         data: Makes the batches, without random visits; holds the text of the classes for heads that use it.
         episodes: Class ids point to `class_names`.
-        class_names: K names.
+        class_names: C names.
         advance: Called with numbers of finished episodes.
         table_bytes: Limit of the table of embedded videos.
         allow_recipe: Also where the features are of another recipe than those that the head was trained on.
@@ -187,7 +187,7 @@ class _Tables:
         return self.head.match(EpisodeBatch(support, labels, query, episodes.n_way, text).to(device))["logits"]
 
     def _columns(self, features: Features, class_ids: Tensor) -> Features:
-        """Cut roles that run over all K classes, (B, V, ..., K), to the N classes of each episode."""
+        """Cut roles that run over all C classes, (B, V, ..., C), to the N classes of each episode."""
         found = dict(features)
         for role in self.head.class_roles if isinstance(self.head, TextTableHead) else ():
             if role in found:

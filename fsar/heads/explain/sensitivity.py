@@ -85,7 +85,7 @@ def fade_patches(
         name: Of the evidence.
         logits_of: The head.
         batch: Its input.
-        patches: Role -> function that brings a tensor shaped like the role's features to (B, Q, T, C, h, w).
+        patches: Role -> function that brings a tensor shaped like the role's features to (B, Q, T, D, h, w).
     """
     with torch.inference_mode(False), torch.enable_grad():
         copy = _outside_inference(batch)

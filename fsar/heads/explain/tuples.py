@@ -22,7 +22,7 @@ def explain_tuples(
     asked, keys = (
         table["rates"].unsqueeze(-1) * (slots @ table["keys"]) + attention.norm_k.bias.float()
         for table in (query, support)
-    )  # (B, V, P, d)
+    )  # (B, V, G, d)
     scores = torch.einsum("bqpd,bsud->bqpsu", asked, keys) * dim**-0.5
     shares = within_classes(scores, labels, n_way)
     of_support = torch.einsum("bqpsu,bsud->bqpsd", shares, slots @ support["values"])
@@ -30,7 +30,7 @@ def explain_tuples(
     prototypes = torch.einsum("bqpsd,bsn->bqnpd", of_support, member)
     own = (slots @ query["values"]).unsqueeze(2)
     n_frames = n_slots // attention.size + attention.size - 1
-    parts = -(own - prototypes).square().sum(-1) / n_tuples  # (B, Q, N, P)
+    parts = -(own - prototypes).square().sum(-1) / n_tuples  # (B, Q, N, G)
     return TupleMatch(
         name=f"tuples of {attention.size} frames",
         score=parts.sum(-1),

@@ -121,7 +121,7 @@ def project_normed(norm: nn.LayerNorm, x: Tensor, *layers: nn.Linear) -> list[Te
 
 def inner_width(dim: int, heads: int, head_dim: int | None) -> int:
     """Return the width of all heads together: `dim` if no width per head is given."""
-    check_positive("heads", heads)
+    check_positive("n_heads", heads)
     if head_dim is None and dim % heads:
         raise InputError(f"dim must be a multiple of the number of heads, got dim={dim} and heads={heads}")
     return dim if head_dim is None else heads * head_dim

@@ -180,11 +180,11 @@ class ClipFsarHead(TableHead):
         return {**losses, "total": losses["classification"] + self.text_loss_weight * losses["text"]}
 
     def class_logits(self, batch: EpisodeBatch, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Return the scaled cosines of every video, supports first, to all K training texts, and their class ids.
+        """Return the scaled cosines of every video, supports first, to all C training texts, and their class ids.
 
-        (B, S+Q, K) and (B, S+Q). The videos are means of raw frames: the transformer is not part of this.
+        (B, S+Q, C) and (B, S+Q). The videos are means of raw frames: the transformer is not part of this.
         """
-        text = mean_text(targets.all_class_text, "clip-fsar", self.dim)  # (K, D)
+        text = mean_text(targets.all_class_text, "clip-fsar", self.dim)  # (C, D)
         assert targets.support_class_ids is not None
         assert targets.query_class_ids is not None
         videos = torch.cat([features["frames"].mean(2) for features in (batch.support, batch.query)], 1)  # (B, S+Q, D)

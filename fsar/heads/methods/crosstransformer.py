@@ -1,5 +1,6 @@
 """CrossTransformers on frames."""
 
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -32,23 +33,25 @@ class CrossTransformer(TableHead):
         "https://arxiv.org/abs/2007.11498"
     )
 
-    def __init__(self, *, dim: int, hidden: int = 1024, compat: Literal["fixed", "official"] = "fixed") -> None:
+    old_options = MappingProxyType({"hidden": "out_dim"})
+
+    def __init__(self, *, dim: int, out_dim: int = 1024, compat: Literal["fixed", "official"] = "fixed") -> None:
         """Build the head.
 
         Args:
             dim: Width D of the frame features.
-            hidden: Width of keys and values.
+            out_dim: Width of keys and values.
             compat: "official" divides the sum over frames by 8 whatever their number.
         """
         super().__init__()
         check_choice("compat", compat, ("fixed", "official"))
-        check_positive("hidden", hidden)
-        self.key_head = nn.Linear(dim, hidden, bias=False)
-        self.value_head = nn.Linear(dim, hidden, bias=False)
+        check_positive("out_dim", out_dim)
+        self.key_head = nn.Linear(dim, out_dim, bias=False)
+        self.value_head = nn.Linear(dim, out_dim, bias=False)
         self.divisor = OFFICIAL_FRAMES if compat == "official" else None
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
-        """Return "keys" and "values" (..., T, hidden)."""
+        """Return "keys" and "values" (..., T, E)."""
         return {"keys": self.key_head(features["frames"]), "values": self.value_head(features["frames"])}
 
     def match(self, episodes: EpisodeBatch) -> Outputs:

@@ -1,6 +1,7 @@
 """HyRSM: videos re-expressed in the light of the episode, then compared as sets of frames."""
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -121,11 +122,13 @@ class HyRSM(Head):
         "https://arxiv.org/abs/2204.13423"
     )
 
+    old_options = MappingProxyType({"heads": "n_heads"})
+
     def __init__(
         self,
         *,
         dim: int,
-        heads: int = 8,
+        n_heads: int = 8,
         relate: Literal["prototypes", "videos"] = "prototypes",
         position: tuple[float, float] | None = (10.0, 1.0),
         dropout: float = 0.1,
@@ -136,7 +139,7 @@ class HyRSM(Head):
 
         Args:
             dim: Width D of the frame features.
-            heads: Of both attentions.
+            n_heads: Attention heads of both attentions.
             relate: What stands for a class in the relation: the mean of its encoded videos (every released many-shot
                 config), or each video, with distances averaged (the official 1-shot class). Equal at one shot.
             position: (A, B): frames enter as sqrt(D / A) times the feature plus B times the position code; None for
@@ -146,8 +149,8 @@ class HyRSM(Head):
             class_weight: Of the class loss per frame (published: 0.05 to 0.6, by data set).
         """
         super().__init__()
-        self.temporal_atte_before = SelfAttention(dim, heads=heads)
-        self.temporal_atte = EpisodeRelation(dim, heads=heads)
+        self.temporal_atte_before = SelfAttention(dim, heads=n_heads)
+        self.temporal_atte = EpisodeRelation(dim, heads=n_heads)
         self.layer2 = nn.Linear(2 * dim, dim)
         self.classification_layer = None if n_classes is None else nn.Linear(dim, n_classes)
         self.relate_videos = check_choice("relate", relate, ("prototypes", "videos")) == "videos"
@@ -156,7 +159,7 @@ class HyRSM(Head):
         self.class_weight = class_weight
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
-        """Return "logits" (B, Q, N) and, with a class loss, "class_logits" (B, S+Q, T, K), supports first."""
+        """Return "logits" (B, Q, N) and, with a class loss, "class_logits" (B, S+Q, T, C), supports first."""
         support, query = self.encode_episode(batch)
         relation, labels = self.relate(batch, support, query)
         logits = -class_scores(hausdorff(relation.distances()), labels, batch.n_way)
@@ -247,7 +250,7 @@ def inverse_norm(squared: Tensor) -> Tensor:
 
 
 def frame_class_loss(logits: Tensor, targets: Targets) -> Tensor:
-    """Return the mean cross entropy of class logits per frame (B, S+Q, T, K)."""
+    """Return the mean cross entropy of class logits per frame (B, S+Q, T, C)."""
     assert targets.support_class_ids is not None
     assert targets.query_class_ids is not None
     ids = torch.cat((targets.support_class_ids, targets.query_class_ids), 1)  # (B, S+Q)

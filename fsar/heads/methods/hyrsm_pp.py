@@ -37,7 +37,7 @@ class HyRSMPlusPlus(HyRSM):
         self,
         *,
         dim: int,
-        heads: int = 8,
+        n_heads: int = 8,
         relate: Literal["prototypes", "videos"] = "prototypes",
         position: tuple[float, float] | None = (10.0, 1.0),
         dropout: float = 0.1,
@@ -55,7 +55,7 @@ class HyRSMPlusPlus(HyRSM):
 
         Args:
             dim: Width D of the frame features.
-            heads: Of both attentions.
+            n_heads: Of both attentions.
             relate: What stands for a class in the relation.
             position: (A, B) of the position code.
             dropout: Of the frames with their position code.
@@ -71,7 +71,7 @@ class HyRSMPlusPlus(HyRSM):
         """
         super().__init__(
             dim=dim,
-            heads=heads,
+            n_heads=n_heads,
             relate=relate,
             position=position,
             dropout=dropout,
@@ -108,9 +108,9 @@ class HyRSMPlusPlus(HyRSM):
 
     @torch.no_grad()
     def confident(self, prototypes: Tensor, extra: Tensor) -> Tensor:
-        """Return the class memberships (B, U, N), 0 or 1, of encoded unlabelled videos (B, U, T, D)."""
+        """Return the class memberships (B, X, N), 0 or 1, of encoded unlabelled videos (B, X, T, D)."""
         logits = -hausdorff(self.relation(prototypes, extra).distances())
-        best, label = (logits / self.temperature).softmax(-1).max(-1)  # (B, U)
+        best, label = (logits / self.temperature).softmax(-1).max(-1)  # (B, X)
         chosen = best >= self.confidence
         if self.overlook_first:
             chosen = chosen & chosen[:, 1:].any(1, keepdim=True)

@@ -1,5 +1,6 @@
 """MoLo: long-short contrast between whole videos and frames, for appearance and for motion."""
 
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -94,11 +95,13 @@ class MoLo(TableHead):
     )
     inputs = (Input("map", ("map",), "(D, h, w)"),)
 
+    old_options = MappingProxyType({"heads": "n_heads"})
+
     def __init__(
         self,
         *,
         dim: int,
-        heads: int = 8,
+        n_heads: int = 8,
         hidden: int = FEED_FORWARD_WIDTH,
         position: tuple[float, float] = (10.0, 1.0),
         dropout: float = 0.1,
@@ -115,7 +118,7 @@ class MoLo(TableHead):
 
         Args:
             dim: Channels D of the feature maps, a multiple of 8.
-            heads: Of both encoders.
+            n_heads: Attention heads of both encoders.
             hidden: Width of their feed-forward blocks.
             position: (A, B): tokens enter as sqrt(D / A) times the token plus B times the position code.
             dropout: Of the tokens with their position code.
@@ -134,8 +137,8 @@ class MoLo(TableHead):
         narrow = dim // REDUCTION
         self.class_token = nn.Parameter(torch.randn(1, 1, dim))
         self.class_token_motion = nn.Parameter(torch.randn(1, 1, dim))
-        self.temporal_atte_before = nn.ModuleList([EncoderLayer(dim, heads=heads, hidden=hidden)])
-        self.temporal_atte_before_motion = nn.ModuleList([EncoderLayer(dim, heads=heads, hidden=hidden)])
+        self.temporal_atte_before = nn.ModuleList([EncoderLayer(dim, heads=n_heads, hidden=hidden)])
+        self.temporal_atte_before_motion = nn.ModuleList([EncoderLayer(dim, heads=n_heads, hidden=hidden)])
         self.motion_reduce = nn.Conv3d(dim, narrow, 3, padding=1)
         self.motion_conv = nn.Conv2d(narrow, narrow, 3, padding=1)
         self.motion_up = nn.Conv2d(narrow, dim, 1)
@@ -229,7 +232,7 @@ class MoLo(TableHead):
         return Explanation(self(batch), streams)
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
-        """Return what `match` does, "class_logits" (B, S+Q, K) and, in training with pixels, "reconstruction"."""
+        """Return what `match` does, "class_logits" (B, S+Q, C) and, in training with pixels, "reconstruction"."""
         maps = [batch.support["map"], batch.query["map"]]
         motion = [self.motion_maps(part) for part in maps]
         support, query = (self.tokens(*pair) for pair in zip(maps, motion, strict=True))
@@ -268,7 +271,7 @@ class MoLo(TableHead):
 
 
 def class_loss(logits: Tensor, targets: Targets) -> Tensor:
-    """Return the mean cross entropy of class logits per video (B, S+Q, K), supports first."""
+    """Return the mean cross entropy of class logits per video (B, S+Q, C), supports first."""
     assert targets.support_class_ids is not None
     assert targets.query_class_ids is not None
     ids = torch.cat((targets.support_class_ids, targets.query_class_ids), 1)

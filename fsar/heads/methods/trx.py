@@ -67,7 +67,7 @@ class TRX(TableHead):
         )
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
-        """Return the slot-vector tables of each tuple size, "0.keys" (..., M, d) and so on."""
+        """Return the slot-vector tables of each tuple size, "0.keys" (..., L, d) and so on."""
         return {
             f"{index}.{name}": table
             for index, transformer in enumerate(self._transformers())

@@ -49,7 +49,7 @@ def choose_table(name: str, kind: type[Head], store: "FeatureStore", wanted: str
 
 
 def class_vectors(store: "FeatureStore", table_name: str, class_names: Sequence[str], kind: type[Head]) -> Tensor:
-    """Return (K, M, D) float32 vectors of `class_names` under M templates.
+    """Return (C, M, D) float32 vectors of `class_names` under M templates.
 
     Raises:
         InputError: a class has no row (named), or the head compares text with images and the table is of another model.

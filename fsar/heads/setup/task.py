@@ -42,7 +42,7 @@ class Task:
         return FeatureSource(self.store, self.taps, rows, device=self.device, where=self.where, n_frames=self.n_frames)
 
     def class_text(self, pool: EpisodePool) -> Tensor | None:
-        """Return the (K, M, D) text vectors of a pool's classes; None for a head without text."""
+        """Return the (C, M, D) text vectors of a pool's classes; None for a head without text."""
         return None if self.table is None else class_vectors(self.store, self.table, pool.class_names, self.kind)
 
     def episode_data(self, source: FeatureSource, pool: EpisodePool, *, visits_seed: int | None = None) -> EpisodeData:

@@ -24,7 +24,7 @@ def _options(metadata: Metadata, state: State) -> dict[str, Any]:
         "dim": state[encoder + "input_proj.weight"].shape[1],
         "n_classes": state["action_classifier.weight"].shape[0],
         "width": state["action_classifier.weight"].shape[1],
-        "ffn_dim": state[encoder + "transformer_encoder.layers.0.linear1.weight"].shape[0],
+        "hidden": state[encoder + "transformer_encoder.layers.0.linear1.weight"].shape[0],
         "n_heads": int(metadata.get("nheads", 8)),
         "n_layers": len(layers),
         "pre_norm": encoder + "transformer_encoder.norm.weight" in state,

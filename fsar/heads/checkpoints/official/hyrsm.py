@@ -20,7 +20,7 @@ def _hyrsm(metadata: Metadata, state: State) -> dict[str, Any]:
     uses_classes = flag(metadata, "USE_CLASSIFICATION", False) and flag(metadata, "USE_LOCAL", False)
     return {
         "dim": state["layer2.0.bias"].shape[0],
-        "heads": flag(metadata, "HEAD", 8),
+        "n_heads": flag(metadata, "HEAD", 8),
         "relate": "videos" if "1shot" in head_name(metadata) else "prototypes",
         "position": present_pair(metadata, "POSITION_A", "POSITION_B") or DEFAULT_POSITION,
         "n_classes": None if classes is None else classes.shape[0],
@@ -48,7 +48,7 @@ def _molo(metadata: Metadata, state: State) -> dict[str, Any]:
     contrastive = flag(metadata, "USE_CONTRASTIVE", False)
     return {
         "dim": state["class_token"].shape[-1],
-        "heads": flag(metadata, "HEAD", 8),
+        "n_heads": flag(metadata, "HEAD", 8),
         "hidden": state["temporal_atte_before.layers.0.1.net.0.bias"].shape[0],
         "position": present_pair(metadata, "POSITION_A", "POSITION_B") or DEFAULT_POSITION,
         "single_direction": bool(flag(metadata, "SINGLE_DIRECT", False)),

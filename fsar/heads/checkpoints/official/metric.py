@@ -41,7 +41,7 @@ def _pal(metadata: Metadata, state: State) -> dict[str, Any]:
 
 def _crosstransformer(metadata: Metadata, state: State) -> dict[str, Any]:
     hidden, dim = state["key_head.weight"].shape[:2]
-    return {"dim": dim, "hidden": hidden, "compat": "official"}
+    return {"dim": dim, "out_dim": hidden, "compat": "official"}
 
 
 _TRX_LEFTOVERS = (

@@ -21,11 +21,11 @@ class Levels:
     """What EMP-Net makes of V videos before text comes in."""
 
     token: Tensor
-    """(V, T, C) class tokens."""
+    """(V, T, D) class tokens."""
     frame: Tensor
-    """(V, T, C) from the patch means."""
+    """(V, T, D) from the patch means."""
     patch: Tensor
-    """(V, T, P, C)."""
+    """(V, T, P, D)."""
 
 
 class Stage(nn.Module):
@@ -42,13 +42,13 @@ class Stage(nn.Module):
         self.feed_forward = FeedForward(dim, dim // 4, dropout=dropout)
 
     def forward(self, token: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class tokens (V, T, C) and patches (V, T, P, C) after the stage."""
+        """Return class tokens (V, T, D) and patches (V, T, P, D) after the stage."""
         token, patch = self.temporal(token), self.spatial(patch)
         return token + self.feed_forward(token), patch + self.feed_forward(patch)
 
 
 class Block(CrossBlock):
-    """The block of reasoning and fusion: 4 heads of C/8 channels, hidden width C/4."""
+    """The block of reasoning and fusion: 4 heads of D/8 channels, hidden width D/4."""
 
     def __init__(self, dim: int, *, attention_dropout: float, dropout: float) -> None:
         super().__init__(
@@ -61,7 +61,7 @@ class Block(CrossBlock):
         )
 
     def attend_with(self, x: Tensor, extra: Tensor) -> Tensor:
-        """Return tokens x (..., L, C) after attending to themselves and to one more token `extra` (..., C).
+        """Return tokens x (..., L, D) after attending to themselves and to one more token `extra` (..., D).
 
         Equal to self(x, cat(extra, x)), but x is normalised once and only keys and values are joined.
         """
@@ -96,7 +96,7 @@ class Encoder(nn.Module):
         )
 
     def describe(self, tokens: Features) -> Levels:
-        """Return the levels of videos from their tokens (V, T, 1+P, C) at three depths, class token first."""
+        """Return the levels of videos from their tokens (V, T, 1+P, D) at three depths, class token first."""
         token, patch = self.early(*_streams(tokens["tokens_early"]))
         for stage, role in ((self.middle, "tokens_middle"), (self.late, "tokens_late")):
             new_token, new_patch = _streams(tokens[role])
@@ -107,11 +107,11 @@ class Encoder(nn.Module):
         return Levels(token, self.reasoning.frame(frame + patch.mean(2)), patch)
 
     def fuse(self, levels: Levels, text: Tensor | None) -> Tensor:
-        """Return the levels (V, 3, T, C) after attention over time; supports attend to their text (V, C) as well.
+        """Return the levels (V, 3, T, D) after attention over time; supports attend to their text (V, D) as well.
 
         The patches of one position form a sequence of their own; their mean over positions is returned.
         """
-        tubes = levels.patch.transpose(1, 2).contiguous()  # (V, P, T, C)
+        tubes = levels.patch.transpose(1, 2).contiguous()  # (V, P, T, D)
         token, frame, patch = (
             _over_time(block, x, text)
             for block, x in (
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
 
 
 def score(levels: Levels, text: Tensor) -> Tensor:
-    """Return the similarity of videos to texts (V, K, C) at each level, (V, 3, K).
+    """Return the similarity of videos to texts (V, C, D) at each level, (V, 3, C).
 
     The mean class token, the best 2 frames and the best 49 patches (of their means over time) count.
     """
@@ -133,7 +133,7 @@ def score(levels: Levels, text: Tensor) -> Tensor:
 
 
 def text_cosines(levels: Levels, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the cosines of class tokens and frames (V, T, K) and of patches (V, T, P, K) to texts (V, K, C)."""
+    """Return the cosines of class tokens and frames (V, T, C) and of patches (V, T, P, C) to texts (V, C, D)."""
     return (
         offset_cosine(levels.token, text),
         offset_cosine(levels.frame, text),
@@ -142,14 +142,14 @@ def text_cosines(levels: Levels, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def score_parts(token: Tensor, frame: Tensor, patch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what each class token, frame (V, T, K) and patch (V, T, P, K) adds to `score`, from their cosines."""
+    """Return what each class token, frame (V, T, C) and patch (V, T, P, C) adds to `score`, from their cosines."""
     n_frames = token.shape[1]
     patches = patch * _chosen(patch.mean(1), TOP_PATCHES).unsqueeze(1) / n_frames
     return token / n_frames, frame * _chosen(frame, TOP_FRAMES), patches
 
 
 def _chosen(x: Tensor, n_best: int) -> Tensor:
-    """Return the weights with which `_top_mean` adds up axis 1 of (V, L, K)."""
+    """Return the weights with which `_top_mean` adds up axis 1 of (V, L, C)."""
     n_best = min(n_best, x.shape[1])
     return torch.zeros_like(x).scatter_(1, x.topk(n_best, 1).indices, 1 / n_best)
 
@@ -159,7 +159,7 @@ def _streams(tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _over_time(block: Block, x: Tensor, text: Tensor | None) -> Tensor:
-    """Return x (V, ..., T, C) after attention over T; with text (V, C), it is added to x and joins keys and values."""
+    """Return x (V, ..., T, D) after attention over T; with text (V, D), it is added to x and joins keys and values."""
     fused: Tensor
     if text is None:
         fused = block(x)
@@ -170,5 +170,5 @@ def _over_time(block: Block, x: Tensor, text: Tensor | None) -> Tensor:
 
 
 def _top_mean(x: Tensor, n_best: int) -> Tensor:
-    """Return the mean of the `n_best` largest values along axis 1 of (V, L, K), or of all if there are fewer."""
+    """Return the mean of the `n_best` largest values along axis 1 of (V, L, C), or of all if there are fewer."""
     return x.topk(min(n_best, x.shape[1]), 1).values.mean(1)

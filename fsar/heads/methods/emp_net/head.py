@@ -26,7 +26,7 @@ from fsar.heads.methods.emp_net.encoder import DEPTHS, LEVELS, Encoder, Levels, 
 
 SMOOTHING = 0.5
 Encode = Callable[[Features, Tensor | None, Tensor | None], tuple[Tensor, ...]]
-"""From the tokens of V videos, their own text (V, D) and the texts to score (V, K, D) to tensors (V, ...)."""
+"""From the tokens of V videos, their own text (V, D) and the texts to score (V, C, D) to tensors (V, ...)."""
 
 
 @register_head("emp-net")
@@ -44,7 +44,7 @@ class EmpNetHead(TextTableHead):
     with one shot there are none. (Parity tests override `overlooked_text`.)
 
     Args:
-        dim: width C of tokens and text vectors, a multiple of 8.
+        dim: width D of tokens and text vectors, a multiple of 8.
         merge_before: average the supports of a class before they are fused with text (official 5-shot configs).
         attention_dropout: after the attentions' output projections.
         dropout: inside the feed-forward blocks.
@@ -161,7 +161,7 @@ class EmpNetHead(TextTableHead):
         ]
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
-        """Return "levels" (..., 3, T, C): class tokens, frames and patch means, of supports after fusion with text."""
+        """Return "levels" (..., 3, T, D): class tokens, frames and patch means, of supports after fusion with text."""
         return self._encode(features, None if class_text is None else mean_text(class_text, "emp-net", self.dim), None)
 
     def overlooked_text(self) -> Tensor:
@@ -199,7 +199,7 @@ class EmpNetHead(TextTableHead):
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
 
     def _encode(self, features: Features, own_text: Tensor | None, scored_text: Tensor | None) -> Features:
-        """Return "levels" (..., 3, T, C) and, against `scored_text` (K, D) or (B, K, D), "scores" (..., 3, K).
+        """Return "levels" (..., 3, T, D) and, against `scored_text` (C, D) or (B, C, D), "scores" (..., 3, C).
 
         Texts of their own, `own_text` (..., D), make supports of the videos.
         """
@@ -254,7 +254,7 @@ class EmpNetHead(TextTableHead):
 
     @staticmethod
     def _compare(support: Tensor, labels: Tensor, query: Tensor, scores: Tensor, n_way: int) -> Outputs:
-        """Return the outputs for levels (B, S, 3, T, C) and (B, Q, 3, T, C) and text scores (B, Q, 3, N)."""
+        """Return the outputs for levels (B, S, 3, T, D) and (B, Q, 3, T, D) and text scores (B, Q, 3, N)."""
         prototypes = class_means(support, labels, n_way)
         # The levels join the episodes, so that one sweep aligns all of them.
         query, prototypes = (x.transpose(1, 2).flatten(0, 1) for x in (query, prototypes))

@@ -98,7 +98,7 @@ class EncoderLayer(nn.Module):
 
 
 class SpaceTimeEncoder(nn.Module):
-    """Feature maps (V, T, C, h, w) to tokens (V, T, h*w, d): 1x1 reduction, positions, transformer layers."""
+    """Feature maps (V, T, D, h, w) to tokens (V, T, h*w, d): 1x1 reduction, positions, transformer layers."""
 
     def __init__(
         self,
@@ -120,9 +120,9 @@ class SpaceTimeEncoder(nn.Module):
         self.norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return tokens (..., T, h*w, d) of maps (..., T, C, h, w)."""
+        """Return tokens (..., T, h*w, d) of maps (..., T, D, h, w)."""
         *lead, n_frames, _, n_rows, n_columns = maps.shape
-        patches = maps.flatten(-2).transpose(-1, -2)  # (..., T, P, C)
+        patches = maps.flatten(-2).transpose(-1, -2)  # (..., T, P, D)
         x = self.input_proj(patches.reshape(-1, n_frames * n_rows * n_columns, patches.shape[-1]))
         positions = self.positions(n_frames, n_rows, n_columns)
         for layer in self.layers:

@@ -45,7 +45,7 @@ def patch_evidence(name: str, weight: float, parts: Tensor, n_frames: int, grid:
 def tuple_evidence(
     weight: float, parts: Tensor, pairs: tuple[Tensor, Tensor], n_frames: int, size: int, labels: Tensor
 ) -> TupleMatch:
-    """Return the evidence of tuples: parts (B, Q, N, P), and the matched pairs, indices (B, Q, S, K) on both sides."""
+    """Return the evidence of tuples: parts (B, Q, N, G), and the matched pairs, indices (B, Q, S, R) on both sides."""
     own, other = pairs
     n_batch, n_query, n_support, _ = own.shape
     n_tuples = parts.shape[-1]

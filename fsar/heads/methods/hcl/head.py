@@ -1,6 +1,7 @@
 """HCL: hierarchical matching of videos, frames and patches, trained by contrast instead of episodes."""
 
 from collections.abc import Collection
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
@@ -42,7 +43,7 @@ class HCL(HCLParts):
     - a video's score with itself is left out of the contrast, not set to zero.
     """
 
-    inputs: ClassVar[tuple[Input, ...]] = (Input("map", ("map",), "(C, h, w)"),)
+    inputs: ClassVar[tuple[Input, ...]] = (Input("map", ("map",), "(D, h, w)"),)
     text: ClassVar[Literal["none", "optional", "required"]] = "optional"
     training_unit: ClassVar[Literal["episodes", "pairs"]] = "pairs"
     paper: ClassVar[str] = (
@@ -50,8 +51,10 @@ class HCL(HCLParts):
         "https://doi.org/10.1007/978-3-031-19772-7_18"
     )
 
+    old_options = MappingProxyType({"ffn_dim": "hidden"})
+
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
-        """Return per video: "tuples.t" (..., N, d) and "patches" (..., T, P, d) unit vectors, "mean" (..., d).
+        """Return per video: "tuples.t" (..., G, d) and "patches" (..., T, P, d) unit vectors, "mean" (..., d).
 
         With `semantic`, supports (whose `class_text` (..., M, D) is given) have "patch_weights" (..., T, P) too.
         """

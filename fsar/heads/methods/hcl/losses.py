@@ -42,19 +42,19 @@ class MatchedVideos:
     """V videos, each matched with each: their parts at the temporal and the spatial level, and which tuples met."""
 
     tuples: Tensor
-    """(V, N, d) unit vectors."""
+    """(V, G, d) unit vectors."""
     patches: Tensor
     """(V, T, P, d) unit vectors."""
     frames: Tensor
-    """(N, t) frames of each tuple."""
+    """(G, t) frames of each tuple."""
     own: Tensor
-    """(V, V, K) tuples of video i, best first, when it is matched with video j."""
+    """(V, V, R) tuples of video i, best first, when it is matched with video j."""
     other: Tensor
-    """(V, V, K) their partners among the tuples of video j."""
+    """(V, V, R) their partners among the tuples of video j."""
 
     @classmethod
     def match(cls, tuples: Tensor, patches: Tensor, cardinality: int, n_tuples: int) -> "MatchedVideos":
-        """Match the tuples (V, N, d) of all videos and keep the `n_tuples` best of each pair."""
+        """Match the tuples (V, G, d) of all videos and keep the `n_tuples` best of each pair."""
         own, other = matching.rank_tuples(tuples[None], tuples[None], n_tuples)
         return cls(
             tuples, patches, matching.frame_tuples(patches.shape[1], cardinality, patches.device), own[0], other[0]

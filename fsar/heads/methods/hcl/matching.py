@@ -29,7 +29,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def frame_tuples(n_frames: int, cardinality: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return all ascending tuples of `cardinality` frames in lexicographic order, (N, t) int64.
+    """Return all ascending tuples of `cardinality` frames in lexicographic order, (G, t) int64.
 
     Raises:
         InputError: the videos have fewer frames than a tuple.
@@ -51,21 +51,21 @@ def rank_tuples(query: Tensor, support: Tensor, n_keep: int, *, scramble: bool =
     """Return the best pairs of tuples of every query and support, best first.
 
     Each query tuple meets the support tuple most similar to it; the `n_keep` query tuples with the best meetings stay.
-    For embedded tuples query (B, Q, N, d) and support (B, S, N, d): indices of the query tuples and of the support
-    tuples, both (B, Q, S, K), K = min(n_keep, N). `scramble` reads the scores of (support, tuple) as (tuple, support),
+    For embedded tuples query (B, Q, G, d) and support (B, S, G, d): indices of the query tuples and of the support
+    tuples, both (B, Q, S, R), R = min(n_keep, G). `scramble` reads the scores of (support, tuple) as (tuple, support),
     as the released code does with several shots: choices then belong to other tuples and videos.
     """
     n_support, n_tuples = support.shape[1:3]
-    flat = support.flatten(1, 2).transpose(1, 2)  # (B, d, S*N)
+    flat = support.flatten(1, 2).transpose(1, 2)  # (B, d, S*G)
     n_keep = min(n_keep, n_tuples)
     ranked = []
     for part in slices(query.shape[1], len(query) * n_tuples * flat.shape[2] * 4, query.device):
-        scores = query[:, part].flatten(1, 2) @ flat  # (B, q*N, S*N)
+        scores = query[:, part].flatten(1, 2) @ flat  # (B, q*G, S*G)
         if scramble:
             best, chosen = scores.view(len(query), -1, n_tuples, n_tuples, n_support).max(3)
         else:
             best, chosen = scores.view(len(query), -1, n_tuples, n_support, n_tuples).max(4)
-        kept = best.topk(n_keep, dim=2).indices  # (B, q, K, S)
+        kept = best.topk(n_keep, dim=2).indices  # (B, q, R, S)
         ranked.append(torch.stack((kept, chosen.gather(2, kept))).transpose(3, 4))
     query_tuples, support_tuples = torch.cat(ranked, 2)
     return query_tuples, support_tuples

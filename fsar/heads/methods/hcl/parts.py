@@ -40,7 +40,7 @@ class HCLParts(TableHead):
         dim: int = 2048,
         n_classes: int = 64,
         width: int = 1152,
-        ffn_dim: int = 2048,
+        hidden: int = 2048,
         n_heads: int = 8,
         n_layers: int = 1,
         dropout: float = 0.1,
@@ -70,10 +70,10 @@ class HCLParts(TableHead):
         """Make the head.
 
         Args:
-            dim: channels C of the maps.
+            dim: channels D of the maps.
             n_classes: training classes.
             width: channels d of the encoded tokens.
-            ffn_dim: hidden channels of the encoder's feed-forward blocks.
+            hidden: width of the encoder's feed-forward blocks.
             n_heads: attention heads of the encoder.
             n_layers: layers of the encoder.
             dropout: dropout inside the encoder.
@@ -118,20 +118,19 @@ class HCLParts(TableHead):
         self.n_tuples, self.n_ranks, self.n_patches = n_tuples, n_ranks, n_patches
         self.multi_scale, self.metric, self.temperature = multi_scale, metric, temperature
         self.official = compat == "official"
-        losses = (
-            loss_classification,
-            loss_global,
-            loss_temporal,
-            loss_temporal_cycle,
-            loss_spatial,
-            loss_spatial_cycle,
-        )
-        self.loss_weights = dict(zip(TERMS, losses, strict=True))
+        self.loss_weights = {
+            "classification": loss_classification,
+            "global": loss_global,
+            "temporal": loss_temporal,
+            "temporal_cycle": loss_temporal_cycle,
+            "spatial": loss_spatial,
+            "spatial_cycle": loss_spatial_cycle,
+        }
         self.fusion_weights = {"global": fuse_global, "temporal": fuse_temporal, "spatial": fuse_spatial}
         self.encoder = SpaceTimeEncoder(
             dim=dim,
             width=width,
-            ffn_dim=ffn_dim,
+            ffn_dim=hidden,
             n_heads=n_heads,
             n_layers=n_layers,
             dropout=dropout,
@@ -163,7 +162,7 @@ class HCLParts(TableHead):
         return matching.multi_scale(patches, (maps.shape[-2], maps.shape[-1])) if self.multi_scale else patches
 
     def _tuples(self, tokens: Tensor, size: int) -> Tensor:
-        """Return projected tuples (..., N, d) of the frame means of tokens (..., T, P, d)."""
+        """Return projected tuples (..., G, d) of the frame means of tokens (..., T, P, d)."""
         frames = tokens.mean(-2)
         *lead, n_frames, dim = frames.shape
         linear = self.tuple_linears[str(size)]

@@ -39,7 +39,7 @@ class TupleSimilarity(nn.Module):
         self.dropout = Dropout(dropout)
 
     def embed(self, frames: Tensor, *, always_drop: bool = False) -> Tensor:
-        """Return tuples (..., P, D/2) of frames (..., T, D)."""
+        """Return tuples (..., G, D/2) of frames (..., T, D)."""
         *lead, n_frames, dim = frames.shape
         x = F.dropout(frames, self.dropout.p, self.training or always_drop).reshape(-1, n_frames, dim)
         slots = slot_vectors(x, self.linear.weight, self.linear.bias, self.size)
@@ -50,7 +50,7 @@ class TupleSimilarity(nn.Module):
     def match(support: Tensor, query: Tensor, mask: Tensor) -> Tensor:
         """Return minus the mean distance to the nearest tuple of each class, (B, Q, N).
 
-        For tuples of the supports (B, N, K, P, E), real where `mask` (B, N, K) is true, and of queries (B, Q, P, E).
+        For tuples of the supports (B, N, K, G, E), real where `mask` (B, N, K) is true, and of queries (B, Q, G, E).
         """
         n_batch, n_way, n_shot, n_tuples, _ = support.shape
         support, query = support.float(), query.float()  # the distances cancel
@@ -64,12 +64,12 @@ class TupleSimilarity(nn.Module):
         return -distance.view(n_batch, -1, n_tuples, n_way).mean(2)
 
     def explain(self, support: Tensor, query: Tensor, labels: Tensor, n_way: int, weight: float) -> TupleMatch:
-        """Return what `match` gives, tuple by tuple, for supports (B, S, P, E) and queries (B, Q, P, E)."""
+        """Return what `match` gives, tuple by tuple, for supports (B, S, G, E) and queries (B, Q, G, E)."""
         n_batch, n_query, n_tuples, _ = query.shape
         rows, keys = query.float().flatten(1, 2), support.float().flatten(1, 2)
-        distance = torch.cdist(rows, keys).view(n_batch, n_query, n_tuples, -1, n_tuples)  # (B, Q, P, S, P)
+        distance = torch.cdist(rows, keys).view(n_batch, n_query, n_tuples, -1, n_tuples)  # (B, Q, G, S, G)
         other = ~membership(labels, n_way)[:, None, None, :, None]  # (B, 1, 1, S, 1, N)
-        of_class = distance.unsqueeze(-1).masked_fill(other, torch.inf).flatten(3, 4)  # (B, Q, P, S*P, N)
+        of_class = distance.unsqueeze(-1).masked_fill(other, torch.inf).flatten(3, 4)  # (B, Q, G, S*G, N)
         nearest, place = of_class.min(3)
         chosen = torch.zeros_like(distance).flatten(3).scatter_(3, place, 1.0)
         n_frames = next(n for n in itertools.count(self.size) if math.comb(n, self.size) == n_tuples)
@@ -94,14 +94,14 @@ class STRMHead(TableHead):
     queries are matched by tuples of frames as in TRX. A second stream compares tuples of the patch-enriched frames by
     their distance to the nearest tuple of a class. Its share of the logits and of the loss is `similarity_weight`.
 
-    Features are max-pooled 4x4 maps, (..., T, 16, C), or whole maps, (..., T, C, h, w), which are pooled here.
+    Features are max-pooled 4x4 maps, (..., T, 16, D), or whole maps, (..., T, D, h, w), which are pooled here.
 
     `compat="official"` reproduces the released code: the layer of the second stream is a fixed random one, never
     trained (there it is missing from the parameters and from the checkpoints), and its dropout is on at test, too. By
     default it is trained and saved like the rest, and its dropout ends with training.
     """
 
-    inputs: ClassVar[tuple[Input, ...]] = (Input("patches", ("map4max", "map"), "(P, C) or (C, h, w)"),)
+    inputs: ClassVar[tuple[Input, ...]] = (Input("patches", ("map4max", "map"), "(P, D) or (D, h, w)"),)
     paper: ClassVar[str] = (
         "Thatipelli et al., Spatio-temporal Relation Modeling for Few-shot Action Recognition, CVPR 2022, "
         "arXiv:2112.05132"
@@ -122,7 +122,7 @@ class STRMHead(TableHead):
         """Make the head.
 
         Args:
-            dim: channels C of the patches, even.
+            dim: channels D of the patches, even.
             n_frames: frames T per video; the mixing over time has weights for exactly this number.
             temp_set: tuple sizes (cardinalities).
             out_dim: width of the keys and values of the tuple matching; None for 1152, or 3 D where that is less.
@@ -153,7 +153,7 @@ class STRMHead(TableHead):
         self.similarities.requires_grad_(not self.official)
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
-        """Return the tables of each tuple size: those of TRX ("0.keys", ...) and "0.similarity" (..., P, D/2)."""
+        """Return the tables of each tuple size: those of TRX ("0.keys", ...) and "0.similarity" (..., G, D/2)."""
         frames = self.enriched_frames(features)
         mixed = self.frame_enrichment(frames)
         tables: Features = {}
@@ -214,7 +214,7 @@ class STRMHead(TableHead):
         return Explanation(self(batch), (*found, patches))
 
     def _as_maps(self, x: Tensor) -> Tensor:
-        """Return patches (..., P, C) as maps (..., C, h, w); maps stay as they are."""
+        """Return patches (..., P, D) as maps (..., D, h, w); maps stay as they are."""
         if x.shape[-1] == self.dim and x.shape[-2] == GRID**2:
             return x.transpose(-1, -2).reshape(*x.shape[:-2], self.dim, GRID, GRID)
         return x
@@ -240,7 +240,7 @@ class STRMHead(TableHead):
         return self.patch_enrichment(self._patches(features["patches"]))
 
     def _patches(self, x: Tensor) -> Tensor:
-        """Return patches (..., T, P, C) of pooled maps, which are taken as they are, or of maps (..., T, C, h, w)."""
+        """Return patches (..., T, P, D) of pooled maps, which are taken as they are, or of maps (..., T, D, h, w)."""
         if x.shape[-1] == self.dim and x.shape[-2] == GRID**2:
             return x
         if x.ndim < 4 or x.shape[-3] != self.dim:
