@@ -51,7 +51,7 @@ def command(
     hmdb51    class/clip.avi
     ucf101    class/v_Class_g01_c01.avi, or all clips in one folder
     kinetics  class/ID_000012_000022.mp4, or such trees in train_256 and val_256
-    folder    class/clip.* or class/clip/*.jpg; below folders train, val, test these are the parts. Ids are paths.
+    folder    class/clip.* or class/clip/*.jpg, at any depth; train, val, test above are the parts. Ids are paths.
     csv       --annotations FILE with the columns path, class and optionally video_id, part
 
     The part column follows --split if one is given; with several it stays empty and later stages take --split.

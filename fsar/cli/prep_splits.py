@@ -101,7 +101,7 @@ def import_command(
     """Write the published lists FILES as one split CSV.
 
     The form is recognised: TRX and CLIP-MEI class/video, CLIP-FSAR train8/78687 and train0//path.ext, HCL *.list with
-    *_class.txt, and CSV.
+    *_class.txt, UCF101 class/video.avi 1, mmaction class/video 120 1, and CSV.
 
     \b
     Example:

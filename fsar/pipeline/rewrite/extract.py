@@ -16,8 +16,7 @@ from fsar.pipeline.jobs.folder import Record, Source, safe_name
 from fsar.pipeline.jobs.run import TIMEOUT_SECONDS
 from fsar.pipeline.rewrite.stage import RewriteReport, Stage, Task
 from fsar.pipeline.video.clip import Choose, check_file
-from fsar.pipeline.video.frame_folder import list_frames
-from fsar.pipeline.video.picture import read_picture
+from fsar.pipeline.video.frame_folder import iterate_pictures
 from fsar.pipeline.video.pyav import iterate_frames
 from fsar.pipeline.video.sample import list_samplers, sample_indices
 from fsar.pipeline.video.source import source_bytes
@@ -132,11 +131,7 @@ def _choose(task: Task[ExtractSettings], n_frames: int) -> npt.NDArray[np.intege
 
 
 def _pictures(path: Path, choose: Choose) -> Iterator[tuple[int, Picture]]:
-    if path.is_dir():
-        files = list_frames(path)
-        yield from ((index, read_picture(files[index])) for index in sorted(set(choose(len(files)).tolist())))
-    else:
-        yield from iterate_frames(path, choose)
+    yield from iterate_pictures(path, choose) if path.is_dir() else iterate_frames(path, choose)
 
 
 def _save(folder: Path, settings: ExtractSettings, slots: list[int], picture: Picture) -> None:

@@ -3,11 +3,13 @@
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fsar.pipeline.video.clip import Choose, Clip, VideoError, chosen_indices
 from fsar.pipeline.video.picture import read_picture
@@ -18,7 +20,7 @@ PICTURE_SUFFIXES = frozenset(
 _ONE_SUFFIX = {".jpe": ".jpg", ".jpeg": ".jpg", ".tiff": ".tif"}
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SECONDS = re.compile(r"\d(s|sec|secs|seconds)$")
-_FLOW = re.compile(r"(#[_-])?((optical|opt|tvl1|dense)?[_-]?flow|[uvxy])([_-]?[xyuvij])?[_\-#]*")
+_FLOW = re.compile(r"(#[_-])?((optical|opt|tvl[1#]|dense)?[_-]?flow|[uvxy])([_-]?[xyuvij])?[_\-#]*")
 """Names of optical flow as extraction tools write them beside frames: flow_x_00001, u_00001, y_1, tvl1_flow_3."""
 
 
@@ -31,11 +33,27 @@ class ImagesDecoder:
         """Return the chosen frames, or raise `VideoError`."""
         files = list_frames(path)
         indices = chosen_indices(choose, len(files), path)
-        pictures = {index: read_picture(files[index]) for index in sorted(set(indices.tolist()))}
-        if len({picture.shape for picture in pictures.values()}) > 1:
-            raise VideoError("corrupt", f"{path}: its pictures differ in size")
+        pictures = dict(_read(files, indices, path))
         frames = np.stack([pictures[index] for index in indices.tolist()])
         return Clip(frames, indices, np.full(len(indices), np.nan), len(files))
+
+
+def iterate_pictures(path: Path, choose: Choose) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Yield (index, RGB picture) of the chosen frames of a folder, each once, in order, or raise `VideoError`."""
+    files = list_frames(path)
+    yield from _read(files, chosen_indices(choose, len(files), path), path)
+
+
+def _read(
+    files: list[Path], indices: npt.NDArray[np.int32], folder: Path
+) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    shape = None
+    for index in sorted(set(indices.tolist())):
+        picture = read_picture(files[index])
+        shape = shape or picture.shape
+        if picture.shape != shape:
+            raise VideoError("corrupt", f"{folder}: its pictures differ in size ({files[index].name} from the first)")
+        yield index, picture
 
 
 def list_frames(folder: Path) -> list[Path]:
