@@ -1,6 +1,6 @@
 """Stores that lie elsewhere: pulled, pushed, and opened by their address."""
 
-from fsar.pipeline.share import file_transport, http_transport, object_store
+from fsar.pipeline.share import file_transport, http_transport, hub, object_store
 from fsar.pipeline.share.address import Address, is_address, parse_address
 from fsar.pipeline.share.opened import RemoteFeatureStore, open_store
 from fsar.pipeline.share.pull import PullReport, Selection, pull
@@ -14,6 +14,7 @@ __all__ = [
     "Selection",
     "file_transport",
     "http_transport",
+    "hub",
     "is_address",
     "object_store",
     "open_store",

@@ -30,6 +30,7 @@ TIMEOUT_SECONDS = 30.0
 PACE_SECONDS, PACE_BYTES = 60.0, 60 << 10
 """A connection that brings fewer bytes than this in that time has stalled, though it is not silent."""
 MAX_REDIRECTS = 5
+SMALL_BODY_BYTES = 16 << 10
 MAX_LISTING_BYTES = 16 << 20
 MAX_RETRY_AFTER_SECONDS = 60.0
 ALLOW_HTTP = "FSAR_ALLOW_HTTP"
@@ -187,6 +188,9 @@ class HttpTransport:
 
     def _give_back(self, url: str, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
         """Keep a connection whose answer was read whole for the next request; close any other."""
+        if not response.isclosed() and response.length is not None and response.length <= SMALL_BODY_BYTES:
+            with suppress(OSError, http.client.HTTPException):
+                response.read()  # the page of a 404: cheaper than another handshake
         if not response.isclosed() or response.will_close or connection.sock is None:
             response.close()
             connection.close()

@@ -90,26 +90,32 @@ def open_upstream(address: Address) -> Upstream:
     """
     address.require_store_name()
     transport = open_transport(address)
-    *documents, latest = _ask(transport, address, address.parent, [f"{address.location}/{LATEST_FILE}"])
-    if documents[0] is not None and (not address.pin or _sha256(documents[0]) == address.pin):
-        return _checked(address, address.parent, transport, documents)
+    folders = [address.parent, f"{address.location}/{address.pin}"] if address.pin else [address.parent]
+    plain, *pushed, (latest,) = _ask(transport, address, folders, [f"{address.location}/{LATEST_FILE}"])
+    if plain[0] is not None and address.pin in ("", _sha256(plain[0])):
+        return _checked(address, address.parent, transport, plain)
     identity = address.pin or _latest(latest, address)
-    folder = f"{address.location}/{identity}" if identity else ""
-    pushed = _ask(transport, address, folder, []) if folder and (latest is not None or address.pin) else [None]
-    if pushed[0] is not None:
-        return _checked(address.pinned(identity), folder, transport, pushed)
-    if documents[0] is not None:
-        raise InputError(f"{address}: the store there is another now, sha256={_sha256(documents[0])}")
+    folder = f"{address.location}/{identity}"
+    found = pushed[0] if pushed else _ask(transport, address, [folder], [])[0] if identity else [None]
+    if found[0] is not None:
+        return _checked(address.pinned(identity), folder, transport, found)
+    if plain[0] is not None:
+        raise InputError(f"{address}: the store there is another now, sha256={_sha256(plain[0])}")
     shelf = Address(address.scheme, address.parent)
     raise NotThereError(
         f"{address}: no finished store is there (no {MANIFEST_FILE}); `fsar-store list {shelf}` shows what is"
     )
 
 
-def _ask(transport: Transport, address: Address, folder: str, others: list[str]) -> list[bytes | None]:
+def _ask(transport: Transport, address: Address, folders: list[str], others: list[str]) -> list[list[bytes | None]]:
+    """Return the documents of `OPENING` in each folder and some other small files, all asked for at once."""
     store_format = format_of(Path(address.name))
-    locations = [f"{folder}/{address.quoted(below(address.name, store_format, name))}" for name in OPENING]
-    return read_together(transport, [*locations, *others], max_bytes=MAX_BYTES)
+    names = [address.quoted(below(address.name, store_format, name)) for name in OPENING]
+    locations = [f"{folder}/{name}" for folder in folders for name in names]
+    found = read_together(transport, [*locations, *others], max_bytes=MAX_BYTES)
+    n = len(names)
+    groups = [found[n * at : n * (at + 1)] for at in range(len(folders))]
+    return [*groups, found[n * len(folders) :]]
 
 
 def _latest(pointer: bytes | None, address: Address) -> str:

@@ -127,6 +127,15 @@ def disk(folder: Path) -> Iterator[Place]:
     yield Place("disk", (folder / "root").as_uri())
 
 
+@contextmanager
+def hub(folder: Path) -> Iterator[Place]:
+    pytest.importorskip("huggingface_hub", reason="the extra `remote` is not installed")
+    from tests.pipeline.share.hub_server import TOKEN, running_hub
+
+    with running_hub(folder) as server:
+        yield Place("hub", "hf://datasets/team/features", environment={"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN})
+
+
 def _aws(port: int) -> dict[str, str]:
     keys = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_REGION": "us-east-1"}
     return {**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
@@ -151,5 +160,6 @@ PLACES: dict[str, Callable[[Path], object]] = {
     "rclone-webdav": rclone_webdav,
     "rclone-s3": rclone_s3,
     "moto-s3": moto_s3,
+    "hub": hub,
 }
 """A new kind of place joins the conformance suite here."""

@@ -92,9 +92,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[FolderServer]:
+def serving(folder: Path, make: Callable[[Path], FolderServer] = FolderServer) -> Iterator[FolderServer]:
     """Run a server in a thread."""
-    server = FolderServer(folder)
+    server = make(folder)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -20,6 +20,8 @@ from tests.pipeline.share.places import PLACES, Place
 from tests.pipeline.share.test_pull import same_bytes
 from tests.pipeline.store.samples import expected, fill, videos
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use .content=:DeprecationWarning")  # inside huggingface_hub
+
 
 @pytest.fixture(scope="module", params=PLACES)
 def running_place(request, tmp_path_factory):
@@ -31,6 +33,11 @@ def running_place(request, tmp_path_factory):
 def place(running_place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     for name, value in running_place.environment.items():
         monkeypatch.setenv(name, value)
+    if running_place.name == "hub":
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # this one is on loopback
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     return running_place
 
 
