@@ -32,7 +32,7 @@ class HubTransport:
     def __init__(self, address: Address) -> None:
         try:
             from huggingface_hub import HfApi, get_token
-            from huggingface_hub.utils import disable_progress_bars
+            from huggingface_hub.utils.tqdm import disable_progress_bars
         except ImportError:
             raise InputError("hf addresses need the package huggingface_hub: pip install 'fsar[remote]'") from None
         disable_progress_bars()  # ours counts the same bytes
