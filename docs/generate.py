@@ -18,6 +18,7 @@ PROGRAMS = {
     "fsar-train-head": ("fsar.cli.train_head", "command"),
     "fsar-eval-head": ("fsar.cli.eval_head", "command"),
     "fsar-predict": ("fsar.cli.predict", "command"),
+    "fsar-report": ("fsar.cli.report", "command"),
 }
 
 

@@ -158,6 +158,7 @@ assert n_commands >= {at_least}, n_commands
         ("train_head", "command", 1),
         ("eval_head", "command", 1),
         ("predict", "command", 1),
+        ("report", "command", 1),
     ],
 )
 def test_help_imports_nothing_heavy(module, command, at_least):

@@ -24,8 +24,13 @@ STYLES = ("text", "json", "jsonl", "csv")
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--support", required=True, type=click.Path(path_type=Path), help="Folder CLASS/CLIP.mp4, any number each."
+    "--support",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder CLASS/CLIP.mp4, any number each; or a CSV with columns path and class, such as a catalog.",
 )
+@click.option("--class", "classes", multiple=True, help="Only this class of the supports; repeatable.")
+@click.option("--shot", type=click.IntRange(min=1), help="Only the first clips of each class. [default: all]")
 @click.option("--query", type=click.Path(path_type=Path), help="A clip, a folder of clips, or a list (.txt, .csv).")
 @click.option("--watch", "watched", metavar="SOURCE", help="A long video or a camera, in sliding windows.")
 @click.option("--run", type=click.Path(path_type=Path), help="Trained run; its own recipe prepares the clips.")
@@ -91,6 +96,7 @@ def command(**arguments: Any) -> int:
       fsar-predict --support examples/ --query clips/ --head otam --backbone open_clip:ViT-B-16/openai --json
       fsar-predict --support examples/ --watch /dev/video0 --input-format v4l2 --run runs/trx-ssv2
     """  # noqa: D301 (click reads the backspace)
+    from fsar.predict.clips import find_supports
     from fsar.predict.predictor import Predictor
 
     _refuse_combinations(arguments)
@@ -99,9 +105,8 @@ def command(**arguments: Any) -> int:
     use_calibration = not arguments["no_calibration"]
     if arguments["calibrate"]:
         source.calibrations = None if source.task is None else source.calibrations
-    predictor = Predictor(
-        source, arguments["support"], evidence=not arguments["no_evidence"], calibrate=use_calibration
-    )
+    supports = find_supports(arguments["support"], classes=arguments["classes"], n_shot=arguments["shot"])
+    predictor = Predictor(source, supports, evidence=not arguments["no_evidence"], calibrate=use_calibration)
     try:
         _note(predictor, arguments)
         if arguments["calibrate"]:

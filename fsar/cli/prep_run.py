@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PROGRAMS = {
     "train": ("fsar-train-head", "fsar.cli.train_head"),
     "eval": ("fsar-eval-head", "fsar.cli.eval_head"),
+    "report": ("fsar-report", "fsar.cli.report"),
+    "predict": ("fsar-predict", "fsar.cli.predict"),
 }
 """Stages that are programs of their own; the others are sub-commands of fsar-prep."""
 EXIT_KILLED = 128 + 9
@@ -43,7 +45,8 @@ GRACE_SECONDS = 5.0
 def command(
     config: Path, out: Path | None, overrides: tuple[str, ...], dry_run: bool, keep_going: bool, as_json: bool
 ) -> int:
-    """Run the stages that CONFIG names: synth, index, convert, extract, tune, encode, text, train, eval.
+    """Run the stages that CONFIG names: synth, index, convert, extract, tune, encode, text, train, eval,
+    report, predict.
 
     Each table is a stage and its keys are the long options (and arguments) of the stage's command; [[train]] with
     double brackets may be repeated. The whole file is checked before the first stage starts. Stages run in the

@@ -20,7 +20,7 @@ from typing import Any
 
 from fsar.errors import InputError, unknown_name
 
-STAGES = ("synth", "index", "convert", "extract", "tune", "encode", "text", "train", "eval")
+STAGES = ("synth", "index", "convert", "extract", "tune", "encode", "text", "train", "eval", "report", "predict")
 """Stages run in this order, whatever their order in the file."""
 
 Scalar = str | int | float | bool

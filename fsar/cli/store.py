@@ -314,6 +314,21 @@ for command in (push_command, pull_command, list_command, find_command, head_com
     store.add_command(command)
 
 
+@store.command()
+@click.argument("path", type=STORE)
+@click.option("--out", type=click.Path(path_type=Path), default="store.html", show_default=True, help="The page.")
+@click.option("--videos", default=4, show_default=True, type=click.IntRange(min=1), help="Of each class on the sheet.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+def report(path: "Path | Address", out: Path, videos: int, quiet: bool) -> int:
+    """Write a page: what is in a store, its failures, and stored frames of every class."""
+    from fsar.report.store_page import SheetOptions, check_out, make_store_page
+
+    check_out(out)
+    make_store_page(open_any(path, allow_unsealed=True), SheetOptions(videos), quiet=quiet).write(out)
+    click.echo(str(out.resolve()))
+    return EXIT_DONE
+
+
 def main() -> None:
     """Entry point of `fsar-store`."""
     run_command(store, "fsar-store")

@@ -1,26 +1,49 @@
 """The clips that a user names: supports in a folder per class, queries as a file, a folder or a list."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fsar.errors import InputError
+from fsar.errors import InputError, unknown_name
 from fsar.pipeline.catalog.media import LeftOut, frame_folder_bytes, media_below, subfolders
 from fsar.splits.names import VIDEO_SUFFIXES
 
 MIN_CLASSES = 2
 
 
-def find_supports(folder: Path) -> dict[str, list[Path]]:
-    """Return class -> clips of a folder `class/clip.*`, both sorted; a clip is a video file or a folder of frames.
+def find_supports(path: Path, *, classes: Sequence[str] = (), n_shot: int | None = None) -> dict[str, list[Path]]:
+    """Return class -> clips of a folder `class/clip.*`, or of a CSV with columns path and class, such as a catalog.
+
+    Args:
+        path: The folder, whose classes and clips are sorted, or the CSV, whose order is kept. A clip is a video file or
+            a folder of frames.
+        classes: Those to take; all if there are none.
+        n_shot: The first so many clips of each; None for all.
 
     Raises:
-        InputError: no such folder, fewer than two classes, or a class without a clip (named).
+        InputError: no such folder, fewer than two classes, or a class without a clip or that is not there (named).
     """
-    if not folder.is_dir():
-        raise InputError(f"--support must be a folder with one folder of clips per class, {_what(folder)}")
-    classes = {path.name: [clip for _, clip, _ in media_below(path, LeftOut())] for path in subfolders(folder)}
-    return check_supports(classes, str(folder))
+    if path.suffix.lower() == ".csv":
+        found = _listed_supports(path)
+    elif path.is_dir():
+        found = {folder.name: [clip for _, clip, _ in media_below(folder, LeftOut())] for folder in subfolders(path)}
+    else:
+        raise InputError(f"--support must be a folder with one folder of clips per class, or a CSV; {_what(path)}")
+    for name in classes:
+        if name not in found:
+            raise unknown_name(f"class of {path}", name, found)
+    chosen = {name: found[name][:n_shot] for name in (classes or found)}
+    return check_supports(chosen, str(path))
+
+
+def _listed_supports(path: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    rows = list(csv.DictReader(_text(path).splitlines()))
+    if not rows or not {"path", "class"} <= set(rows[0]):
+        raise InputError(f"{path} must have columns path and class")
+    for row in rows:
+        found.setdefault((row["class"] or "").strip(), []).append(path.parent / (row["path"] or "").strip())
+    return found
 
 
 def check_supports(classes: Mapping[str, list[Path]], where: str) -> dict[str, list[Path]]:
@@ -61,12 +84,7 @@ def find_queries(path: Path) -> list[Path]:
 
 
 def _read_list(path: Path) -> list[Path]:
-    if not path.is_file():
-        raise InputError(f"no list {path}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a list of paths in UTF-8: {error.reason}") from error
+    text = _text(path)
     rows = [row for row in csv.reader(text.splitlines()) if row and row[0].strip()]
     if path.suffix.lower() == ".csv":
         if not rows or rows[0][0].strip() != "path":
@@ -78,6 +96,15 @@ def _read_list(path: Path) -> list[Path]:
     if not names:
         raise InputError(f"{path} lists no clip")
     return [path.parent / name for name in names]
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"no list {path}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a list of paths in UTF-8: {error.reason}") from error
 
 
 def _what(path: Path) -> str:

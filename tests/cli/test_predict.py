@@ -60,6 +60,24 @@ def test_a_list_is_read_from_where_it_lies(call, world, tmp_path):  # noqa: F811
     assert "1 of 2 clips answered, 1 failed" in output.err
 
 
+def test_supports_can_be_listed(call, world, tmp_path):  # noqa: F811
+    """A catalog will do; classes and shots are chosen from it."""
+    lines = [
+        f"{path},{path.parent.name},{n}" for n, path in enumerate(sorted((world.folder / "videos").rglob("*.mp4")))
+    ]
+    (tmp_path / "catalog.csv").write_text("path,class,n\n" + "\n".join(lines))
+    clip = world.query / "blue" / "blue-200.mp4"
+    chosen = ["--support", tmp_path / "catalog.csv", "--shot", 2, "--class", "blue", "--class", "yellow"]
+    data = json.loads(call(*chosen, "--query", clip, "--run", world.run, "--json").out)
+    assert data["classes"] == {"blue": 2, "yellow": 2}
+    assert data["answers"][0]["ranking"][0]["class"] == "blue"
+    wrong = [*chosen, "--class", "bleu", "--query", clip, "--run", world.run]
+    assert "did you mean blue" in call(*wrong, code=1).err
+    (tmp_path / "bad.csv").write_text("file,label\na,b\n")
+    bad = ["--support", tmp_path / "bad.csv", "--query", clip, "--run", world.run]
+    assert "must have columns path and class" in call(*bad, code=1).err
+
+
 def test_windows_follow_what_a_long_video_shows(call, world, tmp_path):  # noqa: F811
     """Three seconds each of two classes: windows say which, when, and how late."""
     film = write_colours(tmp_path / "film.mp4", [COLOURS["blue"]] * 24 + [COLOURS["yellow"]] * 24)

@@ -12,6 +12,7 @@ from fsar.heads.setup.task import make_task
 from fsar.heads.training.experiment import Experiment, run
 from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.encode.encode import EncodeOptions, encode
+from fsar.pipeline.encode.report import EngineOptions
 from fsar.pipeline.store import open_store
 from tests.predict.clips import write_class
 
@@ -42,7 +43,7 @@ def world(tmp_path_factory) -> World:
         for name in names
         for path in write_class(folder / "videos", name, N_CLIPS)
     ]
-    options = EncodeOptions(BACKBONE, size=64, n_slots=8)
+    options = EncodeOptions(BACKBONE, size=64, n_slots=8, engine=EngineOptions(jobs=0))
     store = encode(rows, folder / "colours.zarr", options, quiet=True).path
     for name in ("blue", "yellow", "magenta"):
         write_class(folder / "support", name, 2, first_seed=100)

@@ -1,0 +1,1 @@
+"""Report pages: one self-contained HTML file about runs, or about a store."""

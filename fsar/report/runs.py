@@ -1,0 +1,222 @@
+"""What runs left on disk, as a report reads it: results with their episodes, learning curves, settings."""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsar.errors import InputError
+from fsar.heads.episodes.saved_list import EpisodeList, load_list
+from fsar.heads.evaluation.evaluate import half_width
+from fsar.heads.run_folder import CONFIG, DESCRIPTION, RESULT, read_json
+
+Floats = NDArray[np.float64]
+FOLD = re.compile(r"^(?P<base>.+)-fold(?P<fold>\d+)of(?P<n>\d+)$")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One `result.json` and the files beside it."""
+
+    folder: Path
+    data: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """Ways, shots and part, e.g. "5-way 1-shot, test"."""
+        shot = self.data["n_shot"]
+        shown = "/".join(map(str, shot)) if isinstance(shot, list) else shot
+        return f"{self.data['n_way']}-way {shown}-shot, {self.data.get('part') or 'all'}"
+
+    @property
+    def accuracies(self) -> Floats | None:
+        """(E,) per episode; None where the file is gone."""
+        path = self.folder / str(self.data.get("accuracies_file", "accuracies.npy"))
+        return np.load(path, allow_pickle=False) if path.is_file() else None
+
+    def confusion(self) -> tuple[list[str], NDArray[np.int64]] | None:
+        """Return class names and counts (K, K), true by row; None where the file is gone."""
+        path = self.folder / str(self.data.get("confusion_file", "confusion.csv"))
+        if not path.is_file():
+            return None
+        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+        try:
+            return rows[0][1:], np.array([[int(x) for x in row[1:]] for row in rows[1:]], np.int64)
+        except (IndexError, ValueError) as error:
+            raise InputError(f"{path} is no table of counts: {error}") from error
+
+    def episodes(self) -> EpisodeList | None:
+        """Return the episodes of the test; None where the file is gone."""
+        path = self.folder / "episodes.npz"
+        return load_list(path) if path.is_file() else None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What results must share to stand in one row of a table."""
+        shot = self.data["n_shot"]
+        return self.data["n_way"], tuple(shot) if isinstance(shot, list) else (shot,), self.data.get("part", "")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder."""
+
+    path: Path
+    label: str
+    head: str
+    config: dict[str, Any]
+    results: tuple[Result, ...] = ()
+    curve: tuple[dict[str, float], ...] = field(default=(), repr=False)
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What runs that differ in their seed alone share."""
+        kept = ("head", "options", "split", "recipe_id", "n_steps", "episodes", "taps")
+        return tuple(json.dumps(self.config.get(key), sort_keys=True) for key in kept)
+
+    @property
+    def fold(self) -> tuple[str, int] | None:
+        """Name of the benchmark and number of the fold, for a run on a resampled split."""
+        found = FOLD.match(Path(str(self.config.get("split", ""))).stem)
+        return (found["base"], int(found["fold"])) if found else None
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Return the runs in the order given, with labels that tell them apart.
+
+    Raises:
+        InputError: no run, one that is not finished (with what to do), or the same one twice.
+    """
+    runs = [_read_run(path) for path in paths]
+    twice = {run.path.resolve() for run in runs}
+    if len(twice) < len(runs):
+        raise InputError("a run is named twice")
+    labels = [run.label for run in runs]
+    return [
+        replace(run, label="/".join(run.path.resolve().parts[-2:])) if labels.count(run.label) > 1 else run
+        for run in runs
+    ]
+
+
+def _read_run(path: Path) -> Run:
+    if not (path / DESCRIPTION).is_file():
+        state = "its training is not finished" if (path / CONFIG).is_file() else "it is no run folder"
+        raise InputError(f"{path} holds no trained head: {state}")
+    config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
+    folders = [path, *sorted((path / "eval").glob("*"))]
+    results = [Result(folder, read_json(folder / RESULT)) for folder in folders if (folder / RESULT).is_file()]
+    tested = _newest([result for result in results if result.data.get("accuracy") is not None])
+    return Run(path, path.resolve().name, read_json(path / DESCRIPTION)["head"], config, tuple(tested), _curve(path))
+
+
+def _newest(results: list[Result]) -> list[Result]:
+    """Return the results, the last of those that were measured on the same episodes, by ways and shots."""
+    kept = {(*result.key, result.data.get("episodes_sha256")): result for result in results}
+    return sorted(kept.values(), key=lambda result: (str(result.key[2]), result.key[0], result.key[1]))
+
+
+def _curve(path: Path) -> tuple[dict[str, float], ...]:
+    """Return the lines of `metrics.jsonl`; a line torn by a crash is passed over."""
+    file = path / "metrics.jsonl"
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows.append({key: float(value) for key, value in row.items() if isinstance(value, int | float)})
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two runs on the same episodes."""
+
+    first: str
+    second: str
+    title: str
+    mean: float
+    half: float | None
+    n_episodes: int
+
+
+def paired_differences(runs: Sequence[Run]) -> list[Difference]:
+    """Return first minus second accuracy for every pair of results on one list of episodes."""
+    found = []
+    tested = [(run, result) for run in runs for result in run.results if result.accuracies is not None]
+    for place, (first, a) in enumerate(tested):
+        for second, b in tested[place + 1 :]:
+            same = a.data.get("episodes_sha256") == b.data.get("episodes_sha256")
+            if first is second or not same or not a.data.get("episodes_sha256"):
+                continue
+            own, other = a.accuracies, b.accuracies
+            assert own is not None
+            assert other is not None
+            if len(own) == len(other):
+                apart = own - other
+                found.append(
+                    Difference(first.label, second.label, a.title, float(apart.mean()), half_width(apart), len(apart))
+                )
+    return found
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several runs of one setting: over seeds, or over folds of the classes."""
+
+    label: str
+    title: str
+    n_runs: int
+    mean: float
+    std: float
+    episodes_half: float
+    """Mean half-width of the intervals over episodes, for comparison."""
+
+
+def seed_spreads(runs: Sequence[Run]) -> list[Spread]:
+    """Return mean and standard deviation (ddof 1) over runs that differ in their seed alone, two or more."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.settings, []).append(run)
+    different = [group for group in groups.values() if len({run.config.get("seed") for run in group}) > 1]
+    return [spread for group in different for spread in _spreads(group, f"{group[0].head}, {len(group)} seeds")]
+
+
+def fold_spreads(runs: Sequence[Run]) -> list[Spread]:
+    """Return the same over folds of one benchmark's classes."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        if run.fold is not None:
+            options = json.dumps(run.config.get("options"), sort_keys=True)
+            groups.setdefault((run.head, run.fold[0], options), []).append(run)
+    return [
+        spread
+        for (head, base, _), group in groups.items()
+        if len({run.fold for run in group}) > 1
+        for spread in _spreads(group, f"{head} on folds of {base}")
+    ]
+
+
+def _spreads(group: Sequence[Run], label: str) -> list[Spread]:
+    found = []
+    by_key: dict[Any, list[Result]] = {}
+    for run in group:
+        for result in run.results:
+            by_key.setdefault(result.key, []).append(result)
+    for results in by_key.values():
+        if len(results) > 1:
+            values = np.array([result.data["accuracy"] for result in results])
+            halves = np.array([result.data.get("ci95") or 0.0 for result in results])
+            title = results[0].title
+            found.append(
+                Spread(
+                    label, title, len(results), float(values.mean()), float(values.std(ddof=1)), float(halves.mean())
+                )
+            )
+    return found
