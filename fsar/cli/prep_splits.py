@@ -128,6 +128,64 @@ def import_command(
     summary({**_facts(split), "path": str(out)}, "\n".join(lines), as_json=as_json)
 
 
+@command.command("resample")
+@click.argument("split")
+@click.option("--folds", "n_folds", default=5, show_default=True, type=click.IntRange(min=2), help="How many.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the order of the classes.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", show_default=True, help="Folder.")
+@click.option("--force", is_flag=True, help="Replace existing CSVs.")
+@json_option
+def resample_command(split: str, n_folds: int, seed: int, out: Path, force: bool, as_json: bool) -> None:
+    """Draw new folds of the classes of SPLIT: NAME-fold0of5.csv and so on, parts as large as before.
+
+    A result on one list of test classes does not show how much it owes to that list. Train and test on each fold, and
+    `fsar-report` sets the spread over folds beside the interval over episodes.
+
+    \b
+    Example:
+        fsar-prep splits resample ssv2-cmn --folds 5 --seed 0 --out folds
+    """  # noqa: D301 - click wants the backspace itself
+    from fsar.files import write_atomic
+    from fsar.splits import load_split
+    from fsar.splits.resample import resample_split
+
+    folds = resample_split(load_split(split), n_folds, seed=seed)
+    paths = [out / f"{fold.name}.csv" for fold in folds]
+    for path in paths:
+        if path.exists() and not force:
+            raise InputError(f"{path} exists: choose another --out or add --force")
+    for fold, path in zip(folds, paths, strict=True):
+        write_atomic(path, fold.to_csv())
+    lines = [f"wrote {path}, sha256 {fold.sha256}" for fold, path in zip(folds, paths, strict=True)]
+    facts = [{**_facts(fold), "path": str(path)} for fold, path in zip(folds, paths, strict=True)]
+    summary({"folds": facts, "seed": seed}, "\n".join(lines), as_json=as_json)
+
+
+@command.command("overlap")
+@click.argument("train")
+@click.argument("test")
+@click.option("--part", type=click.Choice(PARTS), default="test", show_default=True, help="Part of TEST.")
+@json_option
+def overlap_command(train: str, test: str, part: str, as_json: bool) -> None:
+    """List classes of a part of TEST that may be training or validation classes of TRAIN under other names.
+
+    For tests on another dataset than the training's: a class that was trained on by another name is not few-shot.
+    Names are compared by the stems of their words; the list is for you to read.
+
+    \b
+    Example:
+        fsar-prep splits overlap kinetics100-cmn hmdb51-arn
+    """  # noqa: D301 - click wants the backspace itself
+    from fsar.splits import load_split
+    from fsar.splits.alike import alike_classes
+
+    seen = load_split(train)
+    pairs = alike_classes([*seen.parts["train"], *seen.parts["val"]], load_split(test).parts[part])
+    lines = [f"{pair.kind:<6}{pair.second}  ({train}: {pair.first})" for pair in pairs] or ["none found"]
+    found = [{"seen": pair.first, "tested": pair.second, "kind": pair.kind} for pair in pairs]
+    summary({"train": train, "test": test, "part": part, "pairs": found}, "\n".join(lines), as_json=as_json)
+
+
 def _described(split: "Split") -> list[tuple[str, str]]:
     return [("paper", split.paper), ("link", split.link), ("class order", split.class_order)]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import run_command
+from fsar.cli.common import echo, run_command
 from fsar.errors import InputError
 
 
@@ -52,7 +52,7 @@ def command(runs: tuple[Path, ...], out: Path, assets: Path | None, **options: A
         quiet=options["quiet"],
     )
     page.write(out, assets)
-    click.echo(str(out.resolve()))
+    echo(str(out.resolve()))
 
 
 def main() -> None:

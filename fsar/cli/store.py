@@ -325,7 +325,7 @@ def report(path: "Path | Address", out: Path, videos: int, quiet: bool) -> int:
 
     check_out(out)
     make_store_page(open_any(path, allow_unsealed=True), SheetOptions(videos), quiet=quiet).write(out)
-    click.echo(str(out.resolve()))
+    echo(str(out.resolve()))
     return EXIT_DONE
 
 

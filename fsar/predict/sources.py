@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fsar.device import seeded
 from fsar.errors import InputError
 from fsar.heads.evaluation.candidates import Reading, load_subject
+from fsar.heads.evaluation.terms import trained_terms
 from fsar.heads.head import Head, Input, create_head, head_type
 from fsar.heads.run_folder import CONFIG, DESCRIPTION, load_head, n_parameters, read_json, write_json
 from fsar.heads.setup.options import typed_options
@@ -21,6 +22,7 @@ from fsar.predict.calibration import FALSE_ALARMS, Calibration, fit
 from fsar.predict.class_words import ClassWords
 from fsar.predict.encoder import ClipEncoder
 from fsar.predict.validation import absent_class_logits
+from fsar.splits import Split
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone
@@ -123,7 +125,7 @@ def from_run(
     task = None
     if opened is not None:
         try:
-            reading = Reading(split=split or _split_of(config), device=device)
+            reading = Reading(split=split or split_of_run(run), device=device)
             subject = load_subject(str(run), opened, reading, allow_recipe=allow_recipe)
             task = subject.task
         except InputError as error:
@@ -297,9 +299,10 @@ def _store_of(config: Mapping[str, Any], store: str | Path | None) -> tuple[str 
     return recorded, []
 
 
-def _split_of(config: Mapping[str, Any]) -> str | None:
-    """Return the split of a run; None for a store's own parts."""
-    return str(config["split"]) if config.get("split_sha256") else None
+def split_of_run(run: Path) -> Split | None:
+    """Return the split that a run was trained on; None for a store's own parts, and for an imported checkpoint."""
+    terms = trained_terms(run)
+    return None if terms is None else terms.split()
 
 
 def _refuse_other_backbone(where: str | Path, recipe: Mapping[str, Any], backbone: str | None) -> None:

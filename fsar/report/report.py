@@ -16,6 +16,7 @@ from fsar.heads.episodes.feature_source import spread
 from fsar.heads.episodes.sampler import EpisodePool, Episodes
 from fsar.heads.evaluation.candidates import Reading, Subject, load_subject
 from fsar.heads.evaluation.report import marks
+from fsar.heads.evaluation.terms import trained_terms
 from fsar.pipeline.share import open_store
 from fsar.progress import progress
 from fsar.report import svg
@@ -237,8 +238,9 @@ def _open(run: Run, options: ReportOptions) -> _Material:
         return _Material(run, note="the run does not name its feature store: give --store")
     try:
         store = open_store(path)
-        split = str(run.config["split"]) if run.config.get("split_sha256") else None
-        subject = load_subject(str(run.path), store, Reading(split=split, device=options.device))
+        terms = trained_terms(run.path)
+        reading = Reading(split=terms.split() if terms else None, device=options.device)
+        subject = load_subject(str(run.path), store, reading)
         listed = run.results[0].episodes()
         if listed is None:
             return _Material(run, note="the list of its test episodes is gone")
