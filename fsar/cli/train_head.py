@@ -42,7 +42,8 @@ def command(as_json: bool, **settings: Any) -> None:
     from fsar.heads.training.train_head import train_head
 
     trained = train_head(chosen, prepare=prepare)
-    summary(trained.to_dict(), trained.to_text(), as_json=as_json)
+    if trained.results:  # the first of several processes
+        summary(trained.to_dict(), trained.to_text(), as_json=as_json)
 
 
 def _list_heads(context: click.Context) -> None:

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -129,7 +129,7 @@ class PairData:
         )
 
 
-def prefetched(make: Callable[[int], T], numbers: range, *, ahead: int = 2) -> Iterator[T]:
+def prefetched(make: Callable[[int], T], numbers: Sequence[int], *, ahead: int = 2) -> Iterator[T]:
     """Yield make(number) for `numbers` in order, made by one thread up to `ahead` items early.
 
     Reading mapped features waits for the disk, so the next batch is read while the head computes. An exception in

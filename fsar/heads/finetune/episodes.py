@@ -1,6 +1,6 @@
 """Numbers of episodes to episodes of frames, made ahead of the training that asks for them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
@@ -15,6 +15,7 @@ from fsar.heads.episodes.feature_source import FeatureSource
 from fsar.heads.episodes.sampler import EpisodePool, Episodes, EpisodeSampler, EpisodeShape, Ints
 from fsar.heads.finetune.frames import FailedVideo, FailedVideos, FrameSource, VideoFailed, without_rows
 from fsar.heads.finetune.model import PIXELS, Task
+from fsar.heads.finetune.processes import Processes
 from fsar.heads.finetune.tuning import Tuning
 from fsar.pipeline.pixels.published import Role
 
@@ -116,17 +117,27 @@ class FrameEpisodes:
 class StepEpisodes:
     """Step number -> an iterator over the episodes of that step, the next of which is being made meanwhile."""
 
-    def __init__(self, make: Callable[[int], Task], tuning: Tuning, *, n_steps: int, episodes_per_step: int) -> None:
-        self._make, self._tuning = make, tuning
+    def __init__(
+        self,
+        make: Callable[[int], Task],
+        tuning: Tuning,
+        *,
+        n_steps: int,
+        episodes_per_step: int,
+        processes: Processes,
+    ) -> None:
+        self._make, self._tuning, self._processes = make, tuning, processes
         self._n_steps, self._episodes_per_step = n_steps, episodes_per_step
         self._stream: Iterator[Task] = iter(())
         self._next = -1
 
     def __call__(self, step: int) -> Iterator[Task]:
         """Return the episodes of a step, to be used up before the next call."""
-        numbers = self._tuning.episodes_of(step, self._episodes_per_step)
         if self._next != step:
-            last = self._tuning.episodes_of(self._n_steps - 1, self._episodes_per_step).stop
-            self._stream = prefetched(self._make, range(numbers.start, max(last, numbers.stop)), ahead=1)
+            steps = range(step, max(self._n_steps, step + 1))
+            self._stream = prefetched(self._make, [number for s in steps for number in self._own(s)], ahead=1)
         self._next = step + 1
-        return islice(self._stream, len(numbers))
+        return islice(self._stream, len(self._own(step)))
+
+    def _own(self, step: int) -> Sequence[int]:
+        return self._processes.own(self._tuning.episodes_of(step, self._episodes_per_step))

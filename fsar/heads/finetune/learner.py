@@ -9,7 +9,8 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads.finetune.model import EndToEnd, Task
-from fsar.heads.finetune.step import Memory, learning_rate, train_step
+from fsar.heads.finetune.processes import Processes
+from fsar.heads.finetune.step import ALONE, Memory, learning_rate, train_step
 from fsar.heads.finetune.trainable import merge_lora
 from fsar.heads.finetune.tuning import Tuning
 from fsar.heads.recipes.presets import Preset
@@ -32,6 +33,7 @@ class FinetuneLearner:
     memory: Memory
     seed: int
     device: str
+    processes: Processes = ALONE
 
     def step(self, number: int, batch: Iterator[Task], monitor: StepMonitor) -> float:
         """Do one step on the episodes of `batch`.
@@ -50,8 +52,13 @@ class FinetuneLearner:
                 memory=self.memory,
                 monitor=monitor,
                 before_task=lambda episode: seed_step(self.seed, episode, self.device),
+                processes=self.processes,
             )
         return learning_rate(self.preset, self.tuning, number)
+
+    def agree(self, stop: bool) -> bool:
+        """Tell whether one of the processes was asked to stop."""
+        return self.processes.any(stop)
 
     def broken_episodes(self, number: int, batch: Iterator[Task]) -> list[int]:
         """Return all episodes of the step: to look for the one at fault would move the statistics of batch norm."""

@@ -12,6 +12,7 @@ from fsar.errors import InputError
 from fsar.heads.episodes.split_parts import store_parts
 from fsar.heads.finetune.images import training_images
 from fsar.heads.finetune.live_store import LiveStore
+from fsar.heads.finetune.processes import Processes
 from fsar.heads.finetune.settings import FinetuneSettings
 from fsar.heads.finetune.step import Memory
 from fsar.heads.finetune.tower import batch_norms
@@ -103,6 +104,7 @@ def finetune_task(settings: FinetuneSettings, preset: Preset, split: Split | Non
         jobs=settings.jobs,
         decoder=settings.decoder,
         text=tables,
+        processes=Processes.joined(task.device),
     )
     return task, trainer
 

@@ -1,8 +1,9 @@
 """One optimiser step of a backbone and a head: the gradients of its episodes, one episode at a time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -11,10 +12,13 @@ from fsar.heads.batch import PairBatch
 from fsar.heads.finetune.groups import set_rates
 from fsar.heads.finetune.memory import TwoPass
 from fsar.heads.finetune.model import EndToEnd, Task
+from fsar.heads.finetune.processes import Processes
 from fsar.heads.finetune.tuning import Tuning
 from fsar.heads.head import Losses, Outputs
 from fsar.heads.recipes.presets import Preset
 from fsar.heads.training.step import StepMonitor, clip_gradients, update_weights
+
+ALONE = Processes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ def train_step(
     memory: Memory = Memory(),
     monitor: StepMonitor | None = None,
     before_task: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> list[TaskReport]:
     """Do step number `step` of a training and return what its tasks gave.
 
@@ -66,12 +71,22 @@ def train_step(
         memory: How to spare it.
         monitor: Takes down loss terms, accuracy and whether anything was not finite.
         before_task: Called with the number of each task, to set random generators.
+        processes: Of which this is one; `tasks` are its own.
     """
     numbers = tuning.episodes_of(step, preset.episodes_per_step)
     set_rates(optimizer, learning_rate(preset, tuning, step))
     optimizer.zero_grad(set_to_none=True)
-    reports = backward(model, tasks, preset, tuning, first=numbers[0], memory=memory, before_task=before_task)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    with processes.shared_statistics(model.tower.module) as records:
+
+        def begin(number: int) -> None:
+            records.begin(number)
+            if before_task is not None:
+                before_task(number)
+
+        own = processes.own(numbers)
+        reports = backward(model, tasks, preset, tuning, numbers=own, memory=memory, before_task=begin)
+    processes.add_gradients(parameters)
     overflowed = model.loss_scale.unscale(parameters) if model.loss_scale is not None else None
     norm = clip_gradients(parameters, preset.clip_norm)
     if monitor is not None:
@@ -94,17 +109,17 @@ def backward(
     preset: Preset,
     tuning: Tuning,
     *,
-    first: int = 0,
+    numbers: Sequence[int] | None = None,
     memory: Memory = Memory(),
     before_task: Callable[[int], None] | None = None,
 ) -> list[TaskReport]:
-    """Add the gradients of the tasks of one step, numbered from `first`, to those of the parameters.
+    """Add the gradients of the tasks of one step to those of the parameters; tasks are numbered from 0 by default.
 
     Tasks come one by one, so that only one of them is in memory, and batch norm sees one at a time: its running
     statistics move with every task and not with every step.
     """
     reports = []
-    for number, task in enumerate(tasks, first):
+    for number, task in zip(count() if numbers is None else numbers, tasks, strict=False):
         model.tower.batch_norm = tuning.batch_norm_at(number)
         model.train()
         if before_task is not None:
@@ -151,6 +166,8 @@ def _report(task: Task, losses: Losses, outputs: Outputs, scaled: Tensor) -> Tas
 
 def mean_of(reports: list[TaskReport]) -> tuple[Losses, Tensor | None]:
     """Return the means of the loss terms and of the accuracies over the tasks of a step."""
+    if not reports:  # a step with fewer episodes than processes
+        return {"total": torch.zeros(())}, None
     losses = {name: torch.stack([report.losses[name] for report in reports]).mean() for name in reports[0].losses}
     accuracies = [report.accuracy for report in reports if report.accuracy is not None]
     return losses, torch.stack(accuracies).mean() if accuracies else None

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fsar.device import seeded
+from fsar.errors import InputError
 from fsar.heads.episodes.batches import EpisodeData
 from fsar.heads.episodes.feature_source import FeatureSource
 from fsar.heads.episodes.sampler import EpisodePool
@@ -22,13 +23,14 @@ from fsar.heads.finetune.learner import BACKBONE, FinetuneLearner
 from fsar.heads.finetune.memory import LossScale, checkpoint_blocks
 from fsar.heads.finetune.model import EndToEnd
 from fsar.heads.finetune.pack_reader import decode_packed
-from fsar.heads.finetune.step import Memory
+from fsar.heads.finetune.processes import Processes
+from fsar.heads.finetune.step import ALONE, Memory
 from fsar.heads.finetune.tower import Tower
 from fsar.heads.finetune.trainable import set_trainable
 from fsar.heads.finetune.tuning import Tuning
 from fsar.heads.finetune.videos import VideoSet
 from fsar.heads.head import Head
-from fsar.heads.run_folder import CONFIG, RunFolder, read_json, write_json
+from fsar.heads.run_folder import CONFIG, RunFolder, open_run, read_json, write_json
 from fsar.heads.setup.task import Task, make_task
 from fsar.heads.training.experiment import Experiment, Trained, Validation, validation
 from fsar.heads.training.loop import Validate, train_learner
@@ -66,6 +68,25 @@ class FinetuneTrainer:
     decoder: str = "pyav"
     text: Mapping[str, TextTable] | None = None
     save_every_seconds: float = 60.0
+    processes: Processes = ALONE
+
+    @property
+    def writes(self) -> bool:
+        """True in the first process."""
+        return self.processes.writes
+
+    def open_run(self, out: Path | None, name: str, config: Mapping[str, Any]) -> RunFolder:
+        """Return the folder that the first process opens; what it refuses, all refuse."""
+        path, refused = None, None
+        if self.writes:
+            try:
+                path = open_run(out, name, config).path
+            except InputError as error:
+                refused = error
+        path, refused = self.processes.from_first((path, refused))
+        if refused is not None or path is None:
+            raise refused or InputError("no run folder")
+        return RunFolder(path)
 
     def config(self, experiment: Experiment) -> dict[str, Any]:
         """Return the start of the backbone and how it trains."""
@@ -85,17 +106,18 @@ class FinetuneTrainer:
     ) -> Trained:
         """Train both in place; write the head and `backbone.safetensors`."""
         task, options = experiment.task, experiment.train_options()
-        options = replace(options, save_every_seconds=self.save_every_seconds)
+        options = replace(options, save_every_seconds=self.save_every_seconds, writes=self.writes)
         model = self.model(experiment, head)
         optimizer = finetune_optimizer(model, options.preset, self.tuning)
+        seed = experiment.seed
         learner = FinetuneLearner(
-            model, optimizer, options.preset, self.tuning, self.memory, experiment.seed, task.device
+            model, optimizer, options.preset, self.tuning, self.memory, seed, task.device, self.processes
         )
-        failed = FailedVideos(folder.path / FAILED)
+        failed = FailedVideos(folder.path / (FAILED if self.writes else f"{self.processes.rank}-{FAILED}"))
         val, notes = validation(experiment)
         with self.videos.reader(jobs=self.jobs, decoder=self.decoder) as reader:
             source = FrameSource(
-                self.videos, reader, self.images, n_frames=task.n_frames, seed=experiment.seed, device=task.device
+                self.videos, reader, self.images, n_frames=task.n_frames, seed=seed, device=task.device
             )
             report = train_learner(
                 learner,
@@ -104,7 +126,7 @@ class FinetuneTrainer:
                 folder.path,
                 options,
                 device=task.device,
-                quiet=quiet,
+                quiet=quiet or not self.writes,
             )
         return report, [*notes, *_failed_notes(failed)]
 
@@ -133,13 +155,16 @@ class FinetuneTrainer:
             class_text=None if text is None else text.to(task.device),
         )
         n = options.preset.episodes_per_step
-        return StepEpisodes(make, self.tuning, n_steps=options.n_steps, episodes_per_step=n)
+        return StepEpisodes(make, self.tuning, n_steps=options.n_steps, episodes_per_step=n, processes=self.processes)
 
     def _validate(self, val: Validation, experiment: Experiment, source: FrameSource) -> Validate:
         """Return the evaluation of a model: the validation videos are embedded once, then it is a head on features."""
         task = experiment.task
 
         def validate(model: EndToEnd) -> Evaluation:
+            return self.processes.from_first(evaluated(model) if self.writes else None)
+
+        def evaluated(model: EndToEnd) -> Evaluation:
             rows, micro_batch = np.unique(val.pool.rows), self.memory.micro_batch
             features = TowerFeatures(model.tower, source, rows, task.store, micro_batch=micro_batch)
             left = replace(val, pool=without_rows(val.pool, sorted(features.failed)))

@@ -76,6 +76,15 @@ Trained = tuple[TrainReport | None, list[str]]
 class Trainer(Protocol):
     """How the weights of an experiment come about, and the features that they are tested on."""
 
+    @property
+    def writes(self) -> bool:
+        """False in all processes but one, where several train one model: the others train and leave."""
+        ...
+
+    def open_run(self, out: Path | None, name: str, config: Mapping[str, Any]) -> RunFolder:
+        """Return the folder of the run, the same in all processes."""
+        ...
+
     def config(self, experiment: Experiment) -> dict[str, Any]:
         """Return what decides the run beside the experiment, for its config file."""
         ...
@@ -95,6 +104,12 @@ class Trainer(Protocol):
 
 class FeatureTrainer:
     """Trains heads on the features of a store."""
+
+    writes = True
+
+    def open_run(self, out: Path | None, name: str, config: Mapping[str, Any]) -> RunFolder:
+        """Return the folder of the run."""
+        return open_run(out, name, config)
 
     def config(self, experiment: Experiment) -> dict[str, Any]:
         """Return the recipe of the features."""
@@ -125,6 +140,9 @@ def run(
         trainer: How to train; None for a head on the features of its store.
         quiet: Show no progress.
 
+    Returns:
+        The folder and the result; no result in processes that do not write.
+
     Raises:
         InputError: the store cannot feed the head or the episodes, or the folder holds another run.
         KeyboardInterrupt: asked to stop; the state is saved.
@@ -140,14 +158,16 @@ def run(
     task.class_text(pool)  # a table that does not fit is found before anything is written
     config = {**_config(experiment, options, pool, planned), **trainer.config(experiment)}
     name = f"{task.name}-{Path(task.parts.name).stem}"
-    folder = open_run(out, name, config)
-    if task.parts.split is not None:
+    folder = trainer.open_run(out, name, config)
+    if task.parts.split is not None and trainer.writes:
         write_atomic(folder.path / SPLIT, task.parts.split.to_csv())
     if folder.is_finished:
         return folder, read_json(folder.path / RESULT)
     with seeded(experiment.seed):
         head = create_head(task.name, **options).to(task.device)
     report, notes = trainer.train(experiment, head, pool, folder, quiet=quiet)
+    if not trainer.writes:
+        return folder, {}
     facts = {"seed": experiment.seed, "preset": experiment.preset.name, "notes": [*pool_notes, *notes]}
     facts |= {"training": asdict(report) if report else None}
     tested = trainer.tested(experiment, planned, folder, quiet=quiet) if planned else None

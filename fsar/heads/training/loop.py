@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +47,8 @@ class TrainOptions:
     """A kill loses at most this much; the state is also saved on Ctrl-C."""
     amp: bool = False
     """Compute in bfloat16 where torch deems it safe."""
+    writes: bool = True
+    """False in all processes but one, where several train one model: that one alone writes files."""
     prefetch: bool = False
     """Make the next batch in a thread: for features that are read from disk."""
 
@@ -104,6 +107,10 @@ class Learner(Protocol):
         """Do step `number` and return its learning rate; it depends on the number, the seed and the weights alone."""
         ...
 
+    def agree(self, stop: bool) -> bool:
+        """Tell whether to stop after this step; where several processes train one model they do so together."""
+        ...
+
     def broken_episodes(self, number: int, batch: Any) -> list[int]:
         """Return the numbers of the episodes of a step that the model, as it was then, answers without a number."""
         ...
@@ -141,6 +148,10 @@ class HeadLearner:
             monitor=monitor,
         )
         return lr
+
+    def agree(self, stop: bool) -> bool:
+        """Return `stop`: this process is alone."""
+        return stop
 
     def broken_episodes(self, number: int, batch: Batch) -> list[int]:
         """Return the episodes whose logits are not finite; all of a batch of pairs."""
@@ -207,12 +218,13 @@ def train_learner(
     if (folder / STATE).is_file():
         best, done = load_state(folder / STATE, module, optimizer, device)
     loop = _Loop(learner, make_batch, validate, folder, options, device, best, done, StepMonitor(device))
-    with MetricsLog(folder, step=done.n_steps) as log:
+    with MetricsLog(folder, step=done.n_steps) if options.writes else nullcontext() as log:
         report = loop.run(log, quiet=quiet)
     if validate:
         module.load_state_dict(loop.best)
     module.eval()
-    learner.save(folder)
+    if options.writes:
+        learner.save(folder)
     return report
 
 
@@ -242,7 +254,7 @@ class _Loop:
     def __post_init__(self) -> None:
         self.first_step = self.done.n_steps
 
-    def run(self, log: MetricsLog, *, quiet: bool) -> TrainReport:
+    def run(self, log: MetricsLog | None, *, quiet: bool) -> TrainReport:
         """Do the remaining steps."""
         begin = saved = time.monotonic()
         steps = range(self.first_step, self.options.n_steps)
@@ -259,10 +271,11 @@ class _Loop:
                     self._validate(log)
                     self._tell(quiet=quiet)
                 late = time.monotonic() - saved > self.options.save_every_seconds
-                if stop_requested() or late:
+                stop = self.learner.agree(stop_requested())
+                if stop or late:
                     self.save()
                     saved = time.monotonic()
-                if stop_requested():
+                if stop:
                     raise KeyboardInterrupt
                 if self._exhausted():
                     break
@@ -273,12 +286,13 @@ class _Loop:
     def _exhausted(self) -> bool:
         return 0 < self.options.patience <= self.done.n_validations_since_best
 
-    def _step(self, step: int, batch: Any, log: MetricsLog) -> None:
+    def _step(self, step: int, batch: Any, log: MetricsLog | None) -> None:
         lr = self.learner.step(step, batch, self.monitor)
         if (step + 1) % self.options.log_every == 0 or step == 0:
             self._refuse_broken()
             self.recent.append(self.monitor.latest())
-            log.write(step + 1, lr=lr, **self.recent[-1])
+            if log is not None:
+                log.write(step + 1, lr=lr, **self.recent[-1])
 
     def _refuse_broken(self) -> None:
         """Raise InputError if a loss or gradient was not finite, naming the step and, where an answer shows it, the
@@ -295,14 +309,15 @@ class _Loop:
             "(what was saved before this step is kept)"
         )
 
-    def _validate(self, log: MetricsLog) -> None:
+    def _validate(self, log: MetricsLog | None) -> None:
         self._refuse_broken()
         if self.validate is None:
             return
         result = self.validate(self.learner.module)
         done = self.done
         done.history.append({"step": done.n_steps, "accuracy": result.mean})
-        log.write(done.n_steps, **{"val/accuracy": result.mean, "val/ci95": result.ci95 or 0.0})
+        if log is not None:
+            log.write(done.n_steps, **{"val/accuracy": result.mean, "val/ci95": result.ci95 or 0.0})
         if result.mean > done.best_accuracy:
             done.best_accuracy, done.best_step, done.n_validations_since_best = result.mean, done.n_steps, 0
             self.best = snapshot(self.learner.module)
@@ -329,7 +344,8 @@ class _Loop:
     def save(self) -> None:
         """Write the state that `train` goes on from."""
         self._refuse_broken()
-        save_state(self.folder / STATE, self.learner.module, self.learner.optimizer, self.best, self.done)
+        if self.options.writes:
+            save_state(self.folder / STATE, self.learner.module, self.learner.optimizer, self.best, self.done)
 
     def _report(self, seconds: float) -> TrainReport:
         validated = self.validate is not None

@@ -106,7 +106,8 @@ def train_head(settings: TrainSettings, *, prepare: Prepare | None = None) -> Tr
         experiment, trainer = prepare(settings) if prepare else (make_experiment(settings), None)
         folder, result = run(replace(experiment, seed=seed), out, trainer=trainer, quiet=settings.quiet)
         folders.append(folder.path)
-        results.append(result)
+        if result:  # not in processes that only help to train
+            results.append(result)
     return TrainedHead(tuple(folders), tuple(results))
 
 
