@@ -7,7 +7,6 @@ from fsar.cli import prep_encode
 from fsar.cli.prep_encode import command
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
-from fsar.pipeline.encode import plan as encode_plan
 from fsar.pipeline.encode import recipe
 from fsar.pipeline.pixels import spec
 from fsar.pipeline.store import open_store

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-import numpy as np
-
 from fsar.heads.finetune.visits import Frames, Visit
-from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip, DecodeFailure
+from fsar.pipeline.encode.clip_task import DecodeFailure
 from fsar.pipeline.packs import FramePack
 from fsar.pipeline.store import VideoRow
 from fsar.pipeline.video.clip import VideoError
@@ -42,24 +39,3 @@ class PackReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._threads.shutdown(cancel_futures=True)
-
-
-def decode_packed(task: ClipTask) -> DecodedClip:
-    """Return the clip of a video of a pack, whose path the task names; raises VideoError when it cannot be read."""
-    pack = _opened(task.path)
-    video = pack.video(task.video_id)
-    wanted = task.indices(video.n_stored)
-    distinct, slots = np.unique(wanted, return_inverse=True)
-    return DecodedClip(
-        frames=pack.frames(task.video_id, distinct),
-        slots=slots.reshape(wanted.shape),
-        frame_index=video.frame_index[wanted],
-        frame_time=video.frame_time[wanted],
-        n_frames=video.n_frames,
-        sha256=video.source_sha256,
-    )
-
-
-@functools.lru_cache(maxsize=2)
-def _opened(path: str) -> FramePack:
-    return FramePack.open(path)

@@ -22,7 +22,6 @@ from fsar.heads.finetune.groups import finetune_optimizer
 from fsar.heads.finetune.learner import BACKBONE, FinetuneLearner
 from fsar.heads.finetune.memory import LossScale, checkpoint_blocks
 from fsar.heads.finetune.model import EndToEnd
-from fsar.heads.finetune.pack_reader import decode_packed
 from fsar.heads.finetune.processes import Processes
 from fsar.heads.finetune.step import ALONE, Memory
 from fsar.heads.finetune.tower import Tower
@@ -35,7 +34,6 @@ from fsar.heads.setup.task import Task, make_task
 from fsar.heads.training.experiment import Experiment, Trained, Validation, validation
 from fsar.heads.training.loop import Validate, train_learner
 from fsar.pipeline.backbones import Backbone
-from fsar.pipeline.encode.clip_task import decode_task
 from fsar.pipeline.encode.encode import EncodeOptions, encode
 from fsar.pipeline.encode.engine import EngineOptions
 from fsar.pipeline.pixels.published import PixelPipeline
@@ -226,9 +224,7 @@ class FinetuneTrainer:
             normalisation=known[0] if known else "backbone",
             decoder=self.decoder,
             dtype="float32",
-            engine=EngineOptions(
-                device=task.device, jobs=self.jobs, decode=decode_packed if self.videos.pack else decode_task
-            ),
+            engine=EngineOptions(device=task.device, jobs=self.jobs),
         )
 
     def _catalog_rows(self, rows: list[int]) -> "list[CatalogRow]":
