@@ -203,17 +203,8 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def results_table(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of a table of results: accuracy in percent with the half-width of its 95 % interval."""
-    if not results:
-        return []
-    rows = [("head", "split", "part", "way", "shot", "accuracy %", "episodes", "file"), *map(_result_cells, results)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    """Return the lines of a table of results, each with the folder that it is in."""
+    from fsar.heads.evaluation.report import table
 
-
-def _result_cells(result: dict[str, Any]) -> tuple[str, ...]:
-    shot = result["n_shot"]
-    shots = "/".join(map(str, shot)) if isinstance(shot, list) else str(shot)
-    accuracy = f"{100 * result['accuracy']:.2f} ± {100 * result['ci95']:.2f}"
-    names = [str(result.get(key) or "-") for key in ("head", "split", "part", "n_way")]
-    return (*names, shots, accuracy, str(result["n_episodes"]), result["path"])
+    labelled = [{**result, "label": f"{result['head']} in {Path(result['path']).parent}"} for result in results]
+    return table(labelled).splitlines() if labelled else []

@@ -65,7 +65,7 @@ def test_another_number_of_frames_is_refused_with_the_option_that_helps():
 
 def test_pooled_features_are_refused_with_the_shapes_that_fit():
     with pytest.raises(InputError, match=r"needs maps \(T, 12, h, w\) or pooled maps \(T, 16, 12\), got"):
-        make()(episodes((DIM,)))
+        make().outputs(episodes((DIM,)))
 
 
 @pytest.mark.parametrize(
