@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fsar.errors import InputError
 from fsar.files import write_safetensors
-from fsar.heads.setup.taps import backbone_spec
+from fsar.pipeline.encode.command import backbone_spec
 from fsar.pipeline.text.tables import NAME_FORMS, default_names, load_text_encoder
 from fsar.pipeline.text.templates import TemplateSet, load_templates
 from fsar.splits import class_key

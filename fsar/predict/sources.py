@@ -15,8 +15,9 @@ from fsar.heads.evaluation.terms import trained_terms
 from fsar.heads.head import Head, Input, create_head, head_type
 from fsar.heads.run_folder import CONFIG, DESCRIPTION, load_head, n_parameters, read_json, write_json
 from fsar.heads.setup.options import typed_options
-from fsar.heads.setup.taps import backbone_spec, default_options, feature_width
+from fsar.heads.setup.taps import default_options, feature_width
 from fsar.heads.setup.task import Task, make_task
+from fsar.pipeline.encode.command import backbone_spec
 from fsar.pipeline.share import open_store
 from fsar.predict.calibration import FALSE_ALARMS, Calibration, fit
 from fsar.predict.class_words import ClassWords

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fsar.errors import InputError, unknown_name
 from fsar.heads.head import Head
-from fsar.heads.setup.taps import backbone_spec
+from fsar.pipeline.encode.command import backbone_spec
 from fsar.splits import class_key
 
 if TYPE_CHECKING:

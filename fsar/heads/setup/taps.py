@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsar.errors import InputError, unknown_name
 from fsar.heads.head import Head, Input
+from fsar.pipeline.encode.command import encode_command
 
 if TYPE_CHECKING:
     from fsar.pipeline.store import FeatureStore
@@ -85,66 +86,14 @@ def _missing(name: str, group: list[Input], store: "FeatureStore") -> str:
     roles = " and ".join(repr(item.role) for item in group)
     tap = group[0].taps[0] + ("early" if group[0].taps[0].endswith(".") else "")
     taps = [*store.taps, tap] if len(group) == 1 else [*store.taps, *(f"{group[0].taps[0]}{d}" for d in _DEPTHS)]
-    backbone = backbone_spec(store.recipe)
-    options = " ".join(f"--tap {tap}" for tap in taps)
     return (
         f"head {name!r} needs {roles}: a tap named {' or '.join(group[0].taps)} with {group[0].shape} per frame; "
         f"{store.path} has {', '.join(f'{t} {tuple(s.shape)}' for t, s in store.taps.items())}. Add it: "
-        f"fsar-prep encode catalog.csv --backbone {backbone} {_settings(store.recipe)}{options} --out NEW.zarr"
+        f"{encode_command(store.recipe, taps)}"
     )
 
 
-def _settings(recipe: Mapping[str, Any]) -> str:
-    """Return the options of `fsar-prep encode` that repeat a recipe, those that are at their defaults aside."""
-    options = {name: recipe.get(field) for field, name in _OPTION_OF.items()}
-    chosen = [f"--{name} {value}" for name, value in options.items() if value not in (None, _DEFAULTS.get(name))]
-    flags = ["--flip"] if recipe.get("flip") else []
-    if "antialias" in recipe:  # whatever the default for a backbone is, these are the store's
-        flags.append("--antialias" if recipe["antialias"] else "--no-antialias")
-        chosen.append(f"--arithmetic {recipe.get('arithmetic', 'float32')}")
-    flags += [f"--normalise {name}" for name, mean in _NORMALISATIONS.items() if list(recipe.get("mean", ())) == mean]
-    if recipe.get("n_views", 1) > 1 and not recipe.get("jitter", True):
-        flags.append("--no-jitter")
-    return " ".join([*chosen, *flags, ""]) if chosen or flags else ""
-
-
-_OPTION_OF = {
-    "n_slots": "frames",
-    "size": "size",
-    "resize": "resize-to",
-    "resize_mode": "resize",
-    "interpolation": "interpolation",
-    "sampler": "sampler",
-    "n_views": "views",
-    "seed": "seed",
-    "decoder": "decoder",
-    "precision": "precision",
-    "dtype": "dtype",
-}
-"""Field of a recipe -> option of `fsar-prep encode`."""
-_NORMALISATIONS = {"half": [0.45, 0.45, 0.45], "none": [0.0, 0.0, 0.0]}
-"""Mean of those that no library has: for the others the default is right."""
-_DEFAULTS = {
-    "sampler": "uniform-center",
-    "views": 1,
-    "seed": 0,
-    "decoder": "pyav",
-    "precision": "fp32",
-    "dtype": "float16",
-}
-
-
 _DEPTHS = ("early", "middle", "late")
-
-
-def backbone_spec(recipe: Mapping[str, Any]) -> str:
-    """Return the backbone of a recipe as the command line writes it."""
-    library, backbone, tag = (recipe.get(key, "") for key in ("library", "backbone", "pretrained"))
-    if not library:
-        return str(backbone or "BACKBONE")
-    if str(tag).startswith("random"):
-        return f"random:{library}/{backbone}"
-    return f"{library}:{backbone}/{'FILE' if tag == 'file' else tag}"
 
 
 def feature_width(item: Input, shape: Sequence[int]) -> int:

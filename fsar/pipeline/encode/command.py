@@ -1,0 +1,60 @@
+"""A recipe as the command that makes it again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def encode_command(recipe: Mapping[str, Any], taps: Sequence[str], out: str = "NEW.zarr") -> str:
+    """Return the line that encodes a catalog as a store's recipe says, but with these taps."""
+    options = " ".join(f"--tap {tap}" for tap in taps)
+    return f"fsar-prep encode catalog.csv --backbone {backbone_spec(recipe)} {_settings(recipe)}{options} --out {out}"
+
+
+def backbone_spec(recipe: Mapping[str, Any]) -> str:
+    """Return the backbone of a recipe as the command line writes it."""
+    library, backbone, tag = (recipe.get(key, "") for key in ("library", "backbone", "pretrained"))
+    if not library:
+        return str(backbone or "BACKBONE")
+    if str(tag).startswith("random"):
+        return f"random:{library}/{backbone}"
+    return f"{library}:{backbone}/{'FILE' if tag == 'file' else tag}"
+
+
+def _settings(recipe: Mapping[str, Any]) -> str:
+    """Return the options that repeat a recipe, those that are at their defaults aside."""
+    options = {name: recipe.get(field) for field, name in _OPTION_OF.items()}
+    chosen = [f"--{name} {value}" for name, value in options.items() if value not in (None, _DEFAULTS.get(name))]
+    flags = ["--flip"] if recipe.get("flip") else []
+    if "antialias" in recipe:  # whatever the default for a backbone is, these are the store's
+        flags.append("--antialias" if recipe["antialias"] else "--no-antialias")
+        chosen.append(f"--arithmetic {recipe.get('arithmetic', 'float32')}")
+    flags += [f"--normalise {name}" for name, mean in _NORMALISATIONS.items() if list(recipe.get("mean", ())) == mean]
+    if recipe.get("n_views", 1) > 1 and not recipe.get("jitter", True):
+        flags.append("--no-jitter")
+    return " ".join([*chosen, *flags, ""]) if chosen or flags else ""
+
+
+_OPTION_OF = {
+    "n_slots": "frames",
+    "size": "size",
+    "resize": "resize-to",
+    "resize_mode": "resize",
+    "interpolation": "interpolation",
+    "sampler": "sampler",
+    "n_views": "views",
+    "seed": "seed",
+    "decoder": "decoder",
+    "precision": "precision",
+    "dtype": "dtype",
+}
+"""Field of a recipe -> option of `fsar-prep encode`."""
+_NORMALISATIONS = {"half": [0.45, 0.45, 0.45], "none": [0.0, 0.0, 0.0]}
+"""Mean of those that no library has: for the others the default is right."""
+_DEFAULTS = {
+    "sampler": "uniform-center",
+    "views": 1,
+    "seed": 0,
+    "decoder": "pyav",
+    "precision": "fp32",
+    "dtype": "float16",
+}
