@@ -144,6 +144,17 @@ def jobs_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def video_jobs_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--jobs N` for work on videos that may crash or hang a process: not this one, unless asked for."""
+    return click.option(
+        "--jobs",
+        default=2,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="Worker processes. 1 works in this process, which a video that crashes or hangs it would end.",
+    )(function)
+
+
 def timeout_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--timeout-seconds S`: what a video may take in a worker process."""
     return click.option(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary, timeout_option
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary, timeout_option, video_jobs_option
 
 
 @click.command("check")
@@ -18,7 +18,7 @@ from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, su
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
 @timeout_option
-@jobs_option
+@video_jobs_option
 @json_option
 def command(
     catalog: Path,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary, timeout_option
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary, timeout_option, video_jobs_option
 from fsar.errors import count_of
 
 
@@ -33,7 +33,7 @@ from fsar.errors import count_of
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @timeout_option
-@jobs_option
+@video_jobs_option
 @json_option
 def command(
     catalog: Path,

@@ -31,7 +31,7 @@ def test_convert_exits_with_1_when_a_video_failed(tmp_path):
     (tmp_path / "videos" / "1.webm").write_bytes(b"")
     done = prep("convert", catalog, "--out", tmp_path / "out", "--quiet")
     assert done.returncode == 1
-    assert "1 videos converted, 0 kept, 1 failed, listed in" in done.stdout
+    assert "1 video converted, 0 kept, 1 failed, listed in" in done.stdout
     assert "1," in (tmp_path / "out" / "failures.csv").read_text()
 
 

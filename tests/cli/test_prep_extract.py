@@ -27,7 +27,7 @@ def test_extract_exits_with_1_when_a_video_failed(tmp_path):
     (tmp_path / "videos" / "1.webm").write_text("no video")
     done = prep("extract", catalog, "--out", tmp_path / "out", "--quiet")
     assert done.returncode == 1
-    assert "1 videos extracted, 0 kept, 1 failed, listed in" in done.stdout
+    assert "1 video extracted, 0 kept, 1 failed, listed in" in done.stdout
 
 
 def test_wrong_calls_print_one_clear_line(tmp_path):
@@ -82,7 +82,7 @@ def test_packed_frames_from_the_first_call_to_verify(tmp_path):
     (out / "frames" / "000001.jpgs").write_bytes(data)
     found = fsar_store("verify", out)
     assert found.returncode == 1
-    assert "frames/000001.jpgs: damaged: its bytes have changed (1 videos)" in found.stdout
+    assert "frames/000001.jpgs: damaged: its bytes have changed (1 video)" in found.stdout
 
 
 def test_packed_frames_need_a_number_and_list_what_failed(tmp_path):

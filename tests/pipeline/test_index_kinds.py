@@ -19,7 +19,7 @@ def test_videos_are_found_at_any_depth_below_their_class(tmp_path):
         ("run/s2/a.mp4", "run"),
         ("run/s2/b", "run"),
     ]
-    assert report.notes == [f"left out 1 videos that stand in no class folder (the first: {tmp_path}/v/top.mp4)"]
+    assert report.notes == [f"left out videos that stand in no class folder: 1 (the first: {tmp_path}/v/top.mp4)"]
 
 
 @pytest.mark.parametrize("dataset", ["folder", "hmdb51", "ucf101", "kinetics"])
@@ -60,7 +60,7 @@ def test_flow_beside_frames_is_no_video(tmp_path):
     root = touch(tmp_path / "v", "run/a/img/1.jpg", "run/a/flow_x/1.jpg", "run/a/flow_y/1.jpg", "run/v/1.jpg")
     catalog, report = index_dataset("folder", videos=root)
     assert [row.video_id for row in catalog.rows] == ["run/a/img", "run/v"]
-    assert "left out 2 folders of optical flow" in report.notes[0]
+    assert "left out folders of optical flow: 2" in report.notes[0]
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("Train", "TEST"), ("training", "validation"), ("train", "dev")])
@@ -70,7 +70,7 @@ def test_parts_are_known_by_other_words_and_beside_other_folders(tmp_path, names
     parts = {row.class_name: row.part for row in catalog.rows}
     assert parts == {"a": "train", "b": "test" if names[1].lower() == "test" else "val"}
     assert any("are the parts; left out extra, labels" in note for note in report.notes)
-    assert any("left out 1 videos in folders beside the parts" in note for note in report.notes)
+    assert any("left out videos in folders beside the parts: 1" in note for note in report.notes)
 
 
 def test_a_class_may_be_called_test(tmp_path):

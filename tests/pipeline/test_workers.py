@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsar.pipeline.encode import workers
+from fsar.pipeline.encode import worker_process, workers
 from fsar.pipeline.encode.clip_task import ClipTask, DecodeFailure, InlineDecoder, decode_task
 from fsar.pipeline.encode.workers import DecodePool
 from fsar.pipeline.video.source import source_sha256
@@ -128,3 +128,19 @@ def test_decoding_in_process_reports_what_is_the_videos_fault(tmp_path):
     broken = InlineDecoder()
     broken.submit(0, task(tmp_path / "gone.mp4"))
     assert broken.take(0).reason == "missing"
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_a_clip_too_large_for_the_memory_fails_alone(monkeypatch, is_large):
+    class Full:
+        def write(self, frames):
+            raise OSError(28, "No space left on device")
+
+    clip = fake_decode(task("a"))
+    monkeypatch.setattr(worker_process, "LARGE_CLIP_BYTES", clip.frames.nbytes - is_large)
+    if is_large:
+        kind, failure = worker_process._answer(clip, Full())
+        assert (kind, failure.reason) == ("failure", "too-large")
+    else:
+        with pytest.raises(OSError, match="No space left"):
+            worker_process._answer(clip, Full())

@@ -40,7 +40,7 @@ class LeftOut:
 
     def notes(self) -> list[str]:
         """Return sentences for people; none where nothing was left out."""
-        notes = [f"left out {n} {kind} (the first: {self.example[kind]})" for kind, n in self.others.items()]
+        notes = [f"left out {kind}: {n} (the first: {self.example[kind]})" for kind, n in self.others.items()]
         archives = {suffix: n for suffix, n in self.suffixes.items() if suffix in _ARCHIVES}
         if archives:
             notes.append(f"left out archives: {_counts(archives)}; unpack them and run index again")

@@ -16,6 +16,9 @@ from fsar.allocator import keep_big_buffers
 from fsar.pipeline.encode.clip_task import Decode, DecodedClip, DecodeFailure, attempt
 from fsar.pipeline.encode.shared_frames import Exchange
 
+LARGE_CLIP_BYTES = 1 << 30
+"""Above this, frames that find no room are the fault of their video."""
+
 
 def serve(connection: Connection, exchange_path: str, decode: Decode) -> None:
     """Serve videos until the other end closes: the main function of a decode process."""
@@ -49,6 +52,13 @@ def _end_with(parent: int) -> None:
 def _answer(result: DecodedClip | DecodeFailure, exchange: Exchange) -> tuple[str, Any]:
     if isinstance(result, DecodeFailure):
         return "failure", result
-    exchange.write(np.ascontiguousarray(result.frames))
+    try:
+        exchange.write(np.ascontiguousarray(result.frames))
+    except OSError as error:
+        n_bytes = result.frames.nbytes
+        if n_bytes <= LARGE_CLIP_BYTES:
+            raise  # no room for anything: every further video would meet it too
+        message = f"{n_bytes / 1e9:.1f} GB of frames find no room ({error.strerror}): convert it to a smaller size"
+        return "failure", DecodeFailure("too-large", message)
     fields = {name: value for name, value in vars(result).items() if name != "frames"}
     return "clip", (result.frames.shape, fields)
