@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, echo, json_option, page, summary
+from fsar.cli.store_address import STORE, open_any
 from fsar.errors import count_of
 
 option = partial(click.option, show_default=True)
@@ -61,6 +62,7 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 @option("--jobs", type=click.IntRange(min=0), help="Decode processes [one per core]; 0 decodes in this process.")
 @option("--timeout-seconds", default=120.0, type=SECONDS, help="Longest time that one video may take to decode.")
 @option("--decoder", default="pyav", help="pyav, torchcodec or decord.")
+@option("--reuse", multiple=True, type=STORE, help="Store, folder of stores or address to take equal rows from.")
 @option("--dry-run", is_flag=True, help="Say what would be stored, and stop.")
 @json_option
 def command(
@@ -71,6 +73,7 @@ def command(
     limit: int | None,
     n_frames: int,
     slots: int | None,
+    reuse: tuple[Any, ...],
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -108,7 +111,7 @@ def command(
     if dry_run:
         summary(_plan_data(prepared, path), _plan_text(prepared, path), as_json=as_json)
         return EXIT_DONE
-    report = encode(rows, path, chosen, prepared=prepared)
+    report = encode(rows, path, chosen, prepared=prepared, reuse=_stores_to_reuse(reuse, prepared.recipe))
     for video_id, _, reason, message in report.failures:
         echo(page([f"failed: {video_id} ({reason}): {message}"]), err=True)
     if report.duplicates:
@@ -134,6 +137,15 @@ def _options(
     engine = EngineOptions(device=device, batch_size=batch_size, jobs=n_jobs, timeout_seconds=timeout_seconds)
     rest["taps"] = tuple(rest["taps"])
     return EncodeOptions(n_slots=n_slots, jitter=jitter and rest["n_views"] > 1, engine=engine, **rest)
+
+
+def _stores_to_reuse(places: tuple[Any, ...], recipe: Any) -> list[Any]:
+    """Return the stores at some places that hold what a recipe asks for, open."""
+    from fsar.pipeline.encode.reuse import same_numbers
+    from fsar.pipeline.share.shelf import stores_at
+
+    found = [store for place in places for store in stores_at(place)]
+    return [open_any(store.where) for store in found if same_numbers(recipe.to_dict(), store.recipe)]
 
 
 def _store_path(out: Path, store_format: str | None) -> Path:
@@ -182,6 +194,7 @@ def _report_data(report: Any) -> dict[str, Any]:
         "n_resumed": report.n_resumed,
         "n_encoded": run.n_ok + run.n_failed,
         "n_failed": len(report.failures),
+        "n_reused": run.n_reused,
         "duplicates": report.duplicates,
         "failures": [dict(zip(("video_id", "path", "reason", "message"), f, strict=True)) for f in report.failures],
         "seconds": run.seconds,
@@ -196,8 +209,10 @@ def _report_text(report: Any) -> str:
     n_new = run.n_ok + run.n_failed
     counts = f"{count_of(report.n_videos, 'video')}, {len(report.failures)} failed"
     text = f"{report.path}: {counts}, recipe {report.recipe_id[:12]}"
+    if run.n_reused:
+        text += f"; {count_of(run.n_reused, 'video')} taken from other stores"
     if not n_new:
-        return f"{text}; nothing was left to encode"
+        return text if run.n_reused else f"{text}; nothing was left to encode"
     shares = ", ".join(f"{name} {share:.0%}" for name, share in run.shares().items())
     rates = f"{n_new / run.seconds:.1f} videos/s, {run.n_frames / run.seconds:.0f} frames/s"
     return (

@@ -14,6 +14,7 @@ from fsar.pipeline.encode.clip_task import DecodedClip, DecodeFailure
 from fsar.pipeline.encode.recipe import Recipe
 
 if TYPE_CHECKING:
+    from fsar.pipeline.encode.reuse import ReusedRows
     from fsar.pipeline.store import Chunk, ChunkData, TapSpec
 
 Pair = tuple[int, int]
@@ -29,6 +30,8 @@ class ChunkWork:
     taps: Mapping[str, TapSpec]
     n_views: Sequence[int]
     data: ChunkData = field(init=False)
+    reused: set[int] = field(default_factory=set)
+    """Rows that were taken from another store."""
 
     def __post_init__(self) -> None:
         self.data = self._empty(len(self.n_views))
@@ -42,6 +45,13 @@ class ChunkWork:
         pairs = [(row, view) for row, n_views in rows for view in range(n_views)]
         edges = np.linspace(0, len(pairs), -(-len(pairs) // n_clips) + 1).round().astype(int)
         return [pairs[first:last] for first, last in itertools.pairwise(edges)]
+
+    def take(self, found: ReusedRows) -> None:
+        """Take rows as another store has them."""
+        places = [self._place(row) for row in found.rows]
+        for name, array in self.data.arrays().items():
+            array[places] = found.arrays[name]
+        self.reused |= set(found.rows)
 
     def note(self, row: int, clip: DecodedClip | DecodeFailure) -> None:
         """Write down what decoding a video gave."""
@@ -61,7 +71,7 @@ class ChunkWork:
 
         n_rejected = 0
         for index, (row, view) in enumerate(pairs):
-            if self.data.status[self._place(row)] != STATUS_OK:
+            if self.data.status[self._place(row)] != STATUS_OK or row in self.reused:
                 continue
             odd = [tap for tap, values in features.items() if not np.isfinite(values[index]).all()]
             if odd:

@@ -14,6 +14,7 @@ from fsar.errors import InputError
 from fsar.pipeline.encode.engine import Engine, EngineOptions, EngineReport
 from fsar.pipeline.encode.plan import EncodeOptions, EncodePlan, plan, tap_specs
 from fsar.pipeline.encode.recipe import Recipe
+from fsar.pipeline.encode.reuse import Reuse
 
 __all__ = [
     "EncodeOptions",
@@ -54,12 +55,15 @@ def encode(
     *,
     quiet: bool = False,
     prepared: EncodePlan | None = None,
+    reuse: Sequence[FeatureStore] = (),
 ) -> EncodeReport:
     """Fill the store at `out` (NAME.zarr or NAME.h5) with the features of `rows`; resume it if it is there.
 
     Every video ends with status ok or failed; failed rows are NaN and listed in the report. The store is sealed at the
     end, unless another writer has added videos that are still pending: that one seals it. The bytes do not depend on
     interruptions, on the number of decode processes or on other encoders at work.
+
+    Videos that a store in `reuse` has by the same recipe, told by the hash of the file, are taken from there, checked.
 
     Raises:
         InputError: nothing to encode, a store of another recipe (the message names the fields), no video could be read.
@@ -87,7 +91,7 @@ def encode(
         ),
     )
     with writer:
-        return _fill(writer, todo.videos, recipe, todo.backbone, todo.taps, options.engine, quiet=quiet)
+        return _fill(writer, todo.videos, recipe, todo.backbone, todo.taps, options.engine, reuse=reuse, quiet=quiet)
 
 
 def add_videos(
@@ -178,6 +182,7 @@ def _fill(
     options: EngineOptions,
     *,
     quiet: bool,
+    reuse: Sequence[FeatureStore] = (),
 ) -> EncodeReport:
     from fsar.pipeline.backbones.taps import TapExtractor
     from fsar.pipeline.encode.forward import Forward
@@ -195,7 +200,7 @@ def _fill(
             progress("encode", len(videos), n_done=n_resumed, quiet=quiet) as advance,
         ):
             try:
-                run = Engine(writer, videos, recipe, taps, forward, options, advance).run()
+                run = Engine(writer, videos, recipe, taps, forward, options, advance, reuse=Reuse(reuse, recipe)).run()
             except KeyboardInterrupt as interrupt:
                 n_kept = writer.n_rows_done
                 raise type(interrupt)(f"{n_kept} of {len(videos)} videos are kept in {writer.path}") from interrupt

@@ -15,6 +15,7 @@ from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip, DecodeFailure,
 from fsar.pipeline.encode.forward import Forward, Item, Pending
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.report import EngineOptions, EngineReport, peak_memory_bytes
+from fsar.pipeline.encode.reuse import Reuse
 from fsar.pipeline.encode.workers import DecodePool
 from fsar.pipeline.encode.writer import WriterThread
 from fsar.pipeline.pixels.prepare import CENTRE, View, draw_view
@@ -48,6 +49,8 @@ class Engine:
     options: EngineOptions
     advance: Callable[[int], None] = lambda n_items: None
     report: EngineReport = field(default_factory=EngineReport)
+    reuse: Reuse | None = None
+    """Where rows are looked for before they are computed."""
 
     def run(self) -> EngineReport:
         """Work until no chunk is pending, also not in another encoder's hands; return what was done here."""
@@ -91,13 +94,27 @@ class Engine:
             time.sleep(POLL_SECONDS)  # another encoder has the rest; should it die, its chunks can be claimed
 
     def _encode_chunk(self, work: ChunkWork) -> None:
-        batches = work.batches(self._clips_per_batch)
+        batches = self._batches_to_compute(work)
+        if not batches:
+            self._hand_over(work)
         for index, pairs in enumerate(batches):
             items = [self._item(row, view, work) for row, view in pairs]
             self._flights.append(_Flight(work, pairs, self.forward.start(items), index == len(batches) - 1))
-            self.report.n_frames += len(pairs) * self.recipe.n_slots
+            self.report.n_frames += sum(row not in work.reused for row, _ in pairs) * self.recipe.n_slots
             self._top_up()
             self._land(self.forward.depth - 1)
+
+    def _batches_to_compute(self, work: ChunkWork) -> list[list[Pair]]:
+        """Return the batches that hold a row to compute, as they would be without the rows that are taken.
+
+        A network may round otherwise in a batch of another size, so reused rows keep their place in it, empty.
+        """
+        batches = work.batches(self._clips_per_batch)
+        kept = [pairs for pairs in batches if any(row not in work.reused for row, _ in pairs)]
+        n_taken = sum(view == 0 for pairs in batches if pairs not in kept for _, view in pairs)
+        if n_taken:
+            self.advance(n_taken)
+        return kept
 
     def _next_work(self) -> ChunkWork | None:
         if not self._claimed:
@@ -110,14 +127,20 @@ class Engine:
         chunk = self.writer.claim()
         if chunk is None:
             return False
-        self._claimed.append(ChunkWork(chunk, self.recipe, self.taps, [self._n_views(row) for row in chunk.rows]))
-        self._rows.extend(chunk.rows)
+        work = ChunkWork(chunk, self.recipe, self.taps, [self._n_views(row) for row in chunk.rows])
+        for found in self.reuse.find({row: self.videos[row] for row in chunk.rows}) if self.reuse else ():
+            work.take(found)
+        self.report.n_reused += len(work.reused)
+        self._claimed.append(work)
+        self._rows.extend(row for row in chunk.rows if row not in work.reused)
         return True
 
     def _top_up(self) -> None:
         """Keep the decoders fed, into the next chunk if need be (but never more than one ahead)."""
         while self._decoder.n_outstanding < self._window:
             if not self._rows and (self._claimed or not self._claim()):
+                return
+            if not self._rows:  # every row of that chunk was taken from elsewhere
                 return
             row = self._rows.popleft()
             self._decoder.submit(row, self._task(row))
@@ -131,6 +154,8 @@ class Engine:
         return 1 if self.videos[row].part in ("val", "test") else self.recipe.n_views
 
     def _item(self, row: int, view: int, work: ChunkWork) -> Item:
+        if row in work.reused:
+            return None, CENTRE
         if view == 0:
             self._clips = {row: self._decoded(row, work)}
         clip = self._clips[row]

@@ -56,6 +56,8 @@ class EngineReport:
 
     n_ok: int = 0
     n_failed: int = 0
+    n_reused: int = 0
+    """Videos taken from other stores."""
     n_frames: int = 0
     """Frames through the backbone."""
     seconds: float = 0.0

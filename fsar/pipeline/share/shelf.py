@@ -55,6 +55,11 @@ class OnShelf:
         """The recipe in one line."""
         return recipe_line(self.recipe)
 
+    @property
+    def where(self) -> Path | Address:
+        """What opens it."""
+        return parse_address(self.address) if "://" in self.address else Path(self.address)
+
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON data."""
         known = {"recipe_id": recipe_id(self.recipe), "recipe_line": self.recipe_line} if self.identity else {}
@@ -101,6 +106,14 @@ def list_shelf(where: str | Path | Address) -> list[OnShelf]:
     runs = _runs(place)
     with ThreadPoolExecutor(N_AT_ONCE) as pool:
         return list(pool.map(lambda name: _look(place.child(name), runs), names))
+
+
+def stores_at(place: Path | Address) -> list[OnShelf]:
+    """Return the stores of a shelf that can be read, or the one store that a place names."""
+    name = place.name
+    if not name.endswith(tuple(list_formats())):
+        return [store for store in list_shelf(place) if not store.problem]
+    return [look(place if isinstance(place, Address) else parse_address(place.absolute().as_uri()))]
 
 
 def look(address: Address) -> OnShelf:
@@ -233,8 +246,8 @@ def _match(store: OnShelf, wish: Wish) -> Match | None:
     if not wish.split:
         return Match(store, n_ok, n_ok + store.n_failed)
     split = load_split(wish.split)
-    address = parse_address(store.address if "://" in store.address else Path(store.address).absolute().as_uri())
-    source = open_upstream(address)
+    place = store.where
+    source = open_upstream(place if isinstance(place, Address) else parse_address(place.absolute().as_uri()))
     cells = listed_cells(source.documents[VIDEOS_FILE], ("video_id", "class", "status"), store.address)
     places = match_videos(split, [(video_id, name) for video_id, name, _ in cells]).places
     held = sum(place is not None and cell[2] != str(STATUS_FAILED) for place, cell in zip(places, cells, strict=True))
