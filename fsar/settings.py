@@ -10,13 +10,14 @@ The docstring under a field is the help of its option. Types say what values are
 
 import ast
 import functools
-import inspect
+import itertools
 import operator
-import textwrap
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Union
 
 from fsar.errors import InputError
@@ -98,11 +99,12 @@ class Field:
         return f"--{prefix}{self.name.replace('_', '-')}"
 
 
-def described(settings: type[Settings]) -> list[Field]:
+@functools.cache
+def described(settings: type[Settings]) -> tuple[Field, ...]:
     """Return the fields of a settings class, those of its base classes first."""
     hints = typing.get_type_hints(settings, include_extras=True)
     helps = {name: text for base in reversed(settings.__mro__) for name, text in _field_docs(base).items()}
-    return [_describe(item, hints[item.name], helps.get(item.name, "")) for item in fields(settings)]
+    return tuple(_describe(item, hints[item.name], helps.get(item.name, "")) for item in fields(settings))
 
 
 def _describe(item: Any, hint: Any, text: str) -> Field:
@@ -128,13 +130,18 @@ def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def _field_docs(kind: type) -> Mapping[str, str]:
     """Return field -> the docstring under it in the source of a class, in one line."""
-    if kind is object:
-        return {}
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(tree, ast.ClassDef)
+    body = next((item.body for item in _classes(kind.__module__) if item.name == kind.__name__), [])
     found = {}
-    for item, below in zip(tree.body, tree.body[1:], strict=False):
+    for item, below in itertools.pairwise(body):
         is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_text:
             found[item.target.id] = " ".join(str(below.value.value).split())  # type: ignore[attr-defined]
     return found
+
+
+@functools.cache
+def _classes(module: str) -> list[ast.ClassDef]:
+    """Return the classes in the source of a module; none of a module without one, such as `builtins`."""
+    file = getattr(sys.modules[module], "__file__", None)
+    tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
+    return [item for item in tree.body if isinstance(item, ast.ClassDef)]
