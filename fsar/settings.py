@@ -99,7 +99,6 @@ class Field:
         return f"--{prefix}{self.name.replace('_', '-')}"
 
 
-@functools.cache
 def described(settings: type[Settings]) -> tuple[Field, ...]:
     """Return the fields of a settings class, those of its base classes first."""
     hints = typing.get_type_hints(settings, include_extras=True)
