@@ -1,0 +1,166 @@
+"""Whatever stands in a store's documents, checksums made right: reading ends well or in one clear error."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fsar.cli.store_text import info_text, verify_text
+from fsar.errors import InputError
+from fsar.pipeline.store import list_formats, open_store
+from fsar.pipeline.store.describe import describe_store
+from fsar.pipeline.store.format.files import StoreFiles
+from fsar.pipeline.store.format.names import checked_name, inside
+from fsar.pipeline.store.journal.publish import redo
+from fsar.pipeline.store.verify import verify
+from tests.pipeline.store import samples
+from tests.pipeline.store.hostile import Forge
+
+NUMBERS = st.integers() | st.sampled_from([2**31, 2**63, -(2**63), 10**40, 0, 1, -1]) | st.floats() | st.booleans()
+NAMES = st.text(max_size=12) | st.sampled_from(
+    ["..", "../x", "/etc/passwd", "store.json", "a/b", "map", "\x1b[2J", "\ud800"]
+)
+JSON = st.recursive(
+    st.none() | NUMBERS | NAMES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=8,
+)
+quick = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@pytest.fixture(scope="module", params=list_formats())
+def forge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Forge:
+    folder = tmp_path_factory.mktemp("fuzz")
+    path = samples.write_sample(folder / f"a{request.param}", samples.videos(5))
+    (folder / "outside").mkdir()
+    return Forge(path, folder / "outside")
+
+
+def use(path: Path) -> None:
+    """Everything that reads; only the documented errors may come out."""
+
+    def reads() -> None:
+        store = open_store(path, allow_unsealed=True)
+        store.failures()
+        store.read("map", range(store.n_videos))
+        store.open_plain()
+
+    for action in (reads, lambda: info_text(describe_store(path)), lambda: verify_text(path, verify(path))):
+        with contextlib.suppress(InputError, FileNotFoundError, IsADirectoryError):
+            action()
+
+
+def changed(data: Any, choose: Callable[[int], int], value: Any) -> Any:
+    """Return the document with one place in it replaced, added or removed."""
+    keys = list(data) if isinstance(data, dict) else list(range(len(data))) if isinstance(data, list) else []
+    if not keys or choose(4) == 0:
+        return value
+    key = keys[choose(len(keys))]
+    copy = dict(data) if isinstance(data, dict) else list(data)
+    if choose(8) == 0:
+        del copy[key]
+    elif choose(8) == 0 and isinstance(copy, dict) and isinstance(value, str):
+        copy[value] = copy.pop(key)
+    else:
+        copy[key] = changed(copy[key], choose, value)
+    return copy
+
+
+DOCUMENTS = ("store.json", "manifest.json", "journal/metadata.json", "journal/000000.000003.json")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+@quick
+@given(data=st.data(), value=JSON)
+def test_documents(forge: Forge, name: str, data: st.DataObject, value: Any) -> None:
+    file = forge.home / name
+    before = {
+        path: path.read_bytes() for path in [file, forge.home / "manifest.json", *forge.home.glob("journal/*.json")]
+    }
+
+    def forged(document: dict[str, Any]) -> None:
+        new = changed(document, lambda n: data.draw(st.integers(0, n - 1)), value)
+        document.clear()
+        document.update(new if isinstance(new, dict) else {"x": new})
+
+    try:
+        with contextlib.suppress(ValueError, UnicodeEncodeError):  # what canonical JSON cannot say
+            forge.edit(name, forged)
+            if name == "store.json":
+                forge.sign()
+        use(forge.path)
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+
+
+@quick
+@given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass")))
+def test_bytes_of_any_kind(forge: Forge, content: bytes) -> None:
+    for name in (*DOCUMENTS, "videos.csv", "failures.csv"):
+        file = forge.home / name
+        before = file.read_bytes()
+        try:
+            file.write_bytes(content)
+            use(forge.path)
+        finally:
+            file.write_bytes(before)
+
+
+@quick
+@given(
+    rows=st.lists(st.lists(NAMES.filter(lambda text: "\ud800" not in text), max_size=7), max_size=6),
+    n_videos=st.integers(0, 6),
+)
+def test_lists_of_videos(forge: Forge, rows: list[list[str]], n_videos: int) -> None:
+    file = forge.home / "videos.csv"
+    before = {path: path.read_bytes() for path in forge.home.rglob("*") if path.is_file()}
+    try:
+        file.write_text("\n".join(["video_id,class,part,path", *(",".join(row) for row in rows)]))
+        with contextlib.suppress(ValueError):
+            forge.layout(lambda data: data.update(n_videos=n_videos))
+        use(forge.path)
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+
+
+@quick
+@given(staging=NAMES | st.just("metadata-1-deadbeef"), replaces=JSON, steps=JSON)
+def test_intents(forge: Forge, staging: str, replaces: Any, steps: Any) -> None:
+    from fsar.pipeline.store.format.identity import checked_json
+
+    before = samples.bytes_of(forge.path.parent)
+    intent = forge.home / "journal/metadata.intent"
+    try:
+        with contextlib.suppress(ValueError):
+            intent.write_bytes(checked_json({"staging": staging, "replaces": replaces, "steps": steps}))
+        with contextlib.suppress(InputError):
+            redo(StoreFiles.at(forge.path), "metadata")
+        use(forge.path)
+    finally:
+        intent.unlink(missing_ok=True)
+        shutil.rmtree(forge.home / "staging", ignore_errors=True)
+    assert samples.bytes_of(forge.path.parent) == before
+
+
+@given(st.text() | NAMES)
+def test_a_name_stays_inside_or_is_refused(name: str) -> None:
+    home = Path("/somewhere/store.zarr")
+    try:
+        path = inside(home, checked_name(name))
+    except InputError:
+        return
+    assert path.is_relative_to(home)
+    assert path != home
+    assert ".." not in path.parts
+    assert name.isascii()
+    assert name.isprintable()
