@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fsar.errors import InputError
-from fsar.files import write_atomic, write_safetensors
+from fsar.files import read_plain, write_atomic, write_safetensors
 from fsar.heads.head import _REGISTRY, Head, create_head
 
 WEIGHTS, DESCRIPTION, CONFIG, RESULT, STATE, SPLIT = (
@@ -99,9 +99,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path.parent} is not a run folder: it has no {path.name}")
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        data = json.loads(read_plain(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} must hold an object, it holds {type(data).__name__}")
     return data
 
 

@@ -13,7 +13,7 @@ from fsar.pipeline.backbones import load_backbone, save_weights
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
 from fsar.pipeline.encode.encode import EncodeOptions, encode
 from fsar.pipeline.encode.engine import EngineOptions
-from fsar.pipeline.store import open_store
+from fsar.pipeline.store import VideoRow, extend_store, open_store
 from fsar.pipeline.store.describe import compare_stores
 from tests.videos import cut_file, write_clip
 
@@ -53,6 +53,19 @@ def test_a_store_that_grew_equals_one_made_at_once(
     assert compare_stores(path, at_once)["equal"]
     assert fsar_store("verify", path)["problems"] == []
     assert fsar_store("add", path, catalog)["encoded"] == 0
+
+
+def test_a_video_that_only_the_store_names_is_not_read(
+    tmp_path: Path, clips: list[CatalogRow], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, catalog = tmp_path / "a.zarr", tmp_path / "catalog.csv"
+    encode(clips[:3], path, OPTIONS, quiet=True)
+    pending = [VideoRow("private", "class 0", "test", str(clips[3].path))]
+    extend_store(path, pending).close()
+    write_catalog(Catalog(tuple(clips[:3]), "clips"), catalog)
+    said = refused(monkeypatch, capsys, "add", path, catalog, "--device", "cpu")
+    assert "has 1 pending video that the list does not have (first: 'private'): add them to it" in said
+    assert open_store(path, allow_unsealed=True).missing_rows().tolist() == [3]
 
 
 def test_a_clip_that_is_there_under_another_name_is_said(

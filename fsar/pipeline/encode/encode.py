@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsar.errors import InputError
+from fsar.errors import InputError, count_of
 from fsar.pipeline.encode.engine import Engine, EngineOptions, EngineReport
 from fsar.pipeline.encode.plan import EncodeOptions, EncodePlan, plan, tap_specs
 from fsar.pipeline.encode.recipe import Recipe
@@ -104,12 +104,14 @@ def add_videos(
 ) -> EncodeReport:
     """Encode the `videos` that a store lacks, and rows that it has pending, with the recipe it has, and seal it.
 
-    Pending rows are read from the paths in `videos` where these have them: a video may have been mended elsewhere.
+    Videos are read from the paths in `videos` alone, pending ones among them: a store that somebody else made may name
+    any file of this machine.
     `weights` is needed when the store was made from a checkpoint file: its hash must be the recorded one. Whatever can
     be found wrong beforehand is found before the store is touched: it stays sealed then.
 
     Raises:
-        InputError: no such device or backbone, other weights than the store's, none of the new videos is on the disk.
+        InputError: no such device or backbone, other weights than the store's, none of the new videos is on the disk,
+            a pending video is not among `videos`.
     """
     from fsar.device import resolve_device
     from fsar.pipeline.store import extend_store, open_writer
@@ -117,10 +119,12 @@ def add_videos(
     options = engine or EngineOptions()
     with open_writer(path) as before:
         known = {video.video_id for video in before.videos}
-        new, n_pending = [video for video in videos if video.video_id not in known], before.pending_chunks()
+        new = [video for video in videos if video.video_id not in known]
+        pending = [before.videos[row].video_id for row in before.pending_rows()]
         recipe = Recipe.from_dict(before.layout.recipe)
     backbone, taps = None, {}
-    if new or n_pending:
+    _refuse_unlisted(path, pending, videos)
+    if new or pending:
         _check_source(path, recipe, videos)
         if new:
             _check_paths(new)
@@ -143,6 +147,17 @@ def _check_source(path: Path, recipe: Recipe, videos: Sequence[VideoRow]) -> Non
     if given != (dict(wanted) if wanted else None):
         made = f"a pack of {PackSettings(**wanted).describe()}" if wanted else "videos, not a pack of frames"
         raise InputError(f"{path} was made from {made}: add from such a one")
+
+
+def _refuse_unlisted(path: Path, pending: Sequence[str], videos: Sequence[VideoRow]) -> None:
+    """Raise InputError when a video that the store has pending is not listed: the store's own path is not read."""
+    listed = {video.video_id for video in videos}
+    lacking = [video_id for video_id in pending if video_id not in listed]
+    if lacking:
+        raise InputError(
+            f"{path} has {count_of(len(lacking), 'pending video')} that the list does not have "
+            f"(first: {lacking[0]!r}): add them to it; only videos that you list are read"
+        )
 
 
 def _tap_specs(backbone: Backbone, recipe: Recipe) -> dict[str, TapSpec]:

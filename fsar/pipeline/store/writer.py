@@ -95,9 +95,13 @@ class StoreWriter:
         with metadata_claim(self.files.folder(CLAIMS)):  # who seals removes files that look unfinished
             record_run(self.files, dict(run))
 
+    def pending_rows(self) -> list[int]:
+        """Return the rows that nobody has committed yet, ascending."""
+        return [row for chunk in self._pending() for row in chunk.rows]
+
     def missing_parts(self) -> Counter[str]:
         """Return the number of rows still to be committed, by split part."""
-        return Counter(self.videos[row].part for chunk in self._pending() for row in chunk.rows)
+        return Counter(self.videos[row].part for row in self.pending_rows())
 
     def close(self) -> None:
         """Give unfinished claims back."""
