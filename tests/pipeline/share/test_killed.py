@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -205,22 +206,23 @@ except OSError as error:
 """
 
 
-def test_a_read_only_cache_serves_what_it_has(server: FolderServer, store: Path, tmp_path: Path) -> None:
-    opened = fsar.open_store(f"{server.url}/{store.name}")
-    opened.read("pooled", [0])
-    folder = tmp_path
-    while folder != folder.parent:  # let nobody look into the folders of this test
-        if folder.stat().st_uid == os.geteuid():
-            folder.chmod(folder.stat().st_mode | 0o055)
-        folder = folder.parent
-    paths = [cache_folder(), *cache_folder().rglob("*")]
-    for path in paths:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    process = started(READ_ONLY, opened.address)
-    go(process)
-    text, _ = process.communicate(timeout=60)
-    for path in paths:
-        path.chmod(0o755 if path.is_dir() else 0o644)
+def test_a_read_only_cache_serves_what_it_has(
+    server: FolderServer, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="fsar-cache-") as folder:  # pytest's own are closed to other users
+        Path(folder).chmod(0o755)
+        monkeypatch.setenv("FSAR_CACHE", f"{folder}/cache")
+        monkeypatch.setenv("NETRC", f"{folder}/none")
+        opened = fsar.open_store(f"{server.url}/{store.name}")
+        opened.read("pooled", [0])
+        paths = [cache_folder(), *cache_folder().rglob("*")]
+        for path in paths:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        process = started(READ_ONLY, opened.address)
+        go(process)
+        text, _ = process.communicate(timeout=60)
+        for path in paths:
+            path.chmod(0o755 if path.is_dir() else 0o644)
     assert process.returncode == 7, text
     number, error = text.splitlines()
     assert float(number) == pytest.approx(
