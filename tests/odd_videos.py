@@ -176,6 +176,8 @@ def short_set() -> list[OddVideo]:
     chosen, seen = [], set()
     for video in sorted(whole_set(), key=lambda video: video.timing == "constant" and video.orientation == "upright"):
         traits = {video.codec, video.container, video.pixels, video.timing, video.orientation}
+        if video.codec in ("ffv1", "png"):  # kept as they are: grey and RGB reach the decoder as such
+            traits.add(f"{video.codec} {video.pixels}")
         if traits - seen:
             chosen.append(video)
             seen |= traits
