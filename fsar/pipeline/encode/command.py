@@ -5,9 +5,10 @@ from typing import Any
 
 
 def encode_command(recipe: Mapping[str, Any], taps: Sequence[str], out: str = "NEW.zarr") -> str:
-    """Return the line that encodes a catalog as a store's recipe says, but with these taps."""
+    """Return the line that encodes a catalog (or a pack) as a store's recipe says, but with these taps."""
     options = " ".join(f"--tap {tap}" for tap in taps)
-    return f"fsar-prep encode catalog.csv --backbone {backbone_spec(recipe)} {_settings(recipe)}{options} --out {out}"
+    source = "NAME.frames" if recipe.get("packed") else "catalog.csv"
+    return f"fsar-prep encode {source} --backbone {backbone_spec(recipe)} {_settings(recipe)}{options} --out {out}"
 
 
 def backbone_spec(recipe: Mapping[str, Any]) -> str:
@@ -23,6 +24,8 @@ def backbone_spec(recipe: Mapping[str, Any]) -> str:
 def _settings(recipe: Mapping[str, Any]) -> str:
     """Return the options that repeat a recipe, those that are at their defaults aside."""
     options = {name: recipe.get(field) for field, name in _OPTION_OF.items()}
+    if recipe.get("packed"):
+        del options["decoder"]
     chosen = [f"--{name} {value}" for name, value in options.items() if value not in (None, _DEFAULTS.get(name))]
     flags = ["--flip"] if recipe.get("flip") else []
     if "antialias" in recipe:  # whatever the default for a backbone is, these are the store's

@@ -25,6 +25,7 @@ from fsar.pipeline.packs.layout import (
     read_pack,
 )
 from fsar.pipeline.packs.make import PackTask, VideoFrames, video_frames
+from fsar.pipeline.packs.mend import mend_shards, shards_with_failures
 from fsar.pipeline.packs.seal import STAGE, pack_failures, seal_pack
 from fsar.pipeline.packs.shards import Shards
 from fsar.pipeline.store.disk import Buffer, list_names
@@ -74,7 +75,8 @@ def pack_frames(
 ) -> PackReport:
     """Fill the pack at `out` (NAME.frames) with the frames of `videos`, in order; resume it if it is there.
 
-    A video that fails has no frames and is listed in failures.csv; the rest goes on.
+    A video that fails has no frames and is listed in failures.csv; the rest goes on. Videos that failed in an earlier
+    run are tried again.
 
     Raises:
         InputError: nothing to pack, a pack of other settings or videos, or not one video can be read.
@@ -188,6 +190,12 @@ def _fill(
     n_done, n_packed = sum(stored_rows(files).values()), 0
     if n_done < len(videos) and not any(Path(video.path).exists() for video in videos):
         raise InputError(f"none of the {len(videos)} videos is on disk (first: {videos[0].path})")
+    failed = shards_with_failures(files)  # in an earlier run
+    tasks = [PackTask(video.video_id, Path(video.path), layout.settings) for video in videos]
+
+    def decode(chosen: Sequence[PackTask], advance: Advance = lambda n_items=1: None) -> list[Outcome[VideoFrames]]:
+        return _decode(chosen, n_jobs, timeout_seconds, advance)
+
     with shards, progress(STAGE, len(videos), n_done=n_done, quiet=quiet) as advance:
         while shards.pending():
             number = shards.claim()
@@ -195,10 +203,9 @@ def _fill(
                 time.sleep(POLL_SECONDS)  # another process has the rest; should it die, its shards can be claimed
                 continue
             rows = layout.rows(number)
-            tasks = [PackTask(videos[row].video_id, Path(videos[row].path), layout.settings) for row in rows]
-            outcomes = _decode(tasks, n_jobs, timeout_seconds, advance)
-            shards.publish(number, rows, outcomes)
+            shards.publish(number, rows, decode(tasks[rows.start : rows.stop], advance))
             n_packed += len(rows)
+        n_packed += mend_shards(files, layout, shards, failed, tasks, decode)
     failures = pack_failures(files, videos)
     if len(failures) == len(videos):
         reason = f"{failures[0][2]}: {failures[0][3]}"

@@ -36,7 +36,7 @@ def describe_pack(path: str | Path) -> dict[str, Any]:
         "pending": len(videos) - sum(stored_rows(files).values()),
         "classes": len({video.class_name for video in videos}),
         "shards": layout.n_shards,
-        "bytes_on_disk": sum(files.locate(name).stat().st_size for name in files.names()),
+        "bytes_on_disk": files.bytes_on_disk(),
         "parts": {part: {"videos": counts[part], "failed": failed[part]} for part in sorted(counts)},
         "failures": dict(sorted(Counter(reason for _, reason, _ in failures).items())),
     }

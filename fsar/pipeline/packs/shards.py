@@ -46,13 +46,26 @@ class Shards:
             self._claims.release(number)
         return None
 
-    def publish(self, number: int, rows: range, outcomes: Sequence[Outcome[VideoFrames]]) -> None:
-        """Write a shard, whole or not at all, and give its claim back."""
+    def take(self, number: int) -> bool:
+        """Claim one shard, finished or not; return whether it is ours now."""
+        return self._claims.take(number)
+
+    def release(self, number: int) -> None:
+        """Give a shard back."""
+        self._claims.release(number)
+
+    def publish(
+        self, number: int, rows: range, outcomes: Sequence[Outcome[VideoFrames]], *, replaces: bool = False
+    ) -> None:
+        """Write a shard, whole or not at all, and give its claim back.
+
+        A finished shard is only replaced if told so; who does that must hold the metadata claim.
+        """
         data, index = build_shard(outcomes)
         failures = [[row, *_reason(outcome)] for row, outcome in zip(rows, outcomes, strict=True) if outcome.failure]
         details = {"rows": [rows.start, rows.stop], "offsets": {}, "failures": failures}
         contents: dict[str, list[Buffer]] = {data_name(number): list(data), index_name(number): [index.to_bytes()]}
-        publish(self._files, self._key(number), contents, details)
+        publish(self._files, self._key(number), contents, details, keep={} if replaces else None)
         self._claims.release(number)
 
     def _key(self, number: int) -> str:

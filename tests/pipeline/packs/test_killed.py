@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +125,41 @@ def test_a_kill_while_videos_are_added_is_mended_by_adding_again(videos, tmp_pat
                 build.add_to_pack(out, videos[:6], quiet=True)
         build.add_to_pack(out, videos[:6], quiet=True)
         assert tree(out) == tree(whole)
+
+
+def test_a_kill_while_a_failed_video_is_mended(videos, tmp_path, monkeypatch):
+    """Stop at each step of mending; the next run goes on, and no frame of a neighbour is lost."""
+    from fsar.pipeline.packs import build, mend, shards
+    from fsar.pipeline.packs.layout import PackSettings
+    from fsar.pipeline.store import VideoRow
+
+    class Killed(BaseException):
+        pass
+
+    settings, bad = PackSettings(frames=4), tmp_path / "bad.mp4"
+    rows = [VideoRow("bad", "class0", "", str(bad)), *videos[:3]]
+    good = (tmp_path / "good.mp4", tmp_path / "expected.frames")
+    good[0].write_bytes(Path(videos[5].path).read_bytes())
+    expected = tree(pack_frames([VideoRow("bad", "class0", "", str(good[0])), *videos[:3]], good[1], settings).path)
+    for number, (module, name) in enumerate(((mend, "_kept"), (shards, "publish"), (build, "seal_pack"))):
+        bad.write_bytes(b"no video")
+        out = pack_frames(rows, tmp_path / f"{number}.frames", settings, quiet=True).path
+        bad.write_bytes(good[0].read_bytes())
+
+        def killed(*args, **options):
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, killed)
+            with pytest.raises(Killed):
+                pack_frames(rows, out, settings, quiet=True)
+        pack_frames(rows, out, settings, quiet=True)
+        found = tree(out)
+        assert {name for name in expected if found[name] != expected[name]} <= {
+            "videos.csv",
+            "pack.json",
+            "manifest.json",
+            "journal/metadata.json",
+        }
+        assert found["frames/000000.jpgs"] == expected["frames/000000.jpgs"]
+        assert not verify_pack(out).problems

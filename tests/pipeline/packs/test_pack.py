@@ -141,6 +141,22 @@ def test_a_video_that_fails_is_listed_and_the_rest_goes_on(videos, tmp_path):
         pack_frames(rows[1:2], tmp_path / "none.frames", PackSettings(frames=8), quiet=True)
 
 
+def test_a_video_that_was_mended_is_packed_by_the_next_run(videos, tmp_path):
+    good = [VideoRow("bad", "class0", "", str(tmp_path / "bad.mp4")), *videos]
+    for how, name in ((PackSettings(frames=8), "one"), (ONE_BY_ONE, "several")):
+        (tmp_path / "bad.mp4").write_bytes(b"no video")
+        path = pack_frames(good, tmp_path / f"{name}.frames", how, quiet=True).path
+        before = tree(path)
+        again = pack_frames(good, path, how, quiet=True)
+        assert (again.n_packed, len(again.failures)) == (0, 1)
+        assert tree(path) == before
+        write_clip(tmp_path / "bad.mp4", n_frames=7)
+        mended = pack_frames(good, path, how, quiet=True)
+        assert (mended.n_packed, mended.failures) == (1, [])
+        assert not verify_pack(path).problems
+        assert tree(path) == tree(pack_frames(good, tmp_path / f"{name}-fresh.frames", how, quiet=True).path)
+
+
 def test_other_settings_videos_and_strangers_are_refused(videos, tmp_path):
     path = packed(tmp_path, videos)
     with pytest.raises(InputError, match="quality: 90 != 80"):
