@@ -10,6 +10,7 @@ COMMANDS = {
     "splits": ("fsar.cli.prep_splits", "List, show, compare and import few-shot splits."),
     "index": ("fsar.cli.prep_index", "Write catalog.csv from a dataset on disk."),
     "check": ("fsar.cli.prep_check", "Read every video quickly and print what is odd."),
+    "show": ("fsar.cli.prep_show", "Write what the network sees of a video as a strip of pictures."),
     "synth": ("fsar.cli.prep_synth", "Write a learnable set of short synthetic videos."),
     "convert": ("fsar.cli.prep_convert", "Convert videos to H.264 mp4, frame for frame."),
     "extract": ("fsar.cli.prep_extract", "Extract frames as JPEG."),

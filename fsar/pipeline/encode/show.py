@@ -1,0 +1,49 @@
+"""What the network sees of a video: its frames sampled, resized and cropped as in encoding, as a strip of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fsar.files import atomic_path
+from fsar.pipeline.encode.clip_task import ClipTask, decode_task
+from fsar.pipeline.encode.recipe import Recipe
+from fsar.pipeline.pixels.prepare import prepare
+from fsar.pipeline.pixels.spec import ImageSpec
+
+GAP = 2
+"""White pixels between frames."""
+
+
+def seen_frames(path: Path, task: ClipTask, spec: ImageSpec) -> tuple[npt.NDArray[np.uint8], list[float]]:
+    """Return the network's input of a video's first view, normalised back, (T, size, size, 3), and the frames' seconds.
+
+    Raises:
+        VideoError: the video cannot be used.
+    """
+    decoded = decode_task(task)
+    pixels = prepare(decoded.frames[decoded.slots[0]], spec)  # (T, 3, size, size)
+    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    shown = ((pixels * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+    return shown.numpy(), [float(t) for t in decoded.frame_time[0]]
+
+
+def task_of(path: Path, recipe: Recipe) -> ClipTask:
+    """Return what `encode` decodes of a video for its first view."""
+    return ClipTask(path.stem, str(path), recipe.sampler, recipe.n_slots, 1, recipe.seed, recipe.decoder)
+
+
+def write_strip(frames: npt.NDArray[np.uint8], out: Path) -> None:
+    """Write frames (T, H, W, 3) side by side as one picture; the suffix says the format."""
+    from PIL import Image
+
+    height, width = frames.shape[1:3]
+    strip: Any = np.full((height, len(frames) * (width + GAP) - GAP, 3), 255, np.uint8)
+    for place, frame in enumerate(frames):
+        left = place * (width + GAP)
+        strip[:, left : left + width] = frame
+    with atomic_path(out) as temporary:
+        Image.fromarray(strip).save(temporary)
