@@ -149,11 +149,11 @@ def open_run(out: Path | None, name: str, config: Mapping[str, Any], *, root: Pa
         InputError: `out` holds a run of another config (the differing fields are named), or other files.
     """
     if out is None:
-        found = [run for run in _runs(root) if not run.is_finished and not differences(run.config, config)]
+        found = [run for run in _runs(root) if not run.is_finished and not run_differences(run.config, config)]
         out = found[-1].path if found else _fresh_folder(root, name)
     run = RunFolder(out)
     if run.is_started:
-        differing = differences(run.config, config)
+        differing = run_differences(run.config, config)
         if not differing:
             return run
         if run.has_work:
@@ -179,6 +179,22 @@ def _fresh_folder(root: Path, name: str) -> Path:
 
 def _runs(root: Path) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in sorted(root.glob(f"*/{CONFIG}"))]
+
+
+def run_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return `differences` of two runs. A store is what its manifest says, wherever it lies, however it is spelled."""
+    old, new = dict(old), dict(new)
+    manifests = [config.pop("store_manifest", None) for config in (old, new)]
+    places = [str(config.get("store", "")) for config in (old, new)]
+    if manifests[0] == manifests[1] or (manifests[0] is None and _same_place(*places)):
+        new.pop("store", None)
+    if not old.get("split_sha256") and not new.get("split_sha256"):
+        new.pop("split", None)  # the parts of the store, which go by its path
+    return differences(old, new)
+
+
+def _same_place(first: str, second: str) -> bool:
+    return bool(first) and Path(first).resolve() == Path(second).resolve()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

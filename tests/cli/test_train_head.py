@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,3 +290,26 @@ def test_without_validation_the_train_accuracy_stands_beside_the_result(call, tm
     assert code == 0, err
     assert "no validation, the last weights are kept; train accuracy at the end" in out
     assert "step " not in err  # --quiet
+
+
+def test_a_store_is_the_same_by_another_spelling_and_at_another_place(call, tmp_path, store, monkeypatch):
+    from fsar.heads.run_folder import read_json, write_json
+
+    line = ["otam", "-o", "adapter=linear", "--out", tmp_path / "run", *SHORT]
+    assert call(train_head, *line)[0] == 0
+    before = (tmp_path / "run" / "result.json").read_bytes()
+    monkeypatch.chdir(store.path.parent)
+    shutil.copytree(store.path, tmp_path / "moved.zarr")
+    for path in (store.path.name, f"../{store.path.parent.name}/{store.path.name}", tmp_path / "moved.zarr"):
+        code, _, err = call(train_head, *line, path=path)
+        assert code == 0, err
+    config = read_json(tmp_path / "run" / "config.json")
+    write_json(tmp_path / "run" / "config.json", {k: v for k, v in config.items() if k != "store_manifest"})
+    assert call(train_head, *line, path=store.path.name)[0] == 0  # a config of the first version
+    assert (tmp_path / "run" / "result.json").read_bytes() == before
+    write_json(tmp_path / "run" / "config.json", config)
+    videos = rows_of(PARTS, 12)
+    other = make_store(tmp_path / "other.zarr", {"pooled": ordered_features(videos, seed=1)}, videos, failed=[2])
+    code, _, err = call(train_head, *line, path=other.path)
+    assert code == 1
+    assert "holds another run (store: " in err

@@ -114,7 +114,8 @@ class FeatureTrainer:
     def config(self, experiment: Experiment) -> dict[str, Any]:
         """Return the recipe of the features."""
         store = experiment.task.store
-        return {"store": store.address, "recipe": dict(store.recipe), "recipe_id": store.recipe_id}
+        recipe = {"recipe": dict(store.recipe), "recipe_id": store.recipe_id}
+        return {"store": store.address, "store_manifest": store.identity, **recipe}
 
     def train(
         self, experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
