@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+import fsar
 from fsar.pipeline.store import VideoRow
 from tests.heads.stores import make_store, ordered_features
 
@@ -86,3 +87,15 @@ def test_readme_python_runs(tmp_path, monkeypatch):
     for block in blocks:
         exec(block, names)
     assert names["features"].shape == (2, 8, 16)
+
+
+def test_one_version_has_one_date():
+    released = re.search(r"^date-released: (\S+)$", (ROOT / "CITATION.cff").read_text(), flags=re.M)[1]
+    version = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), flags=re.M)[1]
+    assert f"## {version} ({released})" in (ROOT / "CHANGELOG.md").read_text()
+    assert version == fsar.__version__
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target

@@ -101,12 +101,48 @@ def motions_store(folder: Path) -> None:
     fsar.encode(catalog, store, backbone="random:timm/test_resnet", frames=8, size=64, jobs=0, quiet=True)
 
 
+def small_ssv2(folder: Path) -> None:
+    """Make a few clips of some classes of a published split, the labels, and a split of our own over them."""
+    split = load_split("ssv2-cmn")
+    chosen = {part: list(split.parts[part].items())[:n] for part, n in (("train", 4), ("val", 3), ("test", 3))}
+    entries, rows = [], ["part,class,video_id"]
+    for part, classes in chosen.items():
+        for name, ids in classes:
+            for video_id in (ids or [])[:6]:  # clips of different rates are different files
+                write_clip(folder / "ssv2" / "videos" / f"{video_id}.webm", n_frames=4, fps=5 + len(entries))
+                entries.append({"id": video_id, "template": name})
+            rows.append(f'{part},"{name}",*')
+    (folder / "ssv2" / "labels").mkdir(parents=True)
+    (folder / "ssv2" / "mine.csv").write_text("\n".join(rows) + "\n")
+    (folder / "ssv2" / "labels" / "train.json").write_text(json.dumps(entries))
+    (folder / "ssv2" / "labels" / "validation.json").write_text("[]")
+
+
+def own_videos(folder: Path) -> None:
+    """Make class folders in train and test, and clips that come later."""
+    places = [("train", name) for name in ("run", "walk", "sit")] + [("test", name) for name in ("wave", "jump")]
+    for number, (part, name) in enumerate(places):
+        for clip in range(4):
+            write_clip(folder / "videos" / part / name / f"{clip}.mp4", n_frames=4, fps=5 + 4 * number + clip)
+    write_clip(folder / "new" / "later.mp4", n_frames=30)
+
+
+def eight_classes(folder: Path) -> None:
+    """Make eight class folders."""
+    for number, name in enumerate("abcdefgh"):
+        for clip in range(3):
+            write_clip(folder / "videos" / name / f"{clip}.mp4", n_frames=4, fps=5 + 3 * number + clip)
+
+
 PREPARE: dict[str, Callable[[Path], None]] = {
     "datasets.md": downloads,
     "packs.md": catalog,
     "python.md": motions,
+    "own-data.md": own_videos,
     "own-head.md": motions_store,
     "own-loop.md": motions_store,
+    "own-splits.md": eight_classes,
+    "ssv2.md": small_ssv2,
 }
 """Page -> function that fills the folder in which the page's snippets run."""
 
