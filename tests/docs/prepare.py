@@ -134,6 +134,24 @@ def eight_classes(folder: Path) -> None:
             write_clip(folder / "videos" / name / f"{clip}.mp4", n_frames=4, fps=5 + 3 * number + clip)
 
 
+def examples(folder: Path) -> None:
+    """Make a trained run, two clips of each of its test classes, and a clip to ask about."""
+    import fsar
+
+    motions_store(folder)
+    store = fsar.open_store(folder / "motions.zarr")
+    run = folder / "runs" / "otam"
+    fsar.train_head(
+        "otam", store, options={"adapter": "temporal"}, way=3, steps=5, test_episodes=50, out=run, quiet=True
+    )
+    videos = [video for video in store.videos if video.part == "test"]
+    for video in videos[:-1]:
+        target = folder / "examples" / video.class_name.replace("/", "-") / Path(video.path).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video.path, target)
+    shutil.copy(videos[-1].path, folder / "clip.webm")
+
+
 PREPARE: dict[str, Callable[[Path], None]] = {
     "datasets.md": downloads,
     "packs.md": catalog,
@@ -143,6 +161,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "own-loop.md": motions_store,
     "own-splits.md": eight_classes,
     "ssv2.md": small_ssv2,
+    "predict.md": examples,
 }
 """Page -> function that fills the folder in which the page's snippets run."""
 
