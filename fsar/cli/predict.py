@@ -11,7 +11,7 @@ import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, SECONDS, echo, run_command
 from fsar.cli.options import PairType
-from fsar.errors import InputError
+from fsar.errors import InputError, printable
 
 if TYPE_CHECKING:
     from fsar.predict.answer import Answer
@@ -226,7 +226,14 @@ def _writer(style: str, top: int) -> Any:
 def _rows(answer: "Answer", top: int) -> Iterator[list[Any]]:
     known = "" if answer.known_probability is None else f"{answer.known_probability:.4f}"
     for rank, item in enumerate(answer.ranking[:top], 1):
-        yield [answer.query, answer.decision, rank, item.class_name, f"{item.probability:.6f}", known]
+        yield [
+            printable(answer.query),
+            printable(answer.decision),
+            rank,
+            printable(item.class_name),
+            f"{item.probability:.6f}",
+            known,
+        ]
 
 
 def answer_text(answer: "Answer", top: int) -> str:
@@ -278,7 +285,7 @@ def _watch(predictor: "Predictor", arguments: dict[str, Any]) -> int:
                 echo(json.dumps(data))
             elif style == "csv":
                 first = data["ranking"][0]["probability"]
-                rows.writerow([data["start_seconds"], data["end_seconds"], data["decision"], first,
+                rows.writerow([data["start_seconds"], data["end_seconds"], printable(data["decision"]), first,
                                data["known_probability"], data["latency_seconds"]])  # fmt: skip
             else:
                 share = 100 * data["ranking"][0]["probability"]

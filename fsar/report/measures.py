@@ -186,7 +186,7 @@ def video_map(head: Head, task: Task, pool: EpisodePool, *, seed: int = 0) -> Vi
 
 
 def _vectors(features: Features) -> Floats:
-    """Return one vector per video: the first tensor, meaned over all axes but the last that is not a map's."""
+    """Return one vector per video: the mean of the first tensor over all axes but the last that is not a map's."""
     x = next(iter(features.values())).float().cpu()
     if x.ndim >= 5:  # (V, T, C, h, w)
         x = x.mean((-2, -1))
