@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, random_split
 
 import fsar
+from fsar.heads import seeded
 from fsar.pipeline.store import STATUS_OK, FeatureStore
 
 
@@ -53,7 +54,8 @@ def main() -> None:
     train, held_out = random_split(dataset, [0.9, 0.1], generator)
     loader = DataLoader(train, 64, shuffle=True, num_workers=arguments.workers, generator=generator)
     width = dataset[0][0].shape[-1]
-    model = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(dataset.class_names)))
+    with seeded(0):  # the same first weights in every run
+        model = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(dataset.class_names)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for epoch in range(arguments.epochs):
         for frames, labels in loader:

@@ -320,7 +320,12 @@ for command in (push_command, pull_command, list_command, find_command, head_com
 @click.option("--videos", default=4, show_default=True, type=click.IntRange(min=1), help="Of each class on the sheet.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def report(path: "Path | Address", out: Path, videos: int, quiet: bool) -> int:
-    """Write a page: what is in a store, its failures, and stored frames of every class."""
+    """Write a page: what is in a store, its failures, and stored frames of every class.
+
+    \b
+    Example:
+      fsar-store report ssv2.zarr --out ssv2.html
+    """  # noqa: D301 - click wants the backspace itself
     from fsar.report.store_page import SheetOptions, check_out, make_store_page
 
     check_out(out)

@@ -27,7 +27,10 @@ def check_features(head: "Head", batch: EpisodeBatch) -> None:
             _check_axes(what, item, features[item.role])
             _check_dtype(head, what, features[item.role])
     if head.text == "required" and batch.class_text is None:
-        raise InputError(f"{name} compares videos with class text: the batch has no class_text (B, N, M, D)")
+        raise InputError(
+            f"{name} needs class text and got none: the batch has no class_text (B, N, M, D); a store gets it by "
+            "`fsar-prep text STORE --encoder ...` (the text tower of the model that encoded the videos)"
+        )
 
 
 def other_width(head: "Head", batch: EpisodeBatch) -> InputError | None:

@@ -63,7 +63,7 @@ def test_the_text_form_gives_the_next_command(tmp_path):
     official_clip_fsar(tmp_path / "official.pyth")
     result = run(tmp_path / "official.pyth", "--out", tmp_path / "run")
     assert "--backbone open_clip:ViT-B-16/" in result.stdout
-    assert "backbone.safetensors --sampler clipfsar-segment ..." in result.stdout
+    assert "backbone.safetensors --sampler clipfsar-segment --pixels clip-fsar ..." in result.stdout
     assert "ignored: epoch, optimizer_state" in result.stdout
     assert "left at a fixed random value: nothing" in result.stdout
 

@@ -162,6 +162,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "own-splits.md": eight_classes,
     "ssv2.md": small_ssv2,
     "predict.md": examples,
+    "report.md": examples,
 }
 """Page -> function that fills the folder in which the page's snippets run."""
 

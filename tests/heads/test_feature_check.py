@@ -45,7 +45,7 @@ def test_other_features_than_the_head_takes_are_one_line(features, message):
 
 
 def test_a_head_that_reads_text_says_that_it_needs_some():
-    with pytest.raises(InputError, match="compares videos with class text: the batch has no class_text"):
+    with pytest.raises(InputError, match="needs class text and got none: the batch has no class_text"):
         create_head("clip-zero-shot")(batch(frames(4, 8)))
 
 
