@@ -8,6 +8,7 @@ import click
 from fsar.cli.common import EXIT_DONE, json_option, summary
 from fsar.cli.store_address import ADDRESS, byte_progress
 from fsar.cli.store_text import size_text
+from fsar.errors import count_of
 
 if TYPE_CHECKING:
     from fsar.pipeline.share import Address
@@ -93,7 +94,9 @@ def cache_command(listing: bool, prune: bool, days: float, as_json: bool) -> int
         for item in items
     ]
     total = sum(item.n_bytes for item in items)
-    lines = [f"{cache.cache_folder()}: {len(items)} stores{' removed' if prune else ''}, {size_text(total)}"]
+    lines = [
+        f"{cache.cache_folder()}: {count_of(len(items), 'store')}{' removed' if prune else ''}, {size_text(total)}"
+    ]
     lines += [f"  {item.source or item.path}: {size_text(item.n_bytes)}" for item in items]
     data = {"folder": str(cache.cache_folder()), "removed" if prune else "stores": stores, "bytes": total}
     summary(data, "\n".join(lines), as_json=as_json)
