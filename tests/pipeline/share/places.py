@@ -63,7 +63,7 @@ def running(command: list[str], port: int, environment: dict[str, str] | None = 
     environment = {**os.environ, **(environment or {})}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     try:
-        for _ in range(300):
+        for _ in range(1200):  # a busy machine takes its time
             if process.poll() is not None:
                 raise RuntimeError(f"{command[0]} ended at once with {process.returncode}")
             with socket.socket() as probe:
@@ -75,7 +75,11 @@ def running(command: list[str], port: int, environment: dict[str, str] | None = 
         yield
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @contextmanager
