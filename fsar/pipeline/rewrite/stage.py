@@ -83,7 +83,7 @@ class Stage(Generic[Settings]):
                 n_jobs=n_jobs,
                 key=_video_id,
                 quiet=quiet,
-                workspace=out,
+                workspace=out.absolute(),
                 timeout_seconds=timeout_seconds,
                 on_outcome=lambda outcome: _keep(folder, outcome),
             )
@@ -102,7 +102,8 @@ def _video_id(task: Task[Any]) -> str:
 
 def _unfinished(catalog: Catalog, folder: OutputFolder, settings: Settings) -> list[Task[Settings]]:
     rows = (row for row in catalog.rows if not folder.is_done(row.video_id, row.path))
-    return [Task(row, folder.folder, settings) for row in rows]
+    # Absolute, for worker processes that outlive a run and stand in the folder in which they were started.
+    return [Task(row, folder.folder.absolute(), settings) for row in rows]
 
 
 def _keep(folder: OutputFolder, outcome: Outcome[Record]) -> None:
