@@ -184,3 +184,41 @@ def test_a_folder_is_made_while_another_process_removes_its_empty_parent(
     monkeypatch.setattr(os, "mkdir", interfere)
     disk.make_folder(folder)
     assert folder.is_dir()
+
+
+class TestReadingWhileItGrows:
+    """The two tables of rows are replaced one after the other; who opens the store in between waits a moment."""
+
+    def replaced_half(self, sealed: Path, monkeypatch: pytest.MonkeyPatch, until: threading.Event) -> threading.Thread:
+        """Start to extend the store in a thread that stands still between the two tables until it may go on."""
+        replace, half_way = os.replace, threading.Event()
+
+        def replacing(source: Any, target: Any) -> None:
+            if threading.current_thread() is thread and half_way.is_set():
+                until.wait(10)
+            replace(source, target)
+            if Path(target).name in ("store.json", "videos.csv"):
+                half_way.set()
+
+        rows = samples.videos() + samples.videos(2, prefix="w")
+        thread = threading.Thread(target=lambda: extend_store(sealed, rows).close())
+        monkeypatch.setattr(os, "replace", replacing)
+        thread.start()
+        assert half_way.wait(10)
+        return thread
+
+    def test_a_reader_waits_for_it(self, sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        until = threading.Event()
+        thread = self.replaced_half(sealed, monkeypatch, until)
+        threading.Timer(0.2, until.set).start()
+        assert len(open_store(sealed, allow_unsealed=True).videos) == 12
+        thread.join()
+
+    def test_it_is_said_when_it_never_ends(self, sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        until = threading.Event()
+        thread = self.replaced_half(sealed, monkeypatch, until)
+        monkeypatch.setattr("fsar.pipeline.store.format.files.CHANGE_SECONDS", 0.1)
+        with pytest.raises(InputError, match="is just being extended, or that was interrupted"):
+            open_store(sealed, allow_unsealed=True)
+        until.set()
+        thread.join()

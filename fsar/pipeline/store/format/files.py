@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ STORE_FILE, VIDEOS_FILE, FAILURES_FILE, MANIFEST_FILE = "store.json", "videos.cs
 JOURNAL, CLAIMS, STAGING, RUNS = "journal", "claims", "staging", "runs"
 METADATA_KEY = "metadata"
 MAX_TABLE_BYTES = 512 << 20
+CHANGE_SECONDS = 2.0  # replacing two small files takes milliseconds; longer means that it was interrupted
 KEY_PATTERN = rf"({METADATA_KEY}|[0-9]{{6,9}}\.[0-9]{{6,9}})"
 _OWN_FILE = re.compile(
     rf"{re.escape(STORE_FILE)}|{re.escape(VIDEOS_FILE)}|{re.escape(FAILURES_FILE)}|{re.escape(MANIFEST_FILE)}"
@@ -127,22 +129,36 @@ def read_store(files: StoreFiles) -> tuple[Layout, list[VideoRow]]:
     """
     if not files.exists():
         raise FileNotFoundError(_why_missing(files))
+    deadline = time.monotonic() + CHANGE_SECONDS
+    while True:
+        changing = _metadata_changes(files)
+        data, videos = _read_tables(files)
+        if len(videos) == data["n_videos"] and data["videos_sha256"] == videos_sha256(videos):
+            return Layout.from_dict(data), videos
+        if not (changing or _metadata_changes(files)):
+            raise InputError(
+                f"{files.locate(VIDEOS_FILE)} is damaged: it does not list the videos that the store was made for"
+            )
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{files.path} is just being extended, or that was interrupted: repeat the command that did it"
+            )
+        time.sleep(0.02)  # somebody extends it: the two files are replaced one after the other
+
+
+def _metadata_changes(files: StoreFiles) -> bool:
+    return (files.folder(JOURNAL) / f"{METADATA_KEY}.intent").exists()
+
+
+def _read_tables(files: StoreFiles) -> tuple[dict[str, Any], list[VideoRow]]:
+    """Return what store.json says and the rows of videos.csv, one more than announced if there are more."""
     try:
         data = check_store(read_plain(files.locate(STORE_FILE)), files.locate(STORE_FILE))
-        videos = read_videos(files.locate(VIDEOS_FILE), data["n_videos"])
+        return data, read_videos(files.locate(VIDEOS_FILE), data["n_videos"])
     except FileNotFoundError as error:
         name = Path(error.filename).name
         advice = f"restore it from a copy, or see what else is wrong with `fsar-store verify {files.path}`"
         raise InputError(f"{files.path} is damaged: {name} is missing; {advice}") from error
-    if len(videos) != data["n_videos"] or data["videos_sha256"] != videos_sha256(videos):
-        if (files.folder(JOURNAL) / f"{METADATA_KEY}.intent").exists():
-            raise InputError(
-                f"{files.path} is just being extended, or that was interrupted: repeat the command that did it"
-            )
-        raise InputError(
-            f"{files.locate(VIDEOS_FILE)} is damaged: it does not list the videos that the store was made for"
-        )
-    return Layout.from_dict(data), videos
 
 
 def _why_missing(files: StoreFiles) -> str:
