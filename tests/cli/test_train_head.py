@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -313,3 +314,24 @@ def test_a_store_is_the_same_by_another_spelling_and_at_another_place(call, tmp_
     code, _, err = call(train_head, *line, path=other.path)
     assert code == 1
     assert "holds another run (store: " in err
+
+
+def test_after_an_interruption_the_seconds_are_those_of_the_steps_that_were_left(call, tmp_path, monkeypatch):
+    line = ["otam", "-o", "adapter=linear", "--out", tmp_path / "run", *SHORT, "--steps", 30, "--validate-every", 10]
+    asked = iter([False] * 19 + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr("fsar.heads.training.loop.stop_requests", lambda: nullcontext(lambda: next(asked)))
+        assert call(train_head, *line)[0] == 130
+    code, out, err = call(train_head, *line)
+    assert code == 0, err
+    assert re.search(r"seed 0: 30 steps, the last 10 of them in \d+ s, to the end", out)
+
+
+def test_what_to_know_of_the_validation_is_said_before_the_training(call, tmp_path):
+    line = [train_head, "otam", "-o", "adapter=linear", *SHORT, "--val-episodes", 0]
+    code, out, err = call(*[argument for argument in line if argument != "--quiet"], "--out", tmp_path / "run")
+    assert code == 0, err
+    note = "note: no validation was asked for: these are the last weights"
+    assert note in out
+    assert err.index(note) < err.index("step ")
+    assert note not in call(*line, "--quiet", "--out", tmp_path / "other")[2]

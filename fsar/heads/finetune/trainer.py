@@ -112,7 +112,7 @@ class FinetuneTrainer:
             model, optimizer, options.preset, self.tuning, self.memory, seed, task.device, self.processes
         )
         failed = FailedVideos(folder.path / (FAILED if self.writes else f"{self.processes.rank}-{FAILED}"))
-        val, notes = validation(experiment)
+        val, notes = validation(experiment, quiet=quiet or not self.writes)
         with self.videos.reader(jobs=self.jobs, decoder=self.decoder) as reader:
             source = FrameSource(
                 self.videos, reader, self.images, n_frames=task.n_frames, seed=seed, device=task.device

@@ -33,6 +33,7 @@ from fsar.heads.recipes.presets import CACHED, Preset
 from fsar.heads.run_folder import RESULT, SPLIT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
 from fsar.heads.setup.task import Task, union_rows
 from fsar.heads.training.loop import Batch, TrainOptions, TrainReport, Validate, train
+from fsar.progress import say
 
 BLOCK_STEPS = 64
 """Steps whose episodes are drawn at once: episodes are the same in any block, but blocks are far cheaper."""
@@ -253,7 +254,7 @@ def _train(experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFol
         save_head(folder.path, head.eval())
         hint = " (--option adapter=temporal adds some)" if "adapter" in type(head).__init__.__annotations__ else ""
         return None, [f"head {experiment.task.name!r} has no parameters: nothing is trained{hint}"]
-    val, notes = validation(experiment)
+    val, notes = validation(experiment, quiet=quiet)
     pools = [pool, val.pool] if val else [pool]
     source = experiment.task.source(union_rows(pools))
     report = train(
@@ -319,11 +320,20 @@ class Validation:
         return validate
 
 
-def validation(experiment: Experiment) -> tuple[Validation | None, list[str]]:
+def validation(experiment: Experiment, *, quiet: bool = False) -> tuple[Validation | None, list[str]]:
     """Return the validation episodes, with fewer ways or queries where the part is small, and what to know of them.
 
-    None if the part is absent or too small: the last weights are kept then.
+    None if the part is absent or too small: the last weights are kept then. What to know is said at once as well,
+    unless `quiet`: before the training is the time to choose otherwise.
     """
+    val, notes = _validation(experiment)
+    if not quiet:
+        for note in notes:
+            say(f"note: {note}")
+    return val, notes
+
+
+def _validation(experiment: Experiment) -> tuple[Validation | None, list[str]]:
     pools, shape = experiment.task.parts.pools, experiment.shape
     if "val" not in pools or experiment.val_episodes == 0:
         reason = "no validation was asked for" if "val" in pools else "the split has no validation part"

@@ -68,13 +68,17 @@ class TrainReport:
     best_accuracy: float | None
     """On the validation episodes; None without validation."""
     seconds: float
+    """Since the run began or went on."""
     train_accuracy: float | None = None
     """On the last training episodes that were logged; None for pairs of videos and where no step was done."""
+    n_steps_before: int = 0
+    """Steps that were done before an interruption, which `seconds` does not count."""
 
     def to_text(self) -> str:
         """Return what the training did and why it ended, as a sentence."""
         ended = "stopped early, validation had not improved for long" if self.stopped_early else "to the end"
-        lines = [f"{self.n_steps} steps in {self.seconds:.0f} s, {ended}"]
+        since = f", the last {self.n_steps - self.n_steps_before} of them" if self.n_steps_before else ""
+        lines = [f"{self.n_steps} steps{since} in {self.seconds:.0f} s, {ended}"]
         if self.best_accuracy is None:
             lines.append("no validation, the last weights are kept")
         else:
@@ -356,6 +360,7 @@ class _Loop:
             best_accuracy=self.done.best_accuracy if validated else None,
             train_accuracy=self.train_accuracy,
             seconds=seconds,
+            n_steps_before=self.first_step,
         )
 
 
