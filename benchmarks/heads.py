@@ -275,7 +275,7 @@ def main() -> None:
         if options.only in case.head:
             print_case(case, options.device, options.rounds)
     print(f"\n{'test':6s} {'episodes':>7s} {'published':>9s}/episode {'ours':>8s}/episode")
-    for head in ("otam", "trx"):
+    for head in ("otam", "trx", "hyrsm"):
         if options.only in head and options.episodes:
             print_test(head, options.device, options.episodes, options.plain_episodes)
 

@@ -53,6 +53,21 @@ def test_embedding_each_video_once_gives_what_episodes_give_one_by_one(store, na
         np.testing.assert_allclose(result.accuracies, (expected.argmax(-1).numpy() == episodes.query_labels).mean(1))
 
 
+def test_unlabelled_videos_are_read_in_a_test_as_well(store):
+    task = make_task("hyrsm++", store)
+    pool = task.parts.pool("test")
+    with seeded(0):
+        head = create_head("hyrsm++", **task.head_options({"confidence": 0.3}, pool)).eval()
+    episodes = EpisodeSampler(pool, EpisodeShape(4, 1, 2, n_unlabelled=3), seed=0).draw(0, 6)
+    data = task.episode_data(task.source(episodes.rows()), pool)
+    with torch.inference_mode():
+        batch = data.batch(episodes)[0]
+        expected, without = head(batch), head(replace(batch, unlabelled=None))
+    found = torch.cat([logits for _, logits in episode_logits(head, data, episodes)])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (found - without).abs().max() > 0.01
+
+
 def text_heads() -> list[str]:
     return [name for name in pooled_heads() if head_type(name).text == "required"]
 

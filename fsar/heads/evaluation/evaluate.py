@@ -122,7 +122,8 @@ def episode_logits(
 def _embeds_alone(head: Head, episodes: Episodes) -> TypeGuard[TableHead]:
     """Tell whether the head can embed each video once, whatever episode it occurs in."""
     n_shot = int(np.bincount(episodes.support_labels[0]).max())
-    return isinstance(head, TableHead) and head.embeds_alone(n_shot)
+    joined = head.reads_unlabelled and episodes.unlabelled.shape[1] > 0  # `match` has no unlabelled videos
+    return isinstance(head, TableHead) and head.embeds_alone(n_shot) and not joined
 
 
 def _batch_size(episodes: Episodes, tables: "_Tables | None", data: EpisodeData) -> int:

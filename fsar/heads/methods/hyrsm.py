@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fsar.heads.batch import EpisodeBatch, Targets
+from fsar.heads.batch import EpisodeBatch, Features, Targets
 from fsar.heads.explain.evidence import Explanation, prototype_labels
 from fsar.heads.explain.sensitivity import align, leave_frames_out
-from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
+from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers.attention import SelfAttention, position_code, steep_sinusoid_table
 from fsar.heads.layers.dropout import Dropout
 from fsar.heads.layers.functional import class_means, class_scores, hausdorff
@@ -79,12 +79,20 @@ class EpisodeRelation(nn.Module):
         Supports are projected once for all queries, not once per query, and so is every value through its head's part
         of the last linear map: a token is then a weighted sum of N+1 mapped values per head.
         """
-        n_support, rows = support.shape[1], torch.cat((support, query), 1)
-        asked, keys = (self._split_heads(with_queries(x, n_support)) for x in (self.w_qs(rows), self.w_ks(rows)))
+        return self.relate(self.project(torch.cat((support, query), 1)), support.shape[1])
+
+    def project(self, rows: Tensor) -> Features:
+        """Return what each video brings to the relation, linear in its mean frame (B, V, D): D wide, or (heads, D)."""
+        mapped = self._mapped_values(rows)
+        return {"mean": rows, "asked": self.w_qs(rows), "keys": self.w_ks(rows), "mapped": mapped}
+
+    def relate(self, projected: Features, n_support: int) -> Tensor:
+        """Return the tokens of projected supports and queries (B, N+Q, ...), supports first."""
+        asked, keys = (self._split_heads(with_queries(projected[role], n_support)) for role in ("asked", "keys"))
         scores = asked @ keys.transpose(-1, -2) * asked.shape[-1] ** -0.5
         weights = self.attention_dropout(scores.softmax(-1))  # (B, Q, heads, N+1, N+1)
-        joined = self._mixed(weights, self._mapped_values(rows), n_support) + self.fc.bias
-        related: Tensor = self.layer_norm(self.dropout(joined) + with_queries(rows, n_support))
+        joined = self._mixed(weights, projected["mapped"], n_support) + self.fc.bias
+        related: Tensor = self.layer_norm(self.dropout(joined) + with_queries(projected["mean"], n_support))
         return related.relu()
 
     def _mapped_values(self, rows: Tensor) -> Tensor:
@@ -106,7 +114,7 @@ class EpisodeRelation(nn.Module):
 
 
 @register_head("hyrsm")
-class HyRSM(Head):
+class HyRSM(TableHead):
     """Hybrid relation guided set matching.
 
     Wang et al., "Hybrid Relation Guided Set Matching for Few-shot Action Recognition", CVPR 2022,
@@ -164,6 +172,29 @@ class HyRSM(Head):
         relation, labels = self.relate(batch, support, query)
         logits = -class_scores(hausdorff(relation.distances()), labels, batch.n_way)
         return {"logits": logits} | self.class_outputs(support, query)
+
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return all that a video brings to any episode: its frames through `layer2`, (..., T, D), and its projections.
+
+        All of it is linear in the encoded frames, so means over a class may be taken afterwards.
+        """
+        encoded = self.encode(features["frames"])
+        frames = F.linear(encoded, self.layer2.weight.chunk(2, 1)[0])
+        return {"frames": frames} | self.temporal_atte.project(encoded.mean(-2))
+
+    def match(self, episodes: EpisodeBatch) -> Outputs:
+        """Return logits (B, Q, N) of embedded videos; a training, which has losses besides, goes through `outputs`."""
+        support, labels = dict(episodes.support), episodes.support_labels
+        if not self.relate_videos:
+            support = {role: class_means(x, labels, episodes.n_way) for role, x in support.items()}
+            labels = prototype_labels(support["frames"], episodes.n_way)
+        rows = {
+            role: torch.cat((support[role], episodes.query[role]), 1) for role in ("mean", "asked", "keys", "mapped")
+        }
+        tokens = self.temporal_atte.relate(rows, labels.shape[1])
+        tokens = F.linear(tokens, self.layer2.weight.chunk(2, 1)[1], self.layer2.bias)
+        relation = Relation(support["frames"], tokens[:, :, :-1], episodes.query["frames"], tokens[:, :, -1])
+        return {"logits": -class_scores(hausdorff(relation.distances()), labels, episodes.n_way)}
 
     def relate(self, batch: EpisodeBatch, support: Tensor, query: Tensor) -> tuple[Relation, Tensor]:
         """Return the relation of encoded queries with supports, or with class means, and the labels (B, R) of those."""
