@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsar.cli import signals
+from fsar.cli import signals, stage_process
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, json_option, summary
 
 if TYPE_CHECKING:
@@ -106,11 +106,7 @@ def run_stage(stage: "Stage", folder: Path, *, stdout_is_data: bool = False) -> 
     """
     program, module = PROGRAMS.get(stage.name, ("fsar-prep", "fsar.cli.prep"))
     arguments = stage.arguments if stage.name in PROGRAMS else (stage.name, *stage.arguments)
-    code = (
-        f"import sys; from {signals.__name__} import end_with_parent; end_with_parent({os.getpid()}); "
-        f"sys.argv[0] = {program!r}; from {module} import main; main()"
-    )
-    line = [sys.executable, "-P", "-c", code, *arguments]
+    line = [sys.executable, "-P", "-m", stage_process.__name__, str(os.getpid()), program, module, *arguments]
     process = subprocess.Popen(line, cwd=folder, stdout=STDERR if stdout_is_data else None)
 
     def terminate(number: int, frame: FrameType | None) -> None:
