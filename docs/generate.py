@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 
 DOCS = Path(__file__).resolve().parent
+INTRODUCTION = """What `--help` prints. Anywhere on a line, `--debug` shows the traceback of an error, and
+`--allow-http` lets addresses on other machines be plain http, which all who can listen may read and change."""
 PROGRAMS = {
     "fsar-prep": ("fsar.cli.prep", "prep"),
     "fsar-store": ("fsar.cli.store", "store"),
@@ -40,7 +42,7 @@ def help_pages(command: click.Command, name: str) -> list[tuple[str, str]]:
 
 def commands_page() -> str:
     """Return the reference of every command, as printed by `--help`."""
-    lines = ["# Commands", "", "What `--help` prints. `--debug` anywhere on a line shows the traceback of an error."]
+    lines = ["# Commands", "", INTRODUCTION]
     for name in PROGRAMS:
         for title, text in help_pages(program(name), name):
             lines += ["", f"## {title}", "", "```text", text.rstrip(), "```"]

@@ -12,11 +12,15 @@ class InputError(ValueError):
     """Something the user gave is wrong: the message says what, where (file, row, id) and what to do about it."""
 
 
-def unknown_name(kind: str, name: str, choices: Iterable[str]) -> InputError:
-    """Return an error for a `name` that is none of `choices`, with the nearest ones first."""
+class MissingError(InputError, FileNotFoundError):
+    """What the user named is not there; whoever expects a FileNotFoundError of Python's own is served, too."""
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str], *, n_listed: int = 24) -> InputError:
+    """Return an error for a `name` that is none of `choices`, with the nearest ones, or else the first `n_listed`."""
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    listed = ", ".join(known[:24]) + (f", ... ({len(known)} in all)" if len(known) > 24 else "")
+    listed = ", ".join(known[:n_listed]) + (f", ... ({len(known)} in all)" if len(known) > n_listed else "")
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {listed or '(none)'}"
     return InputError(f"unknown {kind} {name!r}: {hint}")
 

@@ -1,4 +1,4 @@
-"""What every command shares: one line per user error, exit codes, --debug, JSON summaries on stdout."""
+"""What every command shares: one line per user error, exit codes, switches, JSON summaries on stdout."""
 
 import json
 import math
@@ -15,6 +15,8 @@ from fsar.cli.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, heed
 from fsar.errors import InputError, printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+SWITCHES = ("--debug", "--allow-http")
+"""Options of every command."""
 MAX_FRAMES = 4096
 """More frames of one video than this are a slip of the keyboard, not a wish."""
 USER_ERRORS = (
@@ -47,11 +49,13 @@ def run_command(command: click.Command, prog_name: str) -> None:
     """Run a click command as a program: 0 done, 1 failed or some items failed, 2 usage, 130 or 143 interrupted.
 
     A user error prints its message alone; `--debug` anywhere on the line shows the traceback. Anything else is a bug of
-    ours and always shows it.
+    ours and always shows it. `--allow-http` anywhere on the line lets addresses of other machines be unencrypted.
     """
     _speak_utf8()
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
+    arguments = [argument for argument in sys.argv[1:] if argument not in SWITCHES]
+    debug = "--debug" in sys.argv[1:]
+    if "--allow-http" in sys.argv[1:]:
+        os.environ["FSAR_ALLOW_HTTP"] = "1"  # worker processes inherit it
     heed_termination()
     keep_big_buffers()  # before torch is imported: its threads' own heaps, once made, stay
     try:

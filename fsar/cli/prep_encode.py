@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, echo, json_option, page, summary
-from fsar.cli.store_address import STORE, open_any
+from fsar.cli.store_address import LOCAL_STORE, STORE, open_any
 from fsar.errors import count_of
 
 option = partial(click.option, show_default=True)
@@ -23,7 +23,7 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 @option(
     "--backbone", required=True, help="open_clip:NAME/TAG, torchvision:NAME/WEIGHTS, timm:NAME/TAG, LIB:NAME/FILE …"
 )
-@option("--out", required=True, type=click.Path(path_type=Path), help="Store to fill: NAME.zarr or NAME.h5.")
+@option("--out", required=True, type=LOCAL_STORE, help="Store to fill: NAME.zarr or NAME.h5.")
 @option("--format", "store_format", type=click.Choice(["zarr", "hdf5"]), help="Adds the suffix if --out has none.")
 @option("--weights", type=click.Path(path_type=Path), help="Checkpoint file in place of published weights.")
 @option("--tap", "taps", multiple=True, default=["pooled"], help="What to store; repeatable: pooled, map, tokens.K …")

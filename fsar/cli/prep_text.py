@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from fsar.cli.common import EXIT_DONE, json_option, summary
+from fsar.cli.store_address import LOCAL_STORE
 from fsar.errors import count_of
 
 
 @click.command("text")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=LOCAL_STORE)
 @click.option("--encoder", help="open_clip:NAME/TAG|FILE, random:open_clip/NAME, bert:FOLDER|NAME, bert.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint of the CLIP model, in place of a tag.")
 @click.option("--templates", default="clip-fsar", show_default=True, help="clip-fsar, emp-net, plain, hcl, or a file.")

@@ -260,7 +260,7 @@ def merge(sources: "tuple[Path | Address, ...]", out: Path, as_json: bool, quiet
 
 @store.command()
 @click.argument("path", type=STORE)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="NAME.zarr, NAME.h5 or NAME.safetensors.")
+@click.option("--out", required=True, type=LOCAL_STORE, help="NAME.zarr, NAME.h5 or NAME.safetensors.")
 @PARTS
 @CLASSES
 @TAPS

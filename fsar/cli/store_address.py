@@ -50,7 +50,10 @@ class StoreType(ParamType):
             self.fail(str(error), param, ctx)
         if not self._address:
             self.fail(
-                f"a store at an address cannot be changed: `fsar-store pull {address}` copies it here", param, ctx
+                f"a store is only written on this disk: `fsar-store pull {address}` copies one here, "
+                "`fsar-store push` puts one there",
+                param,
+                ctx,
             )
         return address
 

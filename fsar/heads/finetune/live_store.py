@@ -89,7 +89,7 @@ class LiveStore:
         if not self._row_of:
             self._row_of = {video.video_id: row for row, video in enumerate(self.videos)}
         if video_id not in self._row_of:
-            raise unknown_name("video", video_id, self._row_of)
+            raise unknown_name("video", video_id, self._row_of, n_listed=3)
         return self._row_of[video_id]
 
     def duplicates(self) -> list[list[int]]:

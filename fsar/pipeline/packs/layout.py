@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from fsar.errors import InputError, unknown_name
+from fsar.errors import InputError, MissingError, unknown_name
 from fsar.files import read_plain
 from fsar.pipeline.store.format.files import VIDEO_COLUMNS, StoreFiles, videos_sha256
 from fsar.pipeline.store.format.identity import checked_json, parse_checked_json
@@ -172,7 +172,7 @@ def read_pack(files: StoreFiles) -> tuple[PackLayout, list[VideoRow]]:
         InputError: a file is damaged or of another version, or not what a pack holds.
     """
     if not files.exists():
-        raise FileNotFoundError(f"no pack of frames at {files.path}: `fsar-prep extract --layout packed` makes one")
+        raise MissingError(f"no pack of frames at {files.path}: `fsar-prep extract --layout packed` makes one")
     source = str(files.locate(PACK_FILE))
     layout, identity = _parse_pack(read_plain(files.locate(PACK_FILE), MAX_PACK_BYTES), source)
     videos = _read_videos(files)

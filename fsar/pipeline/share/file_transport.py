@@ -1,13 +1,16 @@
 """Stores on a disk that others mount, too: file:///folder/NAME.zarr."""
 
+import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
-from fsar.files import atomic_path
+from fsar.files import TEMPORARY_MARK, sync_folder, temporary_path
 from fsar.pipeline.share.address import Address
 from fsar.pipeline.share.transport import BLOCK_BYTES, Body, NotThereError, Upload, register_transport
 from fsar.pipeline.share.upload import finish_each, put_each, sizes_of_each
@@ -68,13 +71,16 @@ class FileTransport:
         path = local_path(location)
         if not replace and path.exists():
             raise FileExistsError(f"{location} exists")
-        with atomic_path(path) as temporary, open(temporary, "wb") as target:
-            if isinstance(source, bytes):
-                target.write(source)
-                return
-            with open(source, "rb") as file:
-                while block := file.read(BLOCK_BYTES):
-                    target.write(block)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, target = _begun(path)
+        with target:
+            try:
+                _write(source, target)
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        sync_folder(path.parent)
 
     def sizes(self, locations: Sequence[str]) -> list[int | None]:
         """Return the sizes of several objects."""
@@ -85,5 +91,42 @@ class FileTransport:
         put_each(self, uploads, advance)
 
     def finish(self, uploads: Sequence[Upload], files: StoreFiles) -> None:
-        """Write the last objects of a version in their order."""
+        """Write the last objects of a version in their order, and clear what killed pushes left beside them."""
         finish_each(self, uploads)
+        remove_abandoned(local_path(uploads[-1].location).parent)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the unfinished files below a folder that no living process holds, on this machine or another."""
+    for path in folder.rglob(f".*{TEMPORARY_MARK}*"):
+        # An error: it is held, has just got its name, or this disk knows no locks.
+        with suppress(OSError), open(os.open(path, _FLAGS), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _begun(path: Path) -> tuple[Path, BinaryIO]:
+    """Return a new file beside `path`, locked for as long as it is open: so others see that it is not abandoned."""
+    while True:
+        temporary = temporary_path(path)
+        file = open(temporary, "xb")  # noqa: SIM115 - it stays open, and locked, until it has its name
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(temporary)):
+                return temporary, file
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a disk without locks
+                return temporary, file
+        file.close()  # somebody took it for abandoned before it was locked
+
+
+def _write(source: Path | bytes, target: BinaryIO) -> None:
+    """Write all bytes of a source, through to the disk."""
+    if isinstance(source, bytes):
+        target.write(source)
+    else:
+        with open(source, "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                target.write(block)
+    target.flush()
+    os.fsync(target.fileno())

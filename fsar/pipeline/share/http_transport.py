@@ -254,8 +254,8 @@ def _refuse_plain(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or "") and os.environ.get(ALLOW_HTTP) != "1":
         raise InputError(
-            f"{parts.scheme}://{parts.hostname} is not encrypted: use https, or set {ALLOW_HTTP}=1 where all who could "
-            "listen may"
+            f"{parts.scheme}://{parts.hostname} is not encrypted: use https, or say --allow-http (or {ALLOW_HTTP}=1) "
+            "where all who could listen may"
         )
 
 

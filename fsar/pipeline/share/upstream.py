@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fsar.errors import InputError
+from fsar.errors import InputError, MissingError
 from fsar.pipeline.share.address import Address
 from fsar.pipeline.share.download import Download, read_together
 from fsar.pipeline.share.names import NamedFiles, below, check_names
-from fsar.pipeline.share.transport import NotThereError, Transport, open_transport
+from fsar.pipeline.share.transport import Transport, open_transport
 from fsar.pipeline.store.disk import FileEntry
 from fsar.pipeline.store.format.files import (
     JOURNAL,
@@ -102,7 +102,7 @@ def open_upstream(address: Address) -> Upstream:
     if plain[0] is not None:
         raise InputError(f"{address}: the store there is another now, sha256={_sha256(plain[0])}")
     shelf = Address(address.scheme, address.parent)
-    raise NotThereError(
+    raise MissingError(
         f"{address}: no finished store is there (no {MANIFEST_FILE}); `fsar-store list {shelf}` shows what is"
     )
 

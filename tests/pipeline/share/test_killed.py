@@ -112,6 +112,7 @@ def test_a_killed_push_is_gone_on_with(store: Path, tmp_path: Path, n_moments: i
         again = started(PUSH, shelf.as_uri(), store)
         go(again)
         assert ended(again) == 0
+        assert list(shelf.rglob(".*")) == []
         out = tmp_path / f"out-{moment}" / store.name
         pull(parse_address(f"{shelf.as_uri()}/{store.name}"), out)
         assert same_bytes(store, out)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fsar.errors import InputError
+from fsar.errors import InputError, MissingError
 from fsar.files import open_plain, read_plain, write_atomic
 from fsar.pipeline.store.disk import list_names
 from fsar.pipeline.store.format.identity import canonical_json, checked_json, recipe_id
@@ -128,7 +128,7 @@ def read_store(files: StoreFiles) -> tuple[Layout, list[VideoRow]]:
         InputError: a file is damaged or of another version.
     """
     if not files.exists():
-        raise FileNotFoundError(_why_missing(files))
+        raise MissingError(_why_missing(files))
     deadline = time.monotonic() + CHANGE_SECONDS
     while True:
         changing = _metadata_changes(files)
