@@ -33,7 +33,8 @@ from fsar.allocator import keep_big_buffers
 if TYPE_CHECKING:
     from fsar.pipeline.encode.encode import EncodePlan
     from fsar.pipeline.encode.engine import EngineOptions, EngineReport
-    from fsar.pipeline.encode.forward import Forward, Item
+    from fsar.pipeline.encode.forward import Forward
+    from fsar.pipeline.encode.staging import Item
 
 N_FRAMES = 8
 MODELS = {

@@ -12,10 +12,11 @@ import numpy as np
 
 from fsar.pipeline.encode.chunk import ChunkWork, Pair
 from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip, DecodeFailure, InlineDecoder, view_generator
-from fsar.pipeline.encode.forward import Forward, Item, Pending
+from fsar.pipeline.encode.forward import Forward, Pending
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.report import EngineOptions, EngineReport, peak_memory_bytes
 from fsar.pipeline.encode.reuse import Reuse
+from fsar.pipeline.encode.staging import Item
 from fsar.pipeline.encode.workers import DecodePool
 from fsar.pipeline.encode.writer import WriterThread
 from fsar.pipeline.pixels.prepare import CENTRE, View, draw_view

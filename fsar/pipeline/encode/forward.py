@@ -13,16 +13,15 @@ from fsar.device import resolve_device
 from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.encode.lanes import Lanes
 from fsar.pipeline.encode.recipe import Recipe
-from fsar.pipeline.pixels.prepare import View, prepare
+from fsar.pipeline.encode.staging import Item, Staging
+from fsar.pipeline.pixels.prepare import prepare
 
 if TYPE_CHECKING:
     import torch
 
-Item = tuple[npt.NDArray[np.uint8] | None, View]
-"""Frames (T, H, W, 3) of one view of a video, or None for a video that failed, and how to crop and colour them."""
 Features = dict[str, npt.NDArray[np.floating[Any]]]
-GPU_DEPTH = 2
-"""Batches in flight on a GPU."""
+GPU_DEPTH = 3
+"""Batches in flight on a GPU: one is computed, one is prepared, and one more, for a video that comes late."""
 
 
 class Pending(Protocol):
@@ -52,6 +51,7 @@ class Forward:
         self._lanes = Lanes() if self.device.type == "cpu" else None
         self.depth = self._lanes.n_lanes + 1 if self._lanes is not None else GPU_DEPTH
         self.n_threads = self._lanes.n_cores if self._lanes is not None else torch.get_num_threads()
+        self._staging = Staging(self.device, self.depth) if self.device.type == "cuda" else None
         self._copies: Any = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def start(self, items: Sequence[Item]) -> Pending:
@@ -100,20 +100,15 @@ class Forward:
         n_slots, size = self._recipe.n_slots, self._image.size
         shape = (len(items) * n_slots, 3, size, size)
         batch = torch.empty(shape, device=self.device, memory_format=torch.channels_last)
+        if self._staging is not None:
+            self._staging.prepare(items, self._image, batch)
+            return batch
         for (frames, view), place in zip(items, torch.split(batch, n_slots), strict=True):
             if frames is None:
                 place.zero_()
             else:
-                place.copy_(prepare(self._to_device(frames), self._image, view))
+                place.copy_(prepare(frames, self._image, view))
         return batch
-
-    def _to_device(self, frames: npt.NDArray[np.uint8]) -> torch.Tensor:
-        import torch
-
-        tensor = torch.from_numpy(frames)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
 
     def _on_device(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         with _precision(self._recipe.precision, self.device.type):
