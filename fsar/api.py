@@ -173,6 +173,7 @@ def train_head(
     episodes_file: PathLike | None = None,
     out: PathLike | None = None,
     finetune: str | None = None,
+    weights: PathLike | None = None,
     videos: PathLike | None = None,
     images: str | None = None,
     size: int | None = None,
@@ -188,7 +189,7 @@ def train_head(
 ) -> TrainedHead:
     """Train a head on a feature store, select on its validation part, test on its test part.
 
-    With `finetune` the backbone trains as well, on frames of `videos`.
+    With `finetune` the backbone trains as well, on frames of `videos`, or its last blocks on tokens of the store.
 
     The arguments are the options of `fsar-train-head` and have their defaults.
 
@@ -227,7 +228,9 @@ def train_head(
         test_seed: Of the test episodes; the same for all seeds.
         episodes_file: Saved list of test episodes.
         out: Run folder. [default: runs/<time>-<head>-<split>]
-        finetune: Train this backbone (LIB:NAME/WEIGHTS) with the head, from frames.
+        finetune: Train this backbone (LIB:NAME/WEIGHTS) with the head, from frames; last:N trains the last N blocks of
+            the store's backbone from its tokens.
+        weights: Checkpoint of the store's backbone, for last:N where a file was encoded with.
         videos: Where the frames are: a catalog.csv, or packed frames NAME.frames.
         images: How frames become input: squash, short-side (+flip), or a published pipeline. [default: of the preset]
         size: Pixels of the input. [default: what the backbone was made for]
@@ -370,7 +373,7 @@ def train_step(
     )
 
 
-_PATHS = ("out", "episodes_file", "save_episodes", "videos")
+_PATHS = ("out", "episodes_file", "save_episodes", "videos", "weights")
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from fsar.heads.finetune.settings import FinetuneSettings
 def command(as_json: bool, **settings: Any) -> None:
     """Train HEAD on a feature store, select on the validation part, test on the test part.
 
-    With --finetune the backbone trains as well, on frames of --videos.
+    With --finetune the backbone trains as well, on frames of --videos; with --finetune last:N its last blocks, on
+    tokens of the store.
 
     An interrupted run goes on when the same command is given again, with the same final weights.
 

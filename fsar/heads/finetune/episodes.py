@@ -13,7 +13,7 @@ from fsar.heads.batch import Features
 from fsar.heads.episodes.batches import EpisodeData, PairData, prefetched
 from fsar.heads.episodes.feature_source import FeatureSource
 from fsar.heads.episodes.sampler import EpisodePool, Episodes, EpisodeSampler, EpisodeShape, Ints
-from fsar.heads.finetune.frames import FailedVideo, FailedVideos, FrameSource, VideoFailed, without_rows
+from fsar.heads.finetune.frames import FailedVideo, FailedVideos, Inputs, VideoFailed, without_rows
 from fsar.heads.finetune.model import PIXELS, Task
 from fsar.heads.finetune.processes import Processes
 from fsar.heads.finetune.tuning import Tuning
@@ -24,7 +24,7 @@ from fsar.pipeline.pixels.published import Role
 class _OneEpisode:
     """The frames of one episode, for what makes batches of a feature source: supports come first."""
 
-    source: FrameSource
+    source: Inputs
     episode: int
     n_support: int
 
@@ -51,7 +51,7 @@ class FrameEpisodes:
 
     def __init__(
         self,
-        source: FrameSource,
+        source: Inputs,
         pool: EpisodePool,
         failed: FailedVideos,
         *,
@@ -74,7 +74,7 @@ class FrameEpisodes:
             try:
                 return self._pairs(number) if self._shape is None else self._episode(number, self._shape)
             except VideoFailed as error:
-                video = self._source.videos.videos[error.row].video_id
+                video = error.video_id
                 failure = error.failure
                 self._failed.add(FailedVideo(number, error.row, video, failure.reason, failure.message))
 

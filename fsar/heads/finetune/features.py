@@ -8,7 +8,7 @@ import torch
 from fsar.heads.batch import Features
 from fsar.heads.episodes.counter_rng import Counter
 from fsar.heads.episodes.sampler import Ints
-from fsar.heads.finetune.frames import FrameSource
+from fsar.heads.finetune.frames import Inputs
 from fsar.heads.finetune.tower import Tower
 from fsar.pipeline.encode.clip_task import DecodeFailure
 
@@ -24,7 +24,7 @@ class TowerFeatures:
     n_views = 1
 
     def __init__(
-        self, tower: Tower, source: FrameSource, rows: Ints, store: "FeatureStore", *, micro_batch: int | None = None
+        self, tower: Tower, source: Inputs, rows: Ints, store: "FeatureStore", *, micro_batch: int | None = None
     ) -> None:
         """Embed the videos `rows` of a (live) store; those that cannot be read are in `failed` afterwards."""
         self.store = store
@@ -34,7 +34,7 @@ class TowerFeatures:
         self._features = self._embed(tower, source, rows, micro_batch)
 
     @torch.inference_mode()
-    def _embed(self, tower: Tower, source: FrameSource, rows: Ints, micro_batch: int | None) -> Features:
+    def _embed(self, tower: Tower, source: Inputs, rows: Ints, micro_batch: int | None) -> Features:
         was_training = tower.training
         tower.eval()
         parts: dict[str, list[torch.Tensor]] = {role: [] for role in tower.taps}

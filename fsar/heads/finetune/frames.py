@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,9 +33,9 @@ class FailedVideo:
 class VideoFailed(Exception):
     """An episode holds a video that cannot be read."""
 
-    def __init__(self, row: int, failure: DecodeFailure) -> None:
+    def __init__(self, row: int, video_id: str, failure: DecodeFailure) -> None:
         super().__init__(failure.message)
-        self.row, self.failure = row, failure
+        self.row, self.video_id, self.failure = row, video_id, failure
 
 
 @dataclass
@@ -70,6 +71,28 @@ def without_rows(pool: EpisodePool, rows: Sequence[int]) -> EpisodePool:
     return EpisodePool(kept)
 
 
+class Inputs(Protocol):
+    """What a tower takes, by row: frames of videos, or tokens of a store."""
+
+    @property
+    def device(self) -> str:
+        """Where the tensors are."""
+        ...
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of a visit."""
+        ...
+
+    def training(self, rows: Ints, roles: Sequence[Role], episode: int) -> Tensor:
+        """Return inputs (V, T, ...) of the videos of one episode; raises VideoFailed if one cannot be read."""
+        ...
+
+    def test(self, rows: Ints) -> list[Tensor | DecodeFailure]:
+        """Return the inputs (T, ...) of each video in a test, or why there are none."""
+        ...
+
+
 class FrameSource:
     """Frames of videos by row, as a pipeline prepares them."""
 
@@ -98,10 +121,10 @@ class FrameSource:
         visits = [Visit(int(row), sampler, self.n_frames, self._seed, episode) for row in rows]
         clips, failed = [], None
         for visit, role, frames in zip(visits, roles, self._reader.read(visits), strict=True):
-            if isinstance(frames, DecodeFailure):
-                failed = failed or VideoFailed(visit.row, frames)  # the others are taken, or they would be left over
-                continue
             video_id = self.videos.videos[visit.row].video_id
+            if isinstance(frames, DecodeFailure):  # the others are taken, or they would be left over
+                failed = failed or VideoFailed(visit.row, video_id, frames)
+                continue
             placed = torch.from_numpy(frames).to(self.device, non_blocking=True)
             clips.append(self.images.train(placed, role, seed=self._seed, step=episode, video_id=video_id))
         if failed is not None:

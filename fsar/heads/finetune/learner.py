@@ -68,7 +68,7 @@ class FinetuneLearner:
         """Write the head and the backbone."""
         merge_lora(self.module.tower)
         save_head(folder, self.module.head)
-        save_backbone(folder / BACKBONE, self.module.tower.backbone)
+        save_backbone(folder / BACKBONE, self.module.tower.whole)
 
 
 def save_backbone(path: Path, backbone: Backbone) -> None:

@@ -43,7 +43,8 @@ class TwoPass:
 
     def __call__(self, frames: Tensor) -> Features:
         """Return features role -> (..., *shape) of frames (..., 3, H, W), cut off from the tower."""
-        flat, lead = frames.flatten(0, -4), frames.shape[:-3]
+        dims = self._tower.input_dims
+        flat, lead = frames.flatten(0, -dims - 1), frames.shape[:-dims]
         with torch.no_grad():
             parts = [self._tower(chunk) for chunk in torch.split(flat, self._n_frames)]
         leaves = {role: torch.cat([part[role] for part in parts]) for role in parts[0]}

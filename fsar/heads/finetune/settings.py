@@ -1,5 +1,6 @@
 """What `fsar-train-head` and `fsar.train_head` take where a backbone may train with the head."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,8 +10,9 @@ from fsar.heads.setup.settings import StoreLike
 from fsar.heads.training.settings import TrainSettings
 from fsar.settings import Bounds, Count, Natural
 
-ONLY_HERE = ("videos", "images", "size", "trainable", "backbone_lr", "batch_norm", "compat", "micro_batch",
-             "checkpoint_blocks", "precision", "jobs", "decoder")  # fmt: skip
+FRAMES = ("videos", "images", "size", "trainable", "batch_norm", "jobs", "decoder")
+"""Fields that mean something where a backbone trains on frames."""
+ONLY_HERE = (*FRAMES, "weights", "backbone_lr", "compat", "micro_batch", "checkpoint_blocks", "precision")
 """Fields that mean something where a backbone trains."""
 
 
@@ -21,7 +23,10 @@ class FinetuneSettings(TrainSettings):
     store: StoreLike | None = None  # type: ignore[assignment]  # frozen: there is no writing the wider type
     """Feature store: open, or the path of NAME.zarr or NAME.h5; without one a backbone trains on --videos."""
     finetune: str | None = None
-    """Train this backbone (LIB:NAME/WEIGHTS) with the head, from frames."""
+    """Train this backbone (LIB:NAME/WEIGHTS) with the head, from frames; last:N trains the last N blocks of the store's
+    backbone from its tokens."""
+    weights: Path | None = None
+    """Checkpoint of the store's backbone, for last:N where a file was encoded with."""
     videos: Path | None = None
     """Where the frames are: a catalog.csv, or packed frames NAME.frames."""
     images: str | None = None
@@ -54,6 +59,9 @@ class FinetuneSettings(TrainSettings):
             if self.store is None:
                 raise InputError("say what to train on: --store STORE, or --finetune BACKBONE --videos CATALOG")
             return
+        if self.finetune.startswith("last:"):
+            self._check_tokens()
+            return
         if self.store is not None:
             where = self.store if isinstance(self.store, str | Path) else self.store.path
             raise InputError(
@@ -62,4 +70,22 @@ class FinetuneSettings(TrainSettings):
             )
         if self.videos is None:
             raise InputError("--finetune needs frames: give --videos CATALOG.csv or --videos NAME.frames")
+        self.refuse_changed(("weights",), "--finetune names the weights")
         self.refuse_changed(("features", "amp"), "frames are read from --videos, and --precision bf16 is for speed")
+
+    @property
+    def n_blocks(self) -> int | None:
+        """N of last:N, for which the store's tokens are read; None where frames are, or nothing but the head trains."""
+        if self.finetune is None or not self.finetune.startswith("last:"):
+            return None
+        return int(self.finetune.removeprefix("last:"))
+
+    def _check_tokens(self) -> None:
+        """Check what trains on the tokens of a store."""
+        assert self.finetune is not None
+        if not re.fullmatch("last:[1-9][0-9]*", self.finetune):
+            raise InputError(f"--finetune last:N takes a number of blocks, got {self.finetune!r}")
+        if self.store is None:
+            raise InputError(f"--finetune {self.finetune} trains from stored tokens: give --store STORE")
+        self.refuse_changed(FRAMES, f"--finetune {self.finetune} trains on the tokens of --store")
+        self.refuse_changed(("amp",), "--precision bf16 is for speed")

@@ -10,13 +10,15 @@ import torch
 
 from fsar.errors import InputError
 from fsar.heads.episodes.split_parts import store_parts
+from fsar.heads.finetune.frame_trainer import FrameTrainer
 from fsar.heads.finetune.images import training_images
 from fsar.heads.finetune.live_store import LiveStore
 from fsar.heads.finetune.processes import Processes
 from fsar.heads.finetune.settings import FinetuneSettings
 from fsar.heads.finetune.step import Memory
+from fsar.heads.finetune.token_trainer import TokenTrainer
+from fsar.heads.finetune.tokens import TokenStore
 from fsar.heads.finetune.tower import batch_norms
-from fsar.heads.finetune.trainer import FinetuneTrainer
 from fsar.heads.finetune.tuning import Tuning
 from fsar.heads.finetune.videos import VideoSet
 from fsar.heads.head import Head, head_type
@@ -27,6 +29,8 @@ from fsar.heads.training.experiment import Experiment, Trainer
 from fsar.heads.training.settings import TrainSettings
 from fsar.heads.training.train_head import chosen_preset, make_experiment
 from fsar.pipeline.backbones import Backbone, load_backbone
+from fsar.pipeline.encode.encode import backbone_of
+from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.text.tables import class_texts, default_names, make_table
 from fsar.pipeline.text.templates import load_templates
 from fsar.splits import Split, load_split
@@ -70,11 +74,12 @@ def prepare(settings: TrainSettings) -> tuple[Experiment, Trainer | None]:
         return make_experiment(settings), None
     table = load_split(settings.split) if isinstance(settings.split, str) else settings.split
     preset = chosen_preset(settings, table.name if table else "")
-    task, trainer = finetune_task(settings, preset, table)
+    make = finetune_task if settings.n_blocks is None else token_task
+    task, trainer = make(settings, preset, table)
     return make_experiment(settings, task=task, preset=preset), trainer
 
 
-def finetune_task(settings: FinetuneSettings, preset: Preset, split: Split | None) -> tuple[Task, FinetuneTrainer]:
+def finetune_task(settings: FinetuneSettings, preset: Preset, split: Split | None) -> tuple[Task, FrameTrainer]:
     """Return the task of a head on videos, and its trainer.
 
     A published recipe brings the images and the backbone's settings of its code along.
@@ -94,19 +99,30 @@ def finetune_task(settings: FinetuneSettings, preset: Preset, split: Split | Non
         parts = parts.with_val_share(settings.val_share)
     chosen = _taps(name, kind, store, backbone, settings.taps)
     task = Task(store, parts, name, kind, chosen, next(iter(tables), None), n_frames, settings.chosen_device())
-    trainer = FinetuneTrainer(
-        videos,
-        backbone,
-        images,
-        tuning,
-        Memory(settings.micro_batch, AUTOCAST[settings.precision]),
-        checkpointing=settings.checkpoint_blocks,
-        jobs=settings.jobs,
-        decoder=settings.decoder,
-        text=tables,
-        processes=Processes.joined(task.device),
-    )
+    trainer = FrameTrainer(
+        backbone, tuning, _memory(settings), checkpointing=settings.checkpoint_blocks,
+        processes=Processes.joined(task.device), videos=videos, images=images, jobs=settings.jobs,
+        decoder=settings.decoder, text=tables,
+    )  # fmt: skip
     return task, trainer
+
+
+def token_task(settings: FinetuneSettings, preset: Preset, split: Split | None) -> tuple[Task, TokenTrainer]:
+    """Return the task of a head on what the last blocks of a store's backbone make of its tokens, and its trainer."""
+    n_blocks, store = settings.n_blocks, settings.opened()
+    assert n_blocks is not None
+    backbone = backbone_of(Recipe.from_dict(store.recipe), settings.weights)
+    tokens = TokenStore(store, backbone, n_blocks)
+    task = settings.task(settings.head, cast("FeatureStore", tokens), val_share=settings.val_share)
+    tuning = replace(_tuning(settings.head, preset, settings, split)[0], trainable=f"last:{n_blocks}")
+    return task, TokenTrainer(
+        backbone, tuning, _memory(settings), checkpointing=settings.checkpoint_blocks,
+        processes=Processes.joined(task.device), n_blocks=n_blocks, store=tokens,
+    )  # fmt: skip
+
+
+def _memory(settings: FinetuneSettings) -> Memory:
+    return Memory(settings.micro_batch, AUTOCAST[settings.precision])
 
 
 def _tuning(name: str, preset: Preset, options: FinetuneSettings, split: Split | None) -> tuple[Tuning, str]:

@@ -20,6 +20,9 @@ class Tower(nn.Module):
     running statistics, as all published methods do; "eval" keeps the statistics that the weights came with.
     """
 
+    input_dims = 3
+    """Dimensions of one input: a frame (3, H, W)."""
+
     def __init__(self, backbone: Backbone, taps: Mapping[str, str], *, batch_norm: BatchNormMode = "train") -> None:
         """Hook the taps.
 
@@ -41,8 +44,8 @@ class Tower(nn.Module):
 
     def forward(self, frames: Tensor) -> Features:
         """Return role -> (..., *shape) for frames (..., 3, H, W), all of them in one call of the backbone."""
-        lead = frames.shape[:-3]
-        features = self._extractor(frames.flatten(0, -4))
+        lead = frames.shape[: -self.input_dims]
+        features = self._extractor(frames.flatten(0, -self.input_dims - 1))
         return {role: features[tap].reshape(*lead, *features[tap].shape[1:]) for role, tap in self.taps.items()}
 
     def train(self, mode: bool = True) -> "Tower":
@@ -52,6 +55,11 @@ class Tower(nn.Module):
             if self.batch_norm == "eval" or not any(weight.requires_grad for weight in norm.parameters()):
                 norm.eval()
         return self
+
+    @property
+    def whole(self) -> Backbone:
+        """The backbone that a training leaves behind."""
+        return self.backbone
 
     @property
     def is_frozen(self) -> bool:

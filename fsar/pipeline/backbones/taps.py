@@ -72,7 +72,9 @@ class TapExtractor:
 
     def _hook(self, key: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def capture(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            captured = self._thread.captured
+            captured = getattr(self._thread, "captured", None)
+            if captured is None:  # the pass is another extractor's
+                return
             captured[key] = output
             if "pooled" not in self.taps and len(captured) == len(self._handles):
                 raise _ForwardDone
