@@ -9,6 +9,11 @@ from fsar.cli.common import EXIT_FAILED, MAX_FRAMES, FiniteRange, echo, jobs_opt
 from fsar.errors import count_of
 
 
+def _retired(context: click.Context, parameter: click.Parameter, value: bool | None) -> None:
+    if value is not None:
+        raise click.UsageError("--antialias is gone: `--resize short-side` always is antialiased, `squash` never")
+
+
 @click.command("tune")
 @click.argument("catalog", type=click.Path(path_type=Path))
 @click.option("--backbone", required=True, help="Where to start: random:timm/test_resnet, torchvision:resnet18/FILE, …")
@@ -27,9 +32,12 @@ from fsar.errors import count_of
     type=click.Choice(["short-side", "squash"]),
     help="Keep the shape of things and lose the margins, or squash all into the square.",
 )
-@click.option("--antialias/--no-antialias", default=True, show_default=True, help="Low-pass before shrinking.")
+@click.option("--antialias/--no-antialias", default=None, hidden=True, expose_value=False, callback=_retired)
+@click.option("--text", metavar="TEMPLATES", help="Train the text tower of a CLIP model along: clip-fsar, plain, ...")
 @click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1))
-@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Videos a step.")
+@click.option(
+    "--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Videos a step, two of each class."
+)
 @click.option(
     "--lr",
     "learning_rate",
@@ -42,26 +50,26 @@ from fsar.errors import count_of
 @click.option("--held-out", default=0.1, show_default=True, type=FiniteRange(0, 0.5), help="Share to test on.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N.")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "amp-bf16"]))
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @click.option("--decoder", default="pyav", show_default=True, help="pyav, torchcodec or decord.")
 @jobs_option
 @json_option
 def command(catalog: Path, split: str | None, part: str, out: Path, jobs: int, as_json: bool, **options: Any) -> int:
     """Train a backbone to tell the base classes' motions apart and save its weights.
 
-    Only videos of one part are used (the base classes); the others stay unseen. The weights file is what
-    `fsar-prep encode --backbone LIB:NAME/FILE` takes. An interrupted run goes on from its last epoch.
+    CATALOG is a list of videos, or packed frames (NAME.frames). Only videos of one part are used (the base classes);
+    the others stay unseen. The weights file is what `fsar-prep encode --backbone LIB:NAME/FILE` takes. An interrupted
+    run goes on where it was.
     """
     from fsar.errors import InputError
-    from fsar.pipeline.catalog.catalog import read_catalog, select_rows
-    from fsar.pipeline.tune.tune import TuneOptions, tune
+    from fsar.heads.finetune.base_classes import BaseOptions, tune
+    from fsar.heads.finetune.videos import VideoSet
     from fsar.splits import load_split
 
-    rows = select_rows(read_catalog(catalog), load_split(split) if split else None)
-    base = [row for row in rows if row.part == part]
-    if not base:
+    videos = VideoSet.open(catalog, load_split(split) if split else None).of_part(part)
+    if not videos.videos:
         raise InputError(f"{catalog} has no videos of part {part!r}: give --split, or index with one")
-    report = tune(base, out, TuneOptions(**options), n_jobs=jobs)
+    report = tune(videos, out, BaseOptions(**options), jobs=jobs)
     data = {
         "weights": str(report.path),
         "sha256": report.weights_sha256,

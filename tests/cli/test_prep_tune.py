@@ -41,3 +41,10 @@ def test_a_device_that_is_not_there_is_said_so(tmp_path, device, message):
     result = run(tmp_path, "--device", device)
     assert isinstance(result.exception, InputError)
     assert message in str(result.exception)
+
+
+@pytest.mark.parametrize("words", [["--antialias"], ["--no-antialias"]])
+def test_the_retired_option_is_said_to_be_gone(tmp_path, words):
+    result = run(tmp_path, *words)
+    assert result.exit_code == 2
+    assert "--antialias is gone" in result.output

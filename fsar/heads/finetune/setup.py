@@ -4,7 +4,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
@@ -22,6 +23,7 @@ from fsar.heads.finetune.tower import batch_norms
 from fsar.heads.finetune.tuning import Tuning
 from fsar.heads.finetune.videos import VideoSet
 from fsar.heads.head import Head, head_type
+from fsar.heads.recipes.files import FIVE_SHOTS
 from fsar.heads.recipes.presets import Preset
 from fsar.heads.setup.taps import choose_taps
 from fsar.heads.setup.task import Task
@@ -45,8 +47,18 @@ OWN_RATE = 0.1
 """Share of the learning rate that the backbone gets by default where no published recipe says otherwise."""
 
 
-def published_tuning(head: str, split: str) -> tuple[Tuning, str]:
-    """Return how the released code of a head trains the backbone on a split, and its images.
+class Published(NamedTuple):
+    """What released code does with the backbone of a head."""
+
+    tuning: Tuning
+    images: str
+    """Name of the pipeline of its frames."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """Of the head, where frames let it do more than features."""
+
+
+def published_tuning(head: str, split: str, *, n_shot: int = 1) -> Published:
+    """Return how the released code of a head trains the backbone on a split, in its form for `n_shot` (1 or more).
 
     Raises:
         InputError: no code was released for it.
@@ -55,13 +67,14 @@ def published_tuning(head: str, split: str) -> tuple[Tuning, str]:
     if head not in tables:
         raise InputError(f"no released code trains a backbone with head {head!r}: leave --preset published out")
     table = {key: value for key, value in tables[head].items() if not isinstance(value, dict)}
-    table |= tables[head].get(split, {})
+    for name in (split, f"{split}-{FIVE_SHOTS}")[: 2 if n_shot > 1 else 1]:
+        table |= tables[head].get(name, {})
     for key in [key for key in table if key.startswith("images-")]:
         if split.startswith(key.removeprefix("images-")):
             table["images"] = table[key]
         del table[key]
-    images = table.pop("images")
-    return Tuning(**table, compat="official"), images
+    images, options = table.pop("images"), table.pop("options", {})
+    return Published(Tuning(**table, compat="official"), images, options)
 
 
 def prepare(settings: TrainSettings) -> tuple[Experiment, Trainer | None]:
@@ -76,6 +89,9 @@ def prepare(settings: TrainSettings) -> tuple[Experiment, Trainer | None]:
     preset = chosen_preset(settings, table.name if table else "")
     make = finetune_task if settings.n_blocks is None else token_task
     task, trainer = make(settings, preset, table)
+    if settings.n_blocks is None:
+        more = _tuning(preset, settings, table).options
+        preset = replace(preset, options={**preset.options, **more})
     return make_experiment(settings, task=task, preset=preset), trainer
 
 
@@ -89,7 +105,7 @@ def finetune_task(settings: FinetuneSettings, preset: Preset, split: Split | Non
     assert settings.videos is not None
     videos, n_frames = VideoSet.open(settings.videos, split), settings.frames or N_FRAMES
     backbone = load_backbone(settings.finetune, size=settings.size)
-    tuning, images_name = _tuning(name, preset, settings, split)
+    tuning, images_name, _ = _tuning(preset, settings, split)
     _check(backbone, tuning, settings)
     images = training_images(settings.images or images_name, backbone)
     tables = _class_text(name, kind, videos, backbone, split, settings.text)
@@ -114,7 +130,7 @@ def token_task(settings: FinetuneSettings, preset: Preset, split: Split | None) 
     backbone = backbone_of(Recipe.from_dict(store.recipe), settings.weights)
     tokens = TokenStore(store, backbone, n_blocks)
     task = settings.task(settings.head, cast("FeatureStore", tokens), val_share=settings.val_share)
-    tuning = replace(_tuning(settings.head, preset, settings, split)[0], trainable=f"last:{n_blocks}")
+    tuning = replace(_tuning(preset, settings, split).tuning, trainable=f"last:{n_blocks}")
     return task, TokenTrainer(
         backbone, tuning, _memory(settings), checkpointing=settings.checkpoint_blocks,
         processes=Processes.joined(task.device), n_blocks=n_blocks, store=tokens,
@@ -125,19 +141,22 @@ def _memory(settings: FinetuneSettings) -> Memory:
     return Memory(settings.micro_batch, AUTOCAST[settings.precision])
 
 
-def _tuning(name: str, preset: Preset, options: FinetuneSettings, split: Split | None) -> tuple[Tuning, str]:
-    """Return the settings of the backbone and the name of its images: the recipe's, and what the user says instead."""
+def _tuning(preset: Preset, options: FinetuneSettings, split: Split | None) -> Published:
+    """Return the settings of the backbone and the images: the recipe's, and what the user says instead."""
     if preset.heads:
-        tuning, images = published_tuning(name, preset.split or (split.name if split else ""))
+        where = preset.split or (split.name if split else "")
+        found = published_tuning(options.head, where, n_shot=preset.n_shot)
     else:
-        tuning, images = Tuning(backbone_rate=OWN_RATE), "squash"
+        found = Published(Tuning(backbone_rate=OWN_RATE), "squash")
     changes: dict[str, Any] = {
         "trainable": options.trainable,
         "batch_norm": options.batch_norm,
         "compat": options.compat,
         "backbone_rate": None if options.backbone_lr is None else options.backbone_lr / preset.lr,
     }
-    return replace(tuning, **{key: value for key, value in changes.items() if value is not None}), images
+    return found._replace(
+        tuning=replace(found.tuning, **{key: value for key, value in changes.items() if value is not None})
+    )
 
 
 def _check(backbone: Backbone, tuning: Tuning, options: FinetuneSettings) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from fsar.heads.finetune.upper import UpperTower
 from fsar.heads.run_folder import RunFolder
 from fsar.heads.setup.task import Task, union_rows
 from fsar.heads.training.experiment import Experiment
-from fsar.pipeline.store import FeatureStore, TextTable
+from fsar.pipeline.store import TextTable
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TokenTrainer(TunedTrainer):
         """Give the tokens of the videos of some pools."""
         task = experiment.task
         yield TokenSource(
-            cast("FeatureStore", self.store),
+            self.store.whole,
             self.store.tokens_tap,
             union_rows(pools),
             n_frames=task.n_frames,

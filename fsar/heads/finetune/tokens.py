@@ -49,7 +49,7 @@ class TokenStore:
                 f"store must hold {self.tokens_tap}; {store.path} has {', '.join(store.taps)}. Add it: "
                 f"{encode_command(store.recipe, [*store.taps, self.tokens_tap])}"
             )
-        self._store = store
+        self.whole = store
         self.tokens_dtype = store.taps[self.tokens_tap].dtype
         extractor = TapExtractor(backbone, upper_taps(backbone, n_blocks))
         self.taps = {tap: TapSpec(shape, "float32") for tap, shape in extractor.shapes().items()}
@@ -57,7 +57,9 @@ class TokenStore:
 
     def __getattr__(self, name: str) -> Any:
         """Return what the store has."""
-        return getattr(self._store, name)
+        if name == "whole":  # not set yet
+            raise AttributeError(name)
+        return getattr(self.whole, name)
 
 
 class TokenSource:

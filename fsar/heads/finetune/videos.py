@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -53,6 +53,10 @@ class VideoSet:
 
         pack = FramePack.open(path)
         return cls(path, _in_split(pack_rows(pack), split, path), pack)
+
+    def of_part(self, part: str) -> VideoSet:
+        """Return the videos of one part."""
+        return replace(self, videos=[video for video in self.videos if video.part == part])
 
     def duplicates(self) -> list[list[int]]:
         """Return groups of rows whose videos are the same file, byte for byte."""

@@ -136,19 +136,15 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         return step(self, number, batch, monitor)
 
     def train(out: Path) -> None:
-        settings = FinetuneSettings(head="tsn", store=store, finetune="last:1", options={"adapter": "linear"}, **SMALL)
+        settings = FinetuneSettings(head="tsn", store=store, finetune="last:2", options={"adapter": "linear"}, **SMALL)
         experiment, trainer = prepare(settings)
         object.__setattr__(trainer, "save_every_seconds", 0.0)
         run(experiment, out, trainer=trainer, quiet=True)
 
     monkeypatch.setattr(FinetuneLearner, "step", die)
-    with pytest.raises(InputError, match=r"must hold tokens\.1\.raw"):
-        train(tmp_path / "whole")
-    monkeypatch.setattr(FinetuneSettings, "n_blocks", 2)
     with pytest.raises(Killed):
         train(tmp_path / "cut")
     monkeypatch.undo()
-    monkeypatch.setattr(FinetuneSettings, "n_blocks", 2)
     train(tmp_path / "cut")
     train(tmp_path / "whole")
     for name in ("backbone.safetensors", "head.safetensors", "metrics.jsonl"):

@@ -160,15 +160,15 @@ def test_a_head_that_reads_text_trains_with_a_part_of_clip(catalog: Path, tmp_pa
 def test_published_recipes_bring_the_images_and_quirks_of_their_code() -> None:
     from fsar.heads.finetune.setup import published_tuning
 
-    tuning, images = published_tuning("clip-mei", "ssv2-cmn")
+    tuning, images, _ = published_tuning("clip-mei", "ssv2-cmn")
     assert (images, tuning.batch_norm, tuning.batch_norm_from, tuning.short_first_step) == (
         "clip-mei-ssv2", "eval-then-train", 999, True
     )  # fmt: skip
-    assert published_tuning("clip-fsar", "kinetics100-clipfsar")[1] == "clip-fsar-kinetics"
-    assert published_tuning("hyrsm", "hmdb51-arn")[0].divisor == 4
-    assert published_tuning("hyrsm", "ucf101-arn")[0].divisor is None
-    assert published_tuning("hcl", "")[0].backbone_rate == 0.1
-    assert published_tuning("emp-net", "")[0].trainable == "none"
+    assert published_tuning("clip-fsar", "kinetics100-clipfsar").images == "clip-fsar-kinetics"
+    assert published_tuning("hyrsm", "hmdb51-arn").tuning.divisor == 4
+    assert published_tuning("hyrsm", "ucf101-arn").tuning.divisor is None
+    assert published_tuning("hcl", "").tuning.backbone_rate == 0.1
+    assert published_tuning("emp-net", "").tuning.trainable == "none"
     with pytest.raises(InputError, match="no released code"):
         published_tuning("proto", "")
 
@@ -177,7 +177,7 @@ def test_a_step_of_several_published_processes_has_all_their_episodes() -> None:
     from fsar.heads.finetune.setup import published_tuning
     from fsar.heads.finetune.step import learning_rate
 
-    tuning, _ = published_tuning("clip-fsar", "hmdb51-arn")
+    tuning = published_tuning("clip-fsar", "hmdb51-arn").tuning
     preset = get_preset("clip-fsar-hmdb51-arn", "clip-fsar")
     assert tuning.episodes_of(1, preset.episodes_per_step) == range(16, 32)
     alone = replace(tuning, processes=1)

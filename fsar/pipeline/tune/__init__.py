@@ -1,1 +1,0 @@
-"""Train a backbone on the base classes."""
