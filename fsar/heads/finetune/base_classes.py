@@ -186,7 +186,7 @@ def _model(backbone: Backbone, pool: EpisodePool, options: BaseOptions) -> EndTo
     with seeded(options.seed):
         head = BaseClassifier(dim=backbone.dim, n_frames=options.n_frames, n_classes=pool.n_classes, words=words)
     # Convolutions run several times faster on channels-last memory.
-    backbone.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    backbone.module.to(memory_format=torch.channels_last)
     return EndToEnd(Tower(backbone, {"frames": "pooled"}), head)
 
 

@@ -114,6 +114,10 @@ class FrameEpisodes:
             )
 
 
+STEPS_AHEAD = 4
+"""More than episodes are made ahead: what processes tell each other of failed videos counts from so many steps on."""
+
+
 class StepEpisodes:
     """Step number -> an iterator over the episodes of that step, the next of which is being made meanwhile."""
 
@@ -125,19 +129,28 @@ class StepEpisodes:
         n_steps: int,
         episodes_per_step: int,
         processes: Processes,
+        failed: FailedVideos | None = None,
     ) -> None:
+        """Keep how to make episodes; `failed` is what the processes tell each other."""
         self._make, self._tuning, self._processes = make, tuning, processes
-        self._n_steps, self._episodes_per_step = n_steps, episodes_per_step
+        self._n_steps, self._episodes_per_step, self._failed = n_steps, episodes_per_step, failed
         self._stream: Iterator[Task] = iter(())
         self._next = -1
 
     def __call__(self, step: int) -> Iterator[Task]:
         """Return the episodes of a step, to be used up before the next call."""
+        self.share_failed(step)
         if self._next != step:
             steps = range(step, max(self._n_steps, step + 1))
             self._stream = prefetched(self._make, [number for s in steps for number in self._own(s)], ahead=1)
         self._next = step + 1
         return islice(self._stream, len(self._own(step)))
+
+    def share_failed(self, step: int) -> None:
+        """Let all processes know of the videos that failed before a step."""
+        if self._failed is not None:
+            later = self._tuning.episodes_of(step + STEPS_AHEAD, self._episodes_per_step)
+            self._failed.share(self._processes, later.start)
 
     def _own(self, step: int) -> Sequence[int]:
         return self._processes.own(self._tuning.episodes_of(step, self._episodes_per_step))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fsar.files import write_atomic
 from fsar.heads.episodes.sampler import EpisodePool, Ints
+from fsar.heads.finetune.processes import Processes
 from fsar.heads.finetune.videos import FrameReader, VideoSet
 from fsar.heads.finetune.visits import Visit
 from fsar.pipeline.encode.clip_task import DecodeFailure
@@ -48,6 +49,19 @@ class FailedVideos:
     def __post_init__(self) -> None:
         if self.path is not None and self.path.is_file():
             self.failed = [FailedVideo(**entry) for entry in json.loads(self.path.read_text())]
+
+    def share(self, processes: Processes, from_episode: int) -> None:
+        """Learn of the videos that other processes could not read: not drawn here from an episode on.
+
+        That episode must be one that no process has begun to make, or a run that goes on would draw otherwise.
+        """
+        if processes.n == 1:
+            return
+        known = {entry.row for entry in self.failed}
+        for entry in (entry for own in processes.of_all(list(self.failed)) for entry in own):
+            if entry.row not in known:
+                self.add(replace(entry, episode=from_episode))
+                known.add(entry.row)
 
     def add(self, failure: FailedVideo) -> None:
         """Remember a video, on disk at once."""

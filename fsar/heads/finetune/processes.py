@@ -57,13 +57,17 @@ class Processes:
         found: T = held[0]
         return found
 
+    def of_all(self, value: T) -> list[T]:
+        """Return what each of the processes passes, in all of them."""
+        if self.n == 1:
+            return [value]
+        found: list[Any] = [None] * self.n
+        dist.all_gather_object(found, value)
+        return found
+
     def any(self, flag: bool) -> bool:
         """Tell whether the flag is raised in one of the processes."""
-        if self.n == 1:
-            return flag
-        flags: list[Any] = [None] * self.n
-        dist.all_gather_object(flags, flag)
-        return any(flags)
+        return any(self.of_all(flag))
 
     def add_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Add up the gradients of all processes; a parameter that has one anywhere has one everywhere afterwards."""
@@ -94,9 +98,7 @@ class Processes:
         finally:
             records.close()
         if norms:
-            gathered: list[Any] = [None] * self.n
-            dist.all_gather_object(gathered, records.calls)
-            records.apply([call for calls in gathered for call in calls])
+            records.apply([call for calls in self.of_all(records.calls) for call in calls])
 
 
 Call = tuple[int, int, int, Tensor, Tensor]

@@ -115,15 +115,17 @@ class TunedTrainer(ABC):
         failed = FailedVideos(folder.path / (FAILED if self.writes else f"{self.processes.rank}-{FAILED}"))
         val, notes = validation(experiment, quiet=quiet or not self.writes)
         with self.inputs(experiment, [pool, val.pool] if val else [pool]) as source:
+            episodes = self._episodes(experiment, source, pool, failed)
             report = train_learner(
                 learner,
-                self._episodes(experiment, source, pool, failed),
+                episodes,
                 self._validate(val, experiment, source) if val else None,
                 folder.path,
                 options,
                 device=task.device,
                 quiet=quiet or not self.writes,
             )
+            episodes.share_failed(report.n_steps)
         return report, [*notes, *_failed_notes(failed)]
 
     def model(self, experiment: Experiment, head: Head) -> EndToEnd:
@@ -149,7 +151,9 @@ class TunedTrainer(ABC):
             class_text=None if text is None else text.to(task.device),
         )
         n = options.preset.episodes_per_step
-        return StepEpisodes(make, self.tuning, n_steps=options.n_steps, episodes_per_step=n, processes=self.processes)
+        return StepEpisodes(
+            make, self.tuning, n_steps=options.n_steps, episodes_per_step=n, processes=self.processes, failed=failed
+        )
 
     def _validate(self, val: Validation, experiment: Experiment, source: Inputs) -> Validate:
         """Return the evaluation of a model: the validation videos are embedded once, then it is a head on features."""

@@ -65,8 +65,20 @@ def load_state(
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    _lay_out_like_parameters(optimizer)
     best = {name: tensor.to(device) for name, tensor in _within(tensors, "best.").items()}
     return best, Progress(**written["progress"])
+
+
+def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments the strides of their parameters, as they had before: channels last, for instance.
+
+    A file keeps none, and fused optimisers take two tensors of unlike strides in another order of elements, or slowly.
+    """
+    for parameter, entries in optimizer.state.items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _within(tensors: Weights, prefix: str) -> Weights:

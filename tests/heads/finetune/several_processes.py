@@ -1,6 +1,7 @@
 """One process of a training by several: `python -m tests.heads.finetune.several_processes CATALOG OUT DIES_AT`."""
 
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,13 @@ from tests.heads.finetune.videos import PRESET, prepared
 
 
 def main(catalog: Path, out: Path, dies_at: int) -> None:
-    """Train; with `dies_at` 0 or more, die in that step as by kill -9. The state is saved after every step."""
+    """Train; with `dies_at` 0 or more, die in that step by kill -9. The state is saved after every step."""
     torch.set_num_threads(1)
     step = FinetuneLearner.step
 
     def dying(self, number, batch, monitor):
         if number == dies_at:
-            os._exit(9)
+            os.kill(os.getpid(), signal.SIGKILL)
         return step(self, number, batch, monitor)
 
     FinetuneLearner.step = dying  # type: ignore[method-assign]

@@ -141,7 +141,7 @@ def test_pairs_of_videos_train_a_backbone(catalog: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("trainable", ["lora:2", "norm", "none"])
 def test_a_head_that_reads_text_trains_with_a_part_of_clip(catalog: Path, tmp_path: Path, trainable: str) -> None:
-    backbone = "random:open_clip/ViT-S-32-alt"
+    backbone = "random:open_clip/fsar-ViT-T-8"
     preset = replace(PRESET, n_episodes=2)
     result = finetune(
         catalog, tmp_path / "run", head="clip-fsar", finetune=backbone, trainable=trainable, preset=preset
@@ -196,7 +196,7 @@ def test_a_step_of_several_published_processes_has_all_their_episodes() -> None:
         ({"images": "squish"}, "did you mean squash"),
         ({"head": "clip-fsar"}, "start from an open_clip model with both towers"),
         ({"head": "emp-net", "text": "plain"}, "text tower of the backbone"),
-        ({"head": "strm", "finetune": "random:open_clip/ViT-S-32-alt"}, "which open_clip:ViT-S-32-alt does not have"),
+        ({"head": "strm", "finetune": "random:open_clip/fsar-ViT-T-8"}, "which open_clip:fsar-ViT-T-8 does not have"),
         ({"text": "plain"}, "takes no text"),
         ({"options": {"adapter": "linear", "dim": 7}}, "width"),
         ({"preset": get_preset("clip-fsar-hmdb51-arn", "clip-fsar"), "head": "proto"}, "no released code"),
