@@ -232,7 +232,8 @@ def train_head(
             the store's backbone from its tokens.
         weights: Checkpoint of the store's backbone, for last:N where a file was encoded with.
         videos: Where the frames are: a catalog.csv, or packed frames NAME.frames.
-        images: How frames become input: squash, short-side (+flip), or a published pipeline. [default: of the preset]
+        images: How frames become input: squash, short-side, centre-square (+flip), or a published pipeline. [default:
+            of the preset]
         size: Pixels of the input. [default: what the backbone was made for]
         trainable: What trains of the backbone: all, none, norm, last:N, lora:R. [default: of the preset, else all]
         backbone_lr: Learning rate of the backbone. [default: of the preset, else a tenth of the head's]

@@ -213,7 +213,7 @@ def _train(
         model, finetune_optimizer(model, preset, tuning), preset, tuning, memory, options.seed, options.device
     )
     steps = TrainOptions(preset, seed=options.seed, validate_every=n_steps, patience=0)
-    images = training_images(options.resize, model.tower.backbone)
+    images = training_images("squash" if options.resize == "squash" else "centre-square", model.tower.backbone)
     with videos.reader(jobs=jobs, decoder=options.decoder) as reader:
         source = FrameSource(
             videos, reader, images, n_frames=options.n_frames, seed=options.seed, device=options.device

@@ -4,9 +4,9 @@ from fsar.errors import InputError, unknown_name
 from fsar.pipeline.backbones import Backbone
 from fsar.pipeline.pixels.published import PixelPipeline, before_crop, list_pipelines, pixel_pipeline
 from fsar.pipeline.pixels.spec import ImageSpec
-from fsar.pipeline.pixels.steps import Flip, Normalise, RandomCrop, ShortSide, Squash, Step, ToFloat
+from fsar.pipeline.pixels.steps import CentreCrop, Flip, Normalise, RandomCrop, ShortSide, Squash, Step, ToFloat
 
-PLAIN = ("squash", "short-side")
+PLAIN = ("squash", "short-side", "centre-square")
 FLIP = "+flip"
 
 
@@ -19,8 +19,9 @@ def training_images(name: str, backbone: Backbone) -> PixelPipeline:
     """Return a pipeline for the frames of a backbone.
 
     "squash" and "short-side" resize as `fsar-prep encode --resize` of that name does (the latter antialiased), crop at
-    random in training, and normalise as the backbone wants; "+flip" mirrors half of the training visits, which swaps
-    left and right in the classes, too. All other names are those of published code, with its own normalisation.
+    random in training, and normalise as the backbone wants; "centre-square" is "short-side" with crops inside the
+    central square, for what happens in the middle of a wide picture. "+flip" mirrors half of the training visits, which
+    swaps left and right in the classes, too. All other names are those of published code, with its own normalisation.
 
     Raises:
         InputError: unknown name.
@@ -39,6 +40,7 @@ def training_images(name: str, backbone: Backbone) -> PixelPipeline:
         steps = (ToFloat(), *mirror, Squash(resized), RandomCrop(size), Normalise(mean, std))
         test = ImageSpec("squash", resized, size, "bilinear", antialias=False, mean=mean, std=std)
     else:
-        steps = (ShortSide(resized), *mirror, RandomCrop(size), ToFloat(), Normalise(mean, std))
+        square: tuple[Step, ...] = (CentreCrop(resized),) if kind == "centre-square" else ()
+        steps = (ShortSide(resized), *square, *mirror, RandomCrop(size), ToFloat(), Normalise(mean, std))
         test = ImageSpec("short-side", resized, size, "bilinear", antialias=True, mean=mean, std=std)
     return PixelPipeline(name, size, steps, steps, test, "uniform-random", "uniform-center")

@@ -30,7 +30,8 @@ class FinetuneSettings(TrainSettings):
     videos: Path | None = None
     """Where the frames are: a catalog.csv, or packed frames NAME.frames."""
     images: str | None = None
-    """How frames become input: squash, short-side (+flip), or a published pipeline. [default: of the preset]"""
+    """How frames become input: squash, short-side, centre-square (+flip), or a published pipeline. [default: of the
+    preset]"""
     size: Annotated[int, Bounds(8)] | None = None
     """Pixels of the input. [default: what the backbone was made for]"""
     trainable: str | None = None

@@ -67,6 +67,17 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class CentreCrop:
+    """Cut the middle out, a square of at most `size`."""
+
+    size: int
+
+    def __call__(self, clip: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+        top, left = (max(side - self.size, 0) // 2 for side in clip.shape[2:])
+        return clip[:, :, top : top + self.size, left : left + self.size]
+
+
+@dataclass(frozen=True)
 class RandomCrop:
     """Cut a square out at random."""
 

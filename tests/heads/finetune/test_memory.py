@@ -8,10 +8,11 @@ from torch import Tensor
 
 from fsar.errors import InputError
 from fsar.heads.finetune.groups import finetune_optimizer
-from fsar.heads.finetune.memory import checkpoint_blocks
+from fsar.heads.finetune.memory import LossScale, checkpoint_blocks
 from fsar.heads.finetune.model import EndToEnd
 from fsar.heads.finetune.step import Memory, backward, train_step
 from fsar.heads.finetune.tuning import Tuning
+from fsar.heads.training.step import StepMonitor
 from tests.conftest import GOLDENS
 from tests.heads.finetune.official_steps import OfficialSteps
 
@@ -102,6 +103,46 @@ def test_bfloat16_leaves_weights_and_gradients_in_float32(micro_batch: int | Non
     both = [torch.cat([grad.flatten() for grad in grads.values()]) for grads in (exact, rough)]
     assert float(torch.cosine_similarity(*both, dim=0)) > 0.99
     assert not torch.equal(*both)
+
+
+def test_a_step_in_float16_goes_the_way_of_one_in_float32() -> None:
+    steps, found = steps_of(VIT), []
+    for half in (False, True):
+        model = steps.model()
+        model.loss_scale = LossScale() if half else None
+        optimizer = finetune_optimizer(model, steps.preset(), Tuning())
+        grads: list[Tensor] = []
+        optimizer.register_step_pre_hook(lambda *_, own=grads, m=model: own.extend(
+            p.grad.flatten().clone() for p in m.parameters() if p.grad is not None))  # fmt: skip
+        memory = Memory(None, torch.float16 if half else None)
+        train_step(model, steps.tasks(0), optimizer, steps.preset(), Tuning(), step=0, memory=memory)
+        found.append(torch.cat(grads))
+    assert found[1].dtype == torch.float32
+    assert not torch.equal(*found)
+    assert float(torch.cosine_similarity(*found, dim=0)) > 0.99
+    torch.testing.assert_close(found[1].norm(), found[0].norm(), rtol=0.02, atol=0)  # the scale is divided out
+
+
+def test_a_step_that_overflows_in_float16_changes_nothing_but_the_scale() -> None:
+    steps = steps_of(VIT)
+    model, monitor = steps.model(), StepMonitor()
+    model.loss_scale = LossScale(2.0**60)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimizer = finetune_optimizer(model, steps.preset(), Tuning())
+
+    def step(number: int) -> None:
+        memory = Memory(None, torch.float16)
+        train_step(model, steps.tasks(number), optimizer, steps.preset(), Tuning(), step=number, memory=memory,
+                   monitor=monitor)  # fmt: skip
+
+    step(0)
+    assert float(model.loss_scale.scale) == 2.0**59
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    model.loss_scale.scale.fill_(2.0**10)
+    step(1)
+    assert monitor.broken_step() is None
+    assert any(not torch.equal(value, before[name]) for name, value in model.named_parameters())
+    assert (float(model.loss_scale.scale), int(model.loss_scale.n_whole)) == (2.0**10, 1)
 
 
 def test_a_step_moves_what_trains_and_nothing_else() -> None:
