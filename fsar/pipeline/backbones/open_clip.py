@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 TEXT_LEFTOVERS = ("logit_scale", "logit_bias")
 """Parameters of a CLIP model that belong to neither tower."""
-OWN_MODEL = Path(__file__).with_name("models") / "fsar-ViT-T-8.json"
-"""The size of our own small model."""
+OWN_MODELS = Path(__file__).with_name("models")
+"""Sizes of our own small models, as open_clip reads them."""
 
 
 def build(spec: BackboneSpec, size: int | None) -> Backbone:
     """Return the CLIP model that `spec` names; pooled features are the projected image embedding, not normalised.
 
-    Beside open_clip's models there is `fsar-ViT-T-8`, of 0.8 million weights in its image tower and for 64 pixels: one
-    can be trained from nothing in minutes, on a processor.
+    Beside open_clip's models there are two of CLIP's form that are small enough to be trained from nothing on a
+    processor, for 64 pixels: `fsar-RN-T` around timm's `test_resnet`, and the transformer `fsar-ViT-T-8`.
 
     OpenAI's weights were trained with QuickGELU, which many model names of open_clip do not have: the tower is built
     with what the weights need, and the modules are checked (a wrong activation costs accuracy without any error).
     """
     import open_clip
 
-    if spec.name == OWN_MODEL.stem:
-        open_clip.add_model_config(OWN_MODEL)
+    if (OWN_MODELS / f"{spec.name}.json").is_file():
+        open_clip.add_model_config(OWN_MODELS / f"{spec.name}.json")
     if spec.name not in open_clip.list_models():
         raise unknown_name("open_clip backbone", spec.name, open_clip.list_models())
     state, metadata = read_weights(spec.file) if spec.file is not None else ({}, {})
