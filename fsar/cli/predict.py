@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, SECONDS, echo, run_command
+from fsar.cli.lean_imports import leave_out_compiler
 from fsar.cli.options import PairType
 from fsar.errors import InputError, printable
 
 if TYPE_CHECKING:
     from fsar.predict.answer import Answer
     from fsar.predict.predictor import Predictor
-    from fsar.predict.sources import Source
+    from fsar.predict.source import Source
 
 DEFAULT_FRAMES, DEFAULT_SAMPLER = 8, "uniform-center"
 STYLES = ("text", "json", "jsonl", "csv")
@@ -96,16 +97,14 @@ def command(**arguments: Any) -> int:
       fsar-predict --support examples/ --query clips/ --head otam --backbone open_clip:ViT-B-16/openai --json
       fsar-predict --support examples/ --watch /dev/video0 --input-format v4l2 --run runs/trx-ssv2
     """  # noqa: D301 (click reads the backspace)
-    from fsar.predict.clips import find_supports
+    _refuse_combinations(arguments)
+    supports, queries = _clips(arguments)
     from fsar.predict.predictor import Predictor
 
-    _refuse_combinations(arguments)
     source = _source(arguments)
     source.n_episodes, source.false_alarms = arguments["calibration_episodes"], arguments["false_alarms"]
+    source.fit_anew = arguments["calibrate"]
     use_calibration = not arguments["no_calibration"]
-    if arguments["calibrate"]:
-        source.calibrations = None if source.task is None else source.calibrations
-    supports = find_supports(arguments["support"], classes=arguments["classes"], n_shot=arguments["shot"])
     predictor = Predictor(source, supports, evidence=not arguments["no_evidence"], calibrate=use_calibration)
     try:
         _note(predictor, arguments)
@@ -113,9 +112,23 @@ def command(**arguments: Any) -> int:
             _print_calibration(predictor)
         if arguments["watched"]:
             return _watch(predictor, arguments)
-        return _predict(predictor, arguments) if arguments["query"] else EXIT_DONE
+        return _predict(predictor, queries, arguments) if queries else EXIT_DONE
     finally:
         predictor.close()
+
+
+def _clips(arguments: dict[str, Any]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Return supports and queries. Whatever is not there is found before a backbone is loaded, the head first."""
+    from fsar.heads.head import head_type
+    from fsar.heads.run_folder import DESCRIPTION, is_run
+    from fsar.predict.clips import find_queries, find_supports
+
+    if arguments["run"] and not is_run(arguments["run"]):
+        raise InputError(f"{arguments['run']} holds no trained head ({DESCRIPTION} is missing)")
+    if arguments["head"]:
+        head_type(arguments["head"])
+    supports = find_supports(arguments["support"], classes=arguments["classes"], n_shot=arguments["shot"])
+    return supports, find_queries(arguments["query"]) if arguments["query"] else []
 
 
 def _refuse_combinations(arguments: dict[str, Any]) -> None:
@@ -174,15 +187,13 @@ def _source(arguments: dict[str, Any]) -> "Source":
 
 def _note(predictor: "Predictor", arguments: dict[str, Any]) -> None:
     if not arguments["quiet"]:
-        for note in dict.fromkeys(predictor.notes):
+        for note in predictor.notes:
             echo(f"note: {note}", err=True)
 
 
-def _predict(predictor: "Predictor", arguments: dict[str, Any]) -> int:
+def _predict(predictor: "Predictor", clips: list[Path], arguments: dict[str, Any]) -> int:
     from fsar.pipeline.video.clip import VideoError
-    from fsar.predict.clips import find_queries
 
-    clips = find_queries(arguments["query"])
     style = "json" if arguments["as_json"] else arguments["style"] or "text"
     answers, failures = [], []
     write = _writer(style, arguments["top"])
@@ -207,7 +218,7 @@ def _document(predictor: "Predictor", answers: list["Answer"], failures: list[An
         "recipe_id": predictor.encoder.recipe.recipe_id,
         "classes": dict(zip(predictor.class_names, predictor.shots, strict=True)),
         "calibration": None if calibration is None else calibration.to_dict(),
-        "notes": list(dict.fromkeys(predictor.notes)),
+        "notes": predictor.notes,
         "answers": [answer.to_dict(top) for answer in answers],
         "failures": failures,
     }
@@ -321,4 +332,9 @@ def _rates(rates: dict[str, Any]) -> str:
 
 def main() -> None:
     """Entry point of `fsar-predict`."""
+    leave_out_compiler()
     run_command(command, "fsar-predict")
+
+
+if __name__ == "__main__":
+    main()

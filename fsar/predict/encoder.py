@@ -16,9 +16,9 @@ from fsar.errors import InputError
 from fsar.files import write_safetensors
 from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.encode.clip_task import ClipTask, decode_task
-from fsar.pipeline.encode.encode import backbone_of
 from fsar.pipeline.encode.forward import Forward
 from fsar.pipeline.encode.recipe import Recipe
+from fsar.pipeline.encode.recorded_backbone import backbone_of
 from fsar.pipeline.pixels.prepare import CENTRE
 from fsar.pipeline.video.source import source_sha256
 

@@ -18,7 +18,8 @@ from fsar.predict.answer import Answer, ClassAnswer
 from fsar.predict.calibration import Calibration, fit, leave_one_out
 from fsar.predict.clips import check_supports, find_supports
 from fsar.predict.encoder import roles_of
-from fsar.predict.sources import Source, from_backbone, from_run, from_store
+from fsar.predict.source import Source
+from fsar.predict.sources import from_backbone, from_run, from_store
 
 MIN_LEFT_OUT = 6
 """Queries below which leaving supports out says nothing."""
@@ -58,7 +59,7 @@ class Predictor:
         self.source, self.head, self.encoder = source, source.head, source.encoder
         self.evidence = evidence
         self.class_names = tuple(clips)
-        self.notes = list(source.notes)
+        self._notes: list[str] = []
         self.support_clips: list[Path] = []
         self.labels: list[int] = []
         self._frames = spread(self.encoder.recipe.n_slots, source.n_frames)
@@ -89,6 +90,11 @@ class Predictor:
         """Return the predictor of a head without training, with a backbone and the default recipe."""
         own = {key: options.pop(key) for key in ("evidence", "calibrate") if key in options}
         return cls(from_backbone(head, backbone, **options), supports, **own)
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the head, the supports and the calibration."""
+        return list(dict.fromkeys([*self.source.notes, *self._notes]))
 
     @property
     def shots(self) -> list[int]:
@@ -136,7 +142,7 @@ class Predictor:
                 self.labels.append(label)
             if len(failures) == len(paths):
                 raise InputError(f"class {name!r} has no readable clip ({failures[0]})")
-            self.notes += [f"support left out, {failure}" for failure in failures]
+            self._notes += [f"support left out, {failure}" for failure in failures]
         return self._roles(found)
 
     def _roles(self, features: Sequence[Mapping[str, Tensor]]) -> Features:
@@ -197,12 +203,12 @@ class Predictor:
             return found
         known, labels, unknown = leave_one_out(self.labels, self._left_out)
         if len(known) < MIN_LEFT_OUT:
-            self.notes.append(
+            self._notes.append(
                 "not calibrated: probabilities are the head's own softmax and 'none of these' is never answered; "
                 "name a feature store with --store, or give 3 classes or more of 2 clips or more"
             )
             return None
-        self.notes.append(f"calibrated on {len(known)} supports, each left out once: a store (--store) says more")
+        self._notes.append(f"calibrated on {len(known)} supports, each left out once: a store (--store) says more")
         return fit(known, labels, unknown, source="the supports, one left out at a time")
 
     def _left_out(self, kept: list[int], query: int) -> Tensor:

@@ -3,97 +3,28 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fsar.device import seeded
 from fsar.errors import InputError
-from fsar.heads.evaluation.candidates import Reading, load_subject
-from fsar.heads.evaluation.terms import trained_terms
 from fsar.heads.head import Head, Input, create_head, head_type
-from fsar.heads.run_folder import CONFIG, DESCRIPTION, load_head, n_parameters, read_json, write_json
+from fsar.heads.run_folder import CONFIG, DESCRIPTION, load_head, n_parameters, read_json
 from fsar.heads.setup.options import typed_options
 from fsar.heads.setup.taps import default_options, feature_width
-from fsar.heads.setup.task import Task, make_task
 from fsar.pipeline.encode.command import backbone_spec
-from fsar.pipeline.share import open_store
-from fsar.predict.calibration import FALSE_ALARMS, Calibration, fit
 from fsar.predict.class_words import ClassWords
 from fsar.predict.encoder import ClipEncoder
-from fsar.predict.validation import absent_class_logits
-from fsar.splits import Split
+from fsar.predict.run_store import RunStore
+from fsar.predict.source import CALIBRATIONS, Source
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone
     from fsar.pipeline.store import FeatureStore
 
-CALIBRATIONS = "calibration.json"
-N_EPISODES = 200
-"""Validation episodes of a calibration."""
-
-
-@dataclass
-class Source:
-    """A head, ready to answer, and how its input is made."""
-
-    name: str
-    head: Head
-    encoder: ClipEncoder
-    taps: Mapping[str, str]
-    """Role -> tap."""
-    n_frames: int
-    device: str = "cpu"
-    words: ClassWords | None = None
-    """Writes class text; None for a head that takes none."""
-    task: Task | None = None
-    """The store whose validation part calibrates; None where there is none."""
-    calibrations: Path | None = None
-    """File that keeps calibrations by ways and shots."""
-    n_episodes: int = N_EPISODES
-    false_alarms: float = FALSE_ALARMS
-    notes: list[str] = field(default_factory=list)
-
-    def calibration(self, n_way: int, n_shot: int, *, again: bool = False) -> Calibration | None:
-        """Return the calibration at so many ways and shots, kept or fitted on the validation part; None without one."""
-        key = f"{n_way}-way {n_shot}-shot, {self.n_episodes} episodes, {self.false_alarms:g} false alarms"
-        kept = read_json(self.calibrations) if self.calibrations is not None and self.calibrations.is_file() else {}
-        if key in kept and not again:
-            return Calibration.from_dict(kept[key])
-        if self.task is None or "val" not in self.task.parts.pools:
-            return None
-        found = self._fit(n_way, n_shot)
-        if found is not None and self.calibrations is not None:
-            write_json(self.calibrations, {**kept, key: found.to_dict()})
-        return found
-
-    def _fit(self, n_way: int, n_shot: int) -> Calibration | None:
-        assert self.task is not None
-        largest = int(max(self.task.parts.pool("val").counts)) - 1
-        try:
-            known, labels, unknown, ways = absent_class_logits(
-                self.head,
-                self.task,
-                part="val",
-                n_way=n_way,
-                n_shot=max(min(n_shot, largest), 1),
-                n_episodes=self.n_episodes,
-            )
-        except InputError as error:
-            self.notes.append(f"not calibrated on validation episodes: {error}")
-            return None
-        source = f"{ways}-way validation episodes of {Path(self.task.store.path).name}"
-        return fit(known, labels, unknown, source=source, false_alarms=self.false_alarms)
-
-    def check_on(self, part: str, calibration: Calibration, n_way: int, n_shot: int) -> dict[str, float]:
-        """Return AUROC, false alarms and found share of a calibration on another part of the store."""
-        if self.task is None:
-            raise InputError("a check needs a feature store: name it with --store")
-        known, _, unknown, _ = absent_class_logits(
-            self.head, self.task, part=part, n_way=n_way, n_shot=n_shot, n_episodes=self.n_episodes
-        )
-        return calibration.check(known, unknown)
+TUNED_BACKBONE = "backbone.safetensors"
+"""What fine-tuning leaves in a run folder."""
 
 
 def from_run(
@@ -111,52 +42,50 @@ def from_run(
 ) -> Source:
     """Return a trained run with its own recipe; its store, if it is still there, calibrates.
 
+    A fine-tuned run brings its backbone along.
+
     Raises:
         InputError: not a run, a run of another backbone than `backbone`, a store of another recipe.
     """
     if not (run / DESCRIPTION).is_file():
         raise InputError(f"{run} holds no trained head ({DESCRIPTION} is missing)")
     config = read_json(run / CONFIG) if (run / CONFIG).is_file() else {}
-    path, notes = _store_of(config, store)
-    opened = open_store(path) if path is not None else None
-    recipe = config.get("recipe") or (opened.recipe if opened is not None else None)
-    if recipe is None:
-        raise InputError(f"{run} does not say how its features were made: name the feature store with --store")
+    own = RunStore(run=run, config=config, given=store, split=split, device=device, allow_recipe=allow_recipe)
+    recipe = own.recipe()
     _refuse_other_backbone(run, recipe, backbone)
-    task = None
-    if opened is not None:
-        try:
-            reading = Reading(split=split or split_of_run(run), device=device)
-            subject = load_subject(str(run), opened, reading, allow_recipe=allow_recipe)
-            task = subject.task
-        except InputError as error:
-            if store is not None:
-                raise
-            notes.append(f"the run's store is not used: {error}")
-    head = load_head(run, device)
-    name = read_json(run / DESCRIPTION)["head"]
-    taps = config.get("taps") or (task.taps if task else None)
-    if taps is None:
-        raise InputError(f"{run} does not say which features it reads: name the feature store with --store")
+    if store is not None and own.task is None:
+        raise InputError(f"there is no feature store {store}")
+    weights = weights or _tuned_weights(run, recipe)
     encoder = ClipEncoder(recipe, weights=weights, device=device, cache=cache)
-    table = opened.text(task.table) if opened is not None and task is not None and task.table else None
-    words = None
-    if head_type(name).text != "none" and (
-        table is not None or config.get("text") or head_type(name).text == "required"
-    ):
-        words = ClassWords(recipe, table=table, templates=templates, encoder=text_encoder, weights=weights, cache=cache)
     return Source(
         name=run.name or str(run),
-        head=head,
+        head=load_head(run, device),
         encoder=encoder,
-        taps=taps,
+        taps=own.taps(),
         n_frames=config.get("n_frames") or encoder.recipe.n_slots,
         device=device,
-        words=words,
-        task=task,
+        words=_words_of_run(own, templates=templates, encoder=text_encoder, weights=weights, cache=cache),
+        find_task=lambda: own.task,
         calibrations=run / CALIBRATIONS,
-        notes=notes,
+        notes=own.notes,
     )
+
+
+def _tuned_weights(run: Path, recipe: Mapping[str, Any]) -> Path | None:
+    """Return the backbone that a fine-tuned run holds; None for a run on the features of a store."""
+    path = run / TUNED_BACKBONE
+    return path if recipe.get("pretrained") == "file" and path.is_file() else None
+
+
+def _words_of_run(own: RunStore, **options: Any) -> ClassWords | None:
+    """Return what writes class text as the head was trained with it; None for a head that reads none."""
+    needs = head_type(read_json(own.run / DESCRIPTION)["head"]).text
+    if needs == "none":
+        return None
+    table = own.text_table()
+    if table is None and needs != "required" and not own.config.get("text"):
+        return None
+    return ClassWords(own.recipe(), table=table, **options)
 
 
 def from_store(
@@ -175,6 +104,9 @@ def from_store(
     templates: str = "clip-fsar",
 ) -> Source:
     """Return head `name` without training, with the recipe of a store, whose validation part calibrates."""
+    from fsar.heads.setup.task import make_task
+    from fsar.pipeline.share import open_store
+
     opened = open_store(store)
     _refuse_other_backbone(store, opened.recipe, backbone)
     task = make_task(name, opened, split=split, taps=taps, text=text, device=device)
@@ -194,7 +126,7 @@ def from_store(
         n_frames=task.n_frames,
         device=device,
         words=words,
-        task=task,
+        find_task=lambda: task,
         calibrations=_kept(cache, name, head, opened),
         notes=_untrained(name, head),
     )
@@ -286,24 +218,6 @@ def _has(backbone: "Backbone", tap: str) -> bool:
     except InputError:
         return False
     return True
-
-
-def _store_of(config: Mapping[str, Any], store: str | Path | None) -> tuple[str | Path | None, list[str]]:
-    """Return the store that calibrates, and a note where the run's own is gone."""
-    if store is not None:
-        return store, []
-    recorded = config.get("store")
-    if not recorded:
-        return None, []
-    if "://" not in recorded and not Path(recorded).exists():
-        return None, [f"the run's feature store {recorded} is gone: name it with --store for a calibration"]
-    return recorded, []
-
-
-def split_of_run(run: Path) -> Split | None:
-    """Return the split that a run was trained on; None for a store's own parts, and for an imported checkpoint."""
-    terms = trained_terms(run)
-    return None if terms is None else terms.split()
 
 
 def _refuse_other_backbone(where: str | Path, recipe: Mapping[str, Any], backbone: str | None) -> None:

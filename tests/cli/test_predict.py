@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import subprocess
 import sys
 from itertools import pairwise
 
@@ -121,9 +122,47 @@ def test_a_camera_that_stops_ends_with_one_line_and_keeps_its_windows(call, worl
     assert "cannot be watched" in call("--support", world.support, "--watch", broken, "--run", world.run, code=1).err
 
 
-def test_a_calibration_can_be_checked(call, world):  # noqa: F811
-    err = call("--support", world.support, "--run", world.run, "--calibrate").err
+def test_a_calibration_can_be_fitted_anew_and_checked(call, world, tmp_path):  # noqa: F811
+    run = shutil.copytree(world.run, tmp_path / "run")
+    call("--support", world.support, "--run", run, "--calibrate")
+    fitted = json.loads((run / "calibration.json").read_text())
+    spoilt = {key: {**value, "temperature": 99.0} for key, value in fitted.items()}
+    (run / "calibration.json").write_text(json.dumps(spoilt))
+    err = call("--support", world.support, "--run", run, "--calibrate").err
     assert "fitted on 3-way validation episodes of colours.zarr: AUROC" in err
+    assert json.loads((run / "calibration.json").read_text()) == fitted
+
+
+HEAVY = ["torch._dynamo", "timm", "torchvision", "open_clip", "h5py", "zarr", "scipy", "sklearn", "fsar.pipeline.share"]
+TWO_CALLS = f"""
+import sys
+from fsar.cli.lean_imports import LateModule
+from fsar.cli.predict import main
+support, run, *queries = sys.argv[1:]
+for query in queries:
+    sys.argv = ["fsar-predict", "--support", support, "--query", query, "--run", run, "--format", "jsonl", "--quiet"]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code
+    loaded = [name for name in {HEAVY} if not isinstance(sys.modules.get(name, LateModule("")), LateModule)]
+    print("loaded:", *loaded, file=sys.stderr)
+import torch
+assert torch.compiler.disable(len) and torch._dynamo.config.cache_size_limit  # the real one, once something asks for it
+"""
+
+
+def test_a_cached_call_imports_no_backbone_and_none_waits_for_a_compiler(call, world, tmp_path):  # noqa: F811
+    """Imports are most of what a call takes; they are counted, as seconds depend on the machine."""
+    old = world.query / "blue" / "blue-200.mp4"
+    call("--support", world.support, "--query", old, "--run", world.run)  # fills the cache that both share
+    new = shutil.copy(old, tmp_path / "new.mp4")
+    line = [sys.executable, "-c", TWO_CALLS, *map(str, (world.support, world.run, old, new))]
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert [json.loads(answer)["decision"] for answer in ended.stdout.splitlines()] == ["blue", "blue"]
+    loaded = [line.split()[1:] for line in ended.stderr.splitlines() if line.startswith("loaded:")]
+    assert loaded == [[], ["timm", "torchvision"]]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +177,8 @@ def test_a_calibration_can_be_checked(call, world):  # noqa: F811
         (["--watch", "a", "--run", "r", "--json"], "a line per window"),
         (["--query", "a", "--run", "nowhere"], "holds no trained head"),
         (["--query", "a", "--head", "otan", "--backbone", BACKBONE], "unknown head 'otan'"),
+        (["--query", "gone.mp4", "--head", "otam", "--backbone", "timm:test_resnet/gone.safetensors"], "no query"),
+        (["--query", "gone.mp4", "--head", "otam", "--backbone", "timm:test_resnet", "--weights", "g.pth"], "no query"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(call, world, arguments, message):  # noqa: F811

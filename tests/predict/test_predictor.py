@@ -16,7 +16,7 @@ from fsar.predict import encoder as encoder_module
 from fsar.predict.answer import decisive_frames
 from fsar.predict.encoder import ClipEncoder
 from fsar.predict.predictor import Predictor
-from fsar.predict.sources import CALIBRATIONS
+from fsar.predict.source import CALIBRATIONS
 from tests.predict.clips import COLOURS, GREY, write_class, write_colours
 from tests.predict.conftest import BACKBONE
 

@@ -14,6 +14,7 @@ from fsar.errors import InputError, count_of
 from fsar.pipeline.encode.engine import Engine, EngineOptions, EngineReport
 from fsar.pipeline.encode.plan import EncodeOptions, EncodePlan, plan, tap_specs
 from fsar.pipeline.encode.recipe import Recipe
+from fsar.pipeline.encode.recorded_backbone import backbone_of
 from fsar.pipeline.encode.reuse import Reuse
 
 __all__ = [
@@ -165,27 +166,6 @@ def _tap_specs(backbone: Backbone, recipe: Recipe) -> dict[str, TapSpec]:
 
     with closing(TapExtractor(backbone, recipe.taps)) as extractor:
         return tap_specs(extractor, recipe)
-
-
-def backbone_of(recipe: Recipe, weights: Path | None = None) -> Backbone:
-    """Load the backbone that a recipe names. Raises InputError when its weights are not the recorded ones."""
-    from fsar.pipeline.backbones import load_backbone
-
-    name = f"{recipe.library}:{recipe.backbone}"
-    if recipe.pretrained.startswith("random@"):
-        backbone = load_backbone(f"random:{recipe.library}/{recipe.backbone}@{recipe.pretrained[7:]}", size=recipe.size)
-    elif recipe.pretrained == "file":
-        if weights is None:
-            raise InputError(f"the store was made with a checkpoint file of {name}: pass it with --weights FILE")
-        backbone = load_backbone(name, weights=weights, size=recipe.size)
-    else:
-        backbone = load_backbone(f"{name}/{recipe.pretrained}", weights=weights, size=recipe.size)
-    if backbone.weights_sha256 != recipe.weights_sha256:
-        raise InputError(
-            f"these weights of {name} are not the store's: sha256 {backbone.weights_sha256[:16]}..., "
-            f"the store has {recipe.weights_sha256[:16]}..."
-        )
-    return backbone
 
 
 def _fill(

@@ -1,0 +1,47 @@
+"""Programs that answer at once: torch's compiler stays out until something asks for it."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+COMPILER, UTILS = "torch._dynamo", "torch._dynamo.utils"
+
+
+class LateModule(ModuleType):
+    """Stands for the compiler in `sys.modules`; whatever is asked of it beyond its own names loads the real one."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the attribute of the real module."""
+        if name.startswith("__"):  # what the import system looks for
+            raise AttributeError(name)
+        return getattr(_real(self.__name__), name)
+
+
+def leave_out_compiler() -> None:
+    """Let torchvision and timm be imported without torch's compiler, which takes longer than all the rest.
+
+    torchvision takes one function of it and timm marks functions that it must not compile: neither matters to a program
+    that compiles nothing. For `main` functions of such programs alone, as it changes what the whole process imports.
+    """
+    if COMPILER in sys.modules:
+        return
+    late, utils = LateModule(COMPILER), LateModule(UTILS)
+    late.__path__, late.__dict__["utils"] = [], utils
+    late.__dict__["disable"] = _unmarked
+    utils.__dict__["is_compile_supported"] = lambda device: _real(UTILS).is_compile_supported(device)
+    sys.modules |= {COMPILER: late, UTILS: utils}
+
+
+def _unmarked(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
+    """Return the function, or a decorator that does, as `torch.compiler.disable` may be called either way."""
+    return function if function is not None else lambda of: of
+
+
+def _real(name: str) -> ModuleType:
+    """Return the module itself, in place of what stood for it."""
+    for own in (COMPILER, UTILS):
+        if isinstance(sys.modules.get(own), LateModule):
+            del sys.modules[own]
+    return importlib.import_module(name)
