@@ -35,11 +35,13 @@ class RunStore:
         """The store; None, with a note, where the run's own is gone."""
         from fsar.pipeline.share import open_store
 
-        address = self.given or self.config.get("store")
-        if self.given is None and address and "://" not in address and not Path(address).exists():
-            self.notes.append(f"the run's feature store {address} is gone: name it with --store for a calibration")
+        if self.given is not None:
+            return open_store(self.given)
+        own = str(self.config.get("store") or "")
+        if own and "://" not in own and not Path(own).exists():
+            self.notes.append(f"the run's feature store {own} is gone: name it with --store for a calibration")
             return None
-        return open_store(address) if address else None
+        return open_store(own) if own else None
 
     @functools.cached_property
     def task(self) -> "Task | None":
