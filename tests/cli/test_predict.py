@@ -130,7 +130,9 @@ def test_a_calibration_can_be_fitted_anew_and_checked(call, world, tmp_path):  #
     (run / "calibration.json").write_text(json.dumps(spoilt))
     err = call("--support", world.support, "--run", run, "--calibrate").err
     assert "fitted on 3-way validation episodes of colours.zarr: AUROC" in err
-    assert json.loads((run / "calibration.json").read_text()) == fitted
+    anew = json.loads((run / "calibration.json").read_text())
+    (key,) = [key for key in fitted if key.startswith("3-way 2-shot")]
+    assert anew[key] == fitted[key]
 
 
 HEAVY = ["torch._dynamo", "timm", "torchvision", "open_clip", "h5py", "zarr", "scipy", "sklearn", "fsar.pipeline.share"]
