@@ -1,4 +1,4 @@
-"""Errors that a user can mend. Every room may raise them; the command line prints their message alone and exits."""
+"""Errors that a user can mend, and interruptions. Every room may raise them; a command prints them and exits."""
 
 import difflib
 import textwrap
@@ -14,6 +14,10 @@ class InputError(ValueError):
 
 class MissingError(InputError, FileNotFoundError):
     """What the user named is not there; whoever expects a FileNotFoundError of Python's own is served, too."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: by `kill`, or a scheduler ends the job. Whatever tidies up after Ctrl-C does so after this."""
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str], *, n_listed: int = 24) -> InputError:

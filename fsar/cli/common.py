@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from fsar.allocator import keep_big_buffers
-from fsar.cli.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, heed_termination
-from fsar.errors import InputError, printable
+from fsar.cli.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, heed_termination
+from fsar.errors import InputError, Terminated, printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 SWITCHES = ("--debug", "--allow-http")
@@ -85,6 +85,11 @@ def echo(text: str, *, err: bool = False) -> None:
     Lines that hold names out of somebody's files are put together by `page`: a name must not begin a line of its own.
     """
     click.echo(printable(text, keep="\n\t"), err=err)
+
+
+def clear_screen() -> None:
+    """Have a terminal begin again at its top."""
+    click.echo("\x1b[H\x1b[J", nl=False)
 
 
 def page(lines: Iterable[str]) -> str:

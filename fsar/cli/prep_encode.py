@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, echo, json_option, page, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, FiniteRange, echo, json_option, page, summary
 from fsar.cli.store_address import LOCAL_STORE, STORE, open_any
 from fsar.errors import count_of
 
@@ -62,6 +62,14 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 @option("--jobs", type=click.IntRange(min=0), help="Decode processes [one per core]; 0 decodes in this process.")
 @option("--timeout-seconds", default=120.0, type=SECONDS, help="Longest time that one video may take to decode.")
 @option("--decoder", default="pyav", help="pyav, torchcodec or decord.")
+@option(
+    "--workers",
+    "n_workers",
+    default=1,
+    type=click.IntRange(1, 4096),
+    help="Processes that will fill the store together: it is cut into 8 chunks for each at least.",
+)
+@option("--chunk-mb", type=FiniteRange(0, 1024, min_open=True), help="MB of a chunk, 256 videos at most [what suits].")
 @option("--reuse", multiple=True, type=STORE, help="Store, folder of stores or address to take equal rows from.")
 @option("--dry-run", is_flag=True, help="Say what would be stored, and stop.")
 @json_option
@@ -128,6 +136,7 @@ def _options(
     jobs: int | None,
     timeout_seconds: float,
     jitter: bool,
+    chunk_mb: float | None,
     **rest: Any,
 ) -> Any:
     from fsar.pipeline.encode.encode import EncodeOptions
@@ -136,6 +145,7 @@ def _options(
     n_jobs = default_jobs() if jobs is None else jobs
     engine = EngineOptions(device=device, batch_size=batch_size, jobs=n_jobs, timeout_seconds=timeout_seconds)
     rest["taps"] = tuple(rest["taps"])
+    rest["chunk_bytes"] = None if chunk_mb is None else max(int(chunk_mb * 1e6), 1)
     return EncodeOptions(n_slots=n_slots, jitter=jitter and rest["n_views"] > 1, engine=engine, **rest)
 
 

@@ -5,14 +5,12 @@ import signal
 import sys
 from types import FrameType
 
+from fsar.errors import Terminated
+
 PR_SET_PDEATHSIG = 1
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 """Exit codes of a program that was stopped by Ctrl-C and by SIGTERM, as shells count them."""
 INTERRUPTED = (EXIT_INTERRUPTED, EXIT_TERMINATED)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came. Whatever tidies up after Ctrl-C does so after this."""
 
 
 def heed_termination() -> None:

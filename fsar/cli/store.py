@@ -11,6 +11,7 @@ from fsar.cli.store_address import LOCAL_STORE, STORE, byte_progress, open_any
 from fsar.cli.store_pull import cache_command, pull_command
 from fsar.cli.store_shelf import find_command, head_command, list_command, push_command
 from fsar.cli.store_text import compare_text, info_text, verify_text
+from fsar.cli.store_watch import watch_command
 from fsar.errors import count_of
 
 if TYPE_CHECKING:
@@ -310,7 +311,7 @@ def _copied(copied: Any, as_json: bool) -> int:
     return EXIT_DONE
 
 
-for command in (push_command, pull_command, list_command, find_command, head_command, cache_command):
+for command in (push_command, pull_command, list_command, find_command, head_command, cache_command, watch_command):
     store.add_command(command)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fsar.errors import InputError
+from fsar.errors import InputError, Terminated
 from fsar.heads.episodes.sampler import EpisodeShape
 from fsar.heads.evaluation.protocol import Plan
 from fsar.heads.head import create_head, register_head
@@ -72,8 +72,8 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("where", ["memory", "disk"])
-def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(store, tmp_path, monkeypatch, where):
+@pytest.mark.parametrize(("where", "number"), [("memory", signal.SIGINT), ("disk", signal.SIGTERM)])
+def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(store, tmp_path, monkeypatch, where, number):
     def experiment() -> Experiment:
         trained = an_experiment(store)
         return replace(trained, task=replace(trained.task, where=where))
@@ -84,12 +84,13 @@ def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(store, tmp_pat
     def interrupting(self, step):
         calls.append(step)
         if len(calls) == 7:
-            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C while a batch is being made
+            os.kill(os.getpid(), number)  # while a batch is being made
         return original(self, step)
 
     monkeypatch.setattr(experiment_module._Batches, "__call__", interrupting)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stopped:
         run(experiment(), tmp_path / "halves", quiet=True)
+    assert isinstance(stopped.value, Terminated) == (number == signal.SIGTERM)
     assert not (tmp_path / "halves" / "head.safetensors").exists()
     assert read_tensors(tmp_path / "halves" / STATE)[1]["state"]
     run(experiment(), tmp_path / "halves", quiet=True)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from fsar.cli.signals import Terminated
+from fsar.errors import Terminated
 from fsar.pipeline.backbones import load_backbone
 from fsar.pipeline.encode.chunk_size import chunk_rows
 from fsar.pipeline.encode.encode import EncodeOptions, encode
@@ -27,14 +27,14 @@ def large():
 
 def test_a_small_set_is_cut_into_many_chunks(small):
     def rows(n_videos, on_cpu=True, backbone=small):
-        return chunk_rows(n_videos, backbone, POOLED, 8, chunk_bytes=32 << 20, on_cpu=on_cpu)
+        return chunk_rows(n_videos, backbone, POOLED, 8, chunk_bytes=None, on_cpu=on_cpu)
 
     assert [rows(n) for n in (3, 100, 1000, 100_000)] == [4, 7, 63, 256]
 
 
 def test_a_slow_backbone_gets_small_chunks_on_a_processor(large):
     def rows(on_cpu):
-        return chunk_rows(100_000, large, POOLED, 8, chunk_bytes=32 << 20, on_cpu=on_cpu)
+        return chunk_rows(100_000, large, POOLED, 8, chunk_bytes=None, on_cpu=on_cpu)
 
     assert rows(False) == 256
     assert 40 <= rows(True) <= 64
@@ -42,8 +42,16 @@ def test_a_slow_backbone_gets_small_chunks_on_a_processor(large):
 
 def test_large_features_get_small_chunks(small):
     spatial = {**POOLED, "map": TapSpec((2048, 7, 7), "float16")}
-    assert chunk_rows(100_000, small, spatial, 8, chunk_bytes=32 << 20, on_cpu=False) == (32 << 20) // (2048 * 49 * 16)
+    assert chunk_rows(100_000, small, spatial, 8, chunk_bytes=None, on_cpu=False) == (32 << 20) // (2048 * 49 * 16)
     assert chunk_rows(100_000, small, spatial, 8, chunk_bytes=1, on_cpu=False) == 1
+
+
+def test_each_of_many_workers_gets_eight_chunks(small):
+    def rows(n_workers, **options):
+        return chunk_rows(20_000, small, POOLED, 8, on_cpu=False, n_workers=n_workers, **options)
+
+    assert [rows(n, chunk_bytes=None) for n in (1, 4, 32, 256)] == [256, 256, 79, 10]
+    assert {rows(n, chunk_bytes=100 * 512 * 16) for n in (1, 256)} == {100}  # as told, whoever fills it
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Terminated])

@@ -264,7 +264,7 @@ class _Loop:
         steps = range(self.first_step, self.options.n_steps)
         batches = prefetched(self.make_batch, steps) if self.options.prefetch else map(self.make_batch, steps)
         bar = progress("train", self.options.n_steps, n_done=steps.start, unit="steps", quiet=quiet)
-        with stop_requests() as stop_requested, bar as advance, forked_generators(self.device):
+        with stop_requests() as asked, bar as advance, forked_generators(self.device):
             if self._exhausted():  # killed between the end of the training and its result
                 steps = range(0)
             for step, batch in zip(steps, batches, strict=False):
@@ -275,12 +275,12 @@ class _Loop:
                     self._validate(log)
                     self._tell(quiet=quiet)
                 late = time.monotonic() - saved > self.options.save_every_seconds
-                stop = self.learner.agree(stop_requested())
+                stop = self.learner.agree(asked.to_stop)
                 if stop or late:
                     self.save()
                     saved = time.monotonic()
                 if stop:
-                    raise KeyboardInterrupt
+                    raise asked.interruption
                 if self._exhausted():
                     break
         if self.done.n_steps > steps.start:

@@ -24,6 +24,7 @@ __all__ = [
     "add_videos",
     "backbone_of",
     "encode",
+    "open_or_make",
     "plan",
 ]
 
@@ -69,13 +70,25 @@ def encode(
     Raises:
         InputError: nothing to encode, a store of another recipe (the message names the fields), no video could be read.
     """
+    todo = prepared or plan(rows, options, out)
+    with open_or_make(out, todo, options) as writer:
+        return _fill(
+            writer, todo.videos, todo.recipe, todo.backbone, todo.taps, options.engine, reuse=reuse, quiet=quiet
+        )
+
+
+def open_or_make(out: Path, todo: EncodePlan, options: EncodeOptions) -> StoreWriter:
+    """Return a writer on the store at `out`, made now if it is not there; nothing is encoded.
+
+    Raises:
+        InputError: a store of another recipe or other videos is there.
+    """
     from fsar.device import resolve_device
     from fsar.pipeline.encode.chunk_size import chunk_rows
     from fsar.pipeline.store import create_store
 
-    todo = prepared or plan(rows, options, out)
     recipe = todo.recipe
-    writer = create_store(
+    return create_store(
         out,
         videos=todo.videos,
         taps=todo.taps,
@@ -88,11 +101,10 @@ def encode(
             todo.taps,
             recipe.n_views * recipe.n_slots,
             chunk_bytes=options.chunk_bytes,
+            n_workers=options.n_workers,
             on_cpu=resolve_device(options.engine.device).type == "cpu",
         ),
     )
-    with writer:
-        return _fill(writer, todo.videos, recipe, todo.backbone, todo.taps, options.engine, reuse=reuse, quiet=quiet)
 
 
 def add_videos(
@@ -238,6 +250,8 @@ def _run_record(forward: Any, recipe: Recipe, options: EngineOptions, run: Engin
 
     import torch
 
+    from fsar.pipeline.store.journal.owner import worker_name
+
     return {
         "fsar": version("fsar"),
         "torch": torch.__version__,
@@ -245,6 +259,7 @@ def _run_record(forward: Any, recipe: Recipe, options: EngineOptions, run: Engin
         "machine": platform.node(),
         "device": str(forward.device),
         "threads": forward.n_threads,
+        "worker": worker_name(),
         "batch_size": options.frames_per_batch(forward.device.type, recipe.size),
         "jobs": options.jobs,
         "n_ok": run.n_ok,

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "EngineOptions", "EngineReport"]
 
-POLL_SECONDS = 1.0
-"""How often to look again at a store that other encoders are still writing to."""
+POLL_SECONDS, MAX_POLL_SECONDS = 0.5, 4.0
+"""How often to look again at a store that other encoders are still writing to, at first and after a while."""
 
 
 @dataclass
@@ -78,6 +78,7 @@ class Engine:
         self._clips: dict[int, DecodedClip | DecodeFailure] = {}
         self._flights: deque[_Flight] = deque()
         self._current: ChunkWork | None = None
+        self._look_ahead = True
         self._output = WriterThread(self.writer)
         n_frames = self.options.frames_per_batch(self.forward.device.type, self.recipe.size)
         self._clips_per_batch = max(n_frames // self.recipe.n_slots, 1)
@@ -85,14 +86,17 @@ class Engine:
         self._window = self.forward.depth * self._clips_per_batch + 2 * n_jobs
 
     def _encode_all(self) -> None:
+        wait_seconds = POLL_SECONDS
         while True:
             while (work := self._next_work()) is not None:
+                wait_seconds = POLL_SECONDS
                 self._encode_chunk(work)
             self._land(0)
             self._wait_for_writes(self._output.flush)
             if self.writer.pending_chunks() == 0:
                 return
-            time.sleep(POLL_SECONDS)  # another encoder has the rest; should it die, its chunks can be claimed
+            time.sleep(wait_seconds)  # another encoder has the rest; should it die, its chunks can be claimed
+            wait_seconds = min(wait_seconds * 1.5, MAX_POLL_SECONDS)
 
     def _encode_chunk(self, work: ChunkWork) -> None:
         batches = self._batches_to_compute(work)
@@ -118,15 +122,17 @@ class Engine:
         return kept
 
     def _next_work(self) -> ChunkWork | None:
+        self._look_ahead = True
         if not self._claimed:
             self._claim()
         self._top_up()
         self._current = self._claimed.popleft() if self._claimed else None
         return self._current
 
-    def _claim(self) -> bool:
-        chunk = self.writer.claim()
+    def _claim(self, *, ahead: bool = False) -> bool:
+        chunk = self.writer.claim(ahead=ahead)
         if chunk is None:
+            self._look_ahead = False
             return False
         work = ChunkWork(chunk, self.recipe, self.taps, [self._n_views(row) for row in chunk.rows])
         for found in self.reuse.find({row: self.videos[row] for row in chunk.rows}) if self.reuse else ():
@@ -139,7 +145,7 @@ class Engine:
     def _top_up(self) -> None:
         """Keep the decoders fed, into the next chunk if need be (but never more than one ahead)."""
         while self._decoder.n_outstanding < self._window:
-            if not self._rows and (self._claimed or not self._claim()):
+            if not self._rows and (self._claimed or not self._look_ahead or not self._claim(ahead=True)):
                 return
             if not self._rows:  # every row of that chunk was taken from elsewhere
                 return

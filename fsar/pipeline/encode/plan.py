@@ -50,7 +50,10 @@ class EncodeOptions:
     decoder: str = "pyav"
     precision: str = "fp32"
     dtype: str = "float16"
-    chunk_bytes: int = 32 << 20
+    chunk_bytes: int | None = None
+    """Size of a chunk of the largest tap, at most 256 videos; None means what suits device and workers."""
+    n_workers: int = 1
+    """Processes that will fill the store together: each gets 8 chunks at least. Only used when the store is made."""
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     @property

@@ -1,5 +1,6 @@
 """Claim chunks and commit them. Any number of processes may do so at once."""
 
+import random
 from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,14 @@ from fsar.pipeline.store.format.chunk_data import ChunkData, checked_arrays, pad
 from fsar.pipeline.store.format.files import CLAIMS, JOURNAL, StoreFiles, read_store, record_run
 from fsar.pipeline.store.format.layout import Chunk, pending_chunks
 from fsar.pipeline.store.journal.chunk_rows import stored_chunk
-from fsar.pipeline.store.journal.claims import Claims, metadata_claim
+from fsar.pipeline.store.journal.claims import Claims, claimed_chunks, metadata_claim
 from fsar.pipeline.store.journal.damage import refuse_damaged_chunk
 from fsar.pipeline.store.journal.publish import publish, redo
 from fsar.pipeline.store.journal.records import chunk_key, read_record, stored_rows
 from fsar.pipeline.store.journal.seal import seal_files
 from fsar.pipeline.store.partial import refuse_partial
+
+FEW_CLAIMS = 8
 
 
 class StoreWriter:
@@ -29,6 +32,7 @@ class StoreWriter:
         self.layout, self.videos = read_store(files)
         self._claims = Claims(files.folder(CLAIMS))
         self._queue: deque[Chunk] = deque()
+        self._draw = random.Random()
 
     @property
     def path(self) -> Path:
@@ -49,13 +53,19 @@ class StoreWriter:
         """Return how many chunks are not committed yet, in hand or not."""
         return len(self._pending())
 
-    def claim(self) -> Chunk | None:
+    def claim(self, *, ahead: bool = False) -> Chunk | None:
         """Return a chunk to compute, or None when every chunk is committed or in another living writer's hand.
+
+        Args:
+            ahead: for later, while another is computed; None as well when that might leave another writer idle.
 
         Raises:
             InputError: the chunk is to grow and the files of its stored rows are not as they were written.
         """
-        return self._claim_from_queue() or self._claim_from_queue(refill=True)
+        if not ahead:
+            return self._claim_from_queue() or self._claim_from_queue(refill=True)
+        n_free, n_others = self._refill()
+        return self._claim_from_queue() if n_free > n_others else None
 
     def commit(self, chunk: Chunk, data: ChunkData) -> None:
         """Write the rows of a claimed chunk; when this returns they survive a power cut.
@@ -116,19 +126,41 @@ class StoreWriter:
         self.close()
 
     def _claim_from_queue(self, *, refill: bool = False) -> Chunk | None:
-        """Take the next chunk that nobody has; the journal is listed only when the queue is used up."""
+        """Take the next chunk that nobody has; the store is listed anew only when the queue is used up or outdated."""
         if refill:
-            self._queue.extend(self._pending())
+            self._refill()
         while self._queue:
             chunk = self._queue.popleft()
-            if self._is_stored(chunk.index) or not self._claims.take(chunk.index):
+            if self._is_stored(chunk.index):
                 continue
+            if not self._claims.take(chunk.index):
+                if refill:
+                    continue
+                return None  # others have come to where this one works: look where nobody is
             redo(self.files, self._key(chunk.index))  # what a crashed writer has announced
             if not self._is_stored(chunk.index):
                 refuse_damaged_chunk(self.files, chunk.index, chunk.rows.start % self.layout.chunk_rows)
                 return chunk
             self._claims.release(chunk.index)
         return None
+
+    def _refill(self) -> tuple[int, int]:
+        """Queue what is pending, chunks that nobody has first; return how many those are, and how many others have.
+
+        Few writers go through a store from its beginning. Many begin at places of their own, or each would try every
+        chunk that another has.
+        """
+        claimed, pending = claimed_chunks(self.files.folder(CLAIMS)), self._pending()
+        free = deque(chunk for chunk in pending if chunk.index not in claimed)
+        n_others = len(claimed - self._claims.held)
+        if n_others > FEW_CLAIMS and free:
+            free.rotate(self._draw.randrange(len(free)))
+        self._queue = free
+        n_free = len(free)
+        self._queue.extend(
+            chunk for chunk in pending if chunk.index in claimed and chunk.index not in self._claims.held
+        )
+        return n_free, n_others
 
     def _pending(self) -> list[Chunk]:
         return pending_chunks(self.layout, self.n_videos, stored_rows(self.files))

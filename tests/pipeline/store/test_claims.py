@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from fsar.pipeline.store import disk
-from fsar.pipeline.store.journal import claims
-from fsar.pipeline.store.journal.claims import Claims, host_id, is_stale, live_claims
+from fsar.pipeline.store.journal import claims, owner
+from fsar.pipeline.store.journal.claims import Claims, free_claims_of, is_stale, live_claims
+from fsar.pipeline.store.journal.owner import WORKER_VARIABLE, host_id
 from tests.pipeline.store import samples
 
 
@@ -58,10 +59,82 @@ def test_another_machine_is_trusted_while_its_heart_beats(tmp_path: Path) -> Non
     path = write_claim(tmp_path, 0, host="elsewhere")
     assert not is_stale(path)
     assert not Claims(tmp_path).take(0)
-    long_ago = time.time() - 2 * claims.STALE_SECONDS
+    long_ago = time.time() - 2 * owner.ANCIENT_SECONDS
     os.utime(path, (long_ago, long_ago))
     assert is_stale(path)
     assert Claims(tmp_path).take(0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock of the one who looks at claims: a list with the time."""
+    now = [1000.0]
+    monkeypatch.setattr(owner.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("minutes_apart", [-8, 0, 8])
+def test_a_heart_that_stopped_is_noticed_however_far_apart_clocks_are(
+    tmp_path: Path, clock: list[float], minutes_apart: int
+) -> None:
+    """Some file systems stamp files with the time of the host that touches them."""
+    path, ours = write_claim(tmp_path, 0, host="elsewhere"), Claims(tmp_path)
+    for beat in range(10):  # five minutes of another host's heartbeat
+        by_its_clock = time.time() + 60 * minutes_apart + 30 * beat
+        os.utime(path, (by_its_clock, by_its_clock))
+        assert not ours.take(0)
+        clock[0] += 30
+    clock[0] += owner.STALE_SECONDS - 31
+    assert not ours.take(0)
+    clock[0] += 2
+    assert ours.take(0)
+    ours.close()
+
+
+def test_who_was_frozen_does_not_take_the_others_for_dead(tmp_path: Path, clock: list[float]) -> None:
+    path, ours = write_claim(tmp_path, 0, host="elsewhere"), Claims(tmp_path)
+    assert not ours.take(0)
+    clock[0] += 10 * owner.STALE_SECONDS
+    os.utime(path, (time.time() + 1, time.time() + 1))  # it has gone on meanwhile
+    assert not ours.take(0)
+
+
+def test_who_was_frozen_does_not_touch_the_claim_of_his_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a successor that dies would look alive for as long as the one before works."""
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.01)
+    ours = Claims(tmp_path)
+    assert ours.take(0)
+    assert ours.take(1)
+    os.utime(write_claim(tmp_path, 0, host="elsewhere"), (1, 1))
+    os.utime(tmp_path / "000001", (1, 1))
+    deadline = time.monotonic() + 10
+    while (tmp_path / "000001").stat().st_mtime < 1000 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (tmp_path / "000001").stat().st_mtime > 1000
+    assert (tmp_path / "000000").stat().st_mtime == 1
+    ours.close()
+
+
+def test_the_next_life_of_a_worker_frees_what_the_one_before_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_claim(tmp_path, 0, host="elsewhere", worker="encode-3")
+    assert not Claims(tmp_path).take(0)
+    monkeypatch.setenv(WORKER_VARIABLE, "encode-3")
+    assert Claims(tmp_path).take(0)
+
+
+def test_who_knows_that_a_worker_has_ended_frees_its_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_claim(tmp_path, 0, host="elsewhere", worker="encode-3")
+    write_claim(tmp_path, 1, host="elsewhere", worker="encode-4")
+    monkeypatch.setenv(WORKER_VARIABLE, "encode-3")
+    alive = Claims(tmp_path)
+    assert alive.take(2)
+    assert free_claims_of(tmp_path, "encode-3") == 1  # its process on this machine lives, whatever was said
+    assert live_claims(tmp_path) == [1, 2]
+    alive.close()
 
 
 def test_held_claims_are_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,3 +207,24 @@ def test_claim_hands_out_each_chunk_once_and_then_none(path: Path) -> None:
         chunk = third.claim()
         assert chunk is not None
         assert (chunk.index, chunk.rows) == (0, range(3))
+
+
+def test_nothing_is_claimed_ahead_when_others_would_have_nothing(path: Path) -> None:
+    with samples.open_sample(path) as first, samples.open_sample(path) as second:  # four chunks
+        assert first.claim(ahead=True) is not None  # nobody else is here
+        assert second.claim() is not None
+        assert second.claim(ahead=True) is not None  # two are free, one is in other hands
+        assert first.claim(ahead=True) is None
+        assert first.claim() is not None
+
+
+def test_many_writers_begin_at_places_of_their_own(tmp_path: Path) -> None:
+    """And then each tries few chunks that others have: an attempt costs a round trip to the file server."""
+    rows = samples.videos(300)
+    writers = [samples.open_sample(tmp_path / "s.zarr", rows) for _ in range(12)]
+    first = [chunk.index for writer in writers for chunk in [writer.claim()] if chunk]
+    assert len(set(first)) == 12
+    assert first[:8] == list(range(8))
+    assert max(first) > 12
+    for writer in writers:
+        writer.close()

@@ -1,35 +1,39 @@
 """Who works on which chunk: one file per claim, created exclusively. Claims save work; the journal keeps stores right.
 
-A claim is stale when its process is gone (same machine) or when nobody has touched it for ten minutes (elsewhere).
+A claim is given up when its process is gone (same machine), when its worker has a new life or the launcher says that it
+ended, and elsewhere when nobody has touched it for `owner.STALE_SECONDS`.
 """
 
-import json
 import os
+import random
 import re
 import secrets
-import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from fsar.errors import InputError
-from fsar.files import read_plain
 from fsar.pipeline.store.disk import FOLDER_TRIES, cannot_write, create_exclusive, list_names
+from fsar.pipeline.store.journal.owner import (
+    STALE_SECONDS,
+    Heartbeats,
+    Owner,
+    host_id,
+    is_ancient,
+    is_gone,
+    live_tokens,
+    read_owner,
+    this_process,
+)
 
 HEARTBEAT_SECONDS = 30.0
-STALE_SECONDS = 600.0
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = STALE_SECONDS + HEARTBEAT_SECONDS
 METADATA_INDEX = 10**9
 """Stands among the claims for the right to change metadata; no store has as many chunks."""
-
-MAX_CLAIM_BYTES = 1 << 16
-_OWNER = {"host": str, "pid": int, "started": str, "token": str}
-
-_live_tokens: set[str] = set()
+METADATA_CLAIM = f"{METADATA_INDEX:06d}"
+_CLAIM = re.compile("[0-9]{6,10}")
 
 
 class Claims:
@@ -39,12 +43,18 @@ class Claims:
         self._folder = folder
         self._token = secrets.token_hex(8)
         self._held: set[int] = set()
+        self._heartbeats = Heartbeats()
         self._stop = threading.Event()
         self._heartbeat: threading.Thread | None = None
-        _live_tokens.add(self._token)
+        live_tokens.add(self._token)
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The chunks that this writer has."""
+        return frozenset(self._held)
 
     def take(self, index: int) -> bool:
-        """Claim a chunk; return whether it is ours now. A stale claim is taken over.
+        """Claim a chunk; return whether it is ours now. The claim of one who is gone is taken over.
 
         Raises:
             OSError: the store's folder cannot be written.
@@ -52,7 +62,11 @@ class Claims:
         path, problem = self._path(index), OSError()
         for _ in range(FOLDER_TRIES):
             try:
-                if not self._create(path) and not self._take_over(path):
+                # A look first: it costs next to nothing, an attempt to create a file is written and flushed.
+                owner = read_owner(path)
+                if owner is not None and not self._put_aside(path, owner):
+                    return False
+                if not self._create(path):
                     return False
             except FileNotFoundError as error:  # who gave back the last claim removed the empty folder at this moment
                 problem = error
@@ -69,7 +83,7 @@ class Claims:
         """Give a chunk back, whether it is finished or not."""
         self._held.discard(index)
         path = self._path(index)
-        if _read(path).get("token") == self._token:
+        if self._is_ours(path):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -77,7 +91,7 @@ class Claims:
         self._stop.set()
         for index in sorted(self._held):
             self.release(index)
-        _live_tokens.discard(self._token)
+        live_tokens.discard(self._token)
 
     def others(self) -> list[int]:
         """Return the chunks that living writers other than this one hold."""
@@ -86,27 +100,20 @@ class Claims:
     def _path(self, index: int) -> Path:
         return self._folder / f"{index:06d}"
 
-    def _create(self, path: Path) -> bool:
-        owner = {"host": host_id(), "pid": os.getpid(), "started": _process_start(os.getpid()), "token": self._token}
-        return create_exclusive(
-            path, json.dumps(owner).encode(), path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-        )
+    def _is_ours(self, path: Path) -> bool:
+        owner = read_owner(path)
+        return owner is not None and owner.token == self._token
 
-    def _take_over(self, path: Path) -> bool:
-        """Put the claim of a dead writer aside and create ours."""
-        owner = _read(path)
-        if not _is_gone(owner, path):
-            return False
-        aside = path.with_name(f".{path.name}-stale-{secrets.token_hex(4)}")
-        try:
-            os.rename(path, aside)
-        except FileNotFoundError:
-            return False
-        if _read(aside) != owner:  # another writer took it over between our look and our rename
-            os.rename(aside, path)
-            return False
-        aside.unlink(missing_ok=True)
-        return self._create(path)
+    def _create(self, path: Path) -> bool:
+        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        return create_exclusive(path, this_process(self._token).to_json(), temporary)
+
+    def _put_aside(self, path: Path, owner: Owner) -> bool:
+        """Remove the claim of a writer that is gone; return whether it is."""
+        gone = is_gone(owner)
+        if gone is None:
+            gone = self._heartbeats.has_stopped(path, owner)
+        return gone and remove_claim(path, owner)
 
     def _start_heartbeat(self) -> None:
         if self._heartbeat is None:
@@ -115,11 +122,25 @@ class Claims:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            for index in tuple(self._held):
-                try:
-                    os.utime(self._path(index))
-                except OSError:  # taken over, or the disk is away for a moment: the journal decides in the end
-                    continue
+            for path in map(self._path, tuple(self._held)):
+                # Where another has taken it over, its heart is its own; the disk may be away for a moment.
+                with suppress(OSError):
+                    if self._is_ours(path):
+                        os.utime(path)
+
+
+def remove_claim(path: Path, owner: Owner) -> bool:
+    """Remove a claim if it is still the one of `owner`; return whether it was."""
+    aside = path.with_name(f".{path.name}-stale-{secrets.token_hex(4)}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    if read_owner(aside) != owner:  # another writer took it over between our look and our rename
+        os.rename(aside, path)
+        return False
+    aside.unlink(missing_ok=True)
+    return True
 
 
 @contextmanager
@@ -129,12 +150,13 @@ def metadata_claim(folder: Path) -> Iterator[None]:
     Raises:
         InputError: the other holder does not finish.
     """
-    claims, deadline = Claims(folder), time.monotonic() + PATIENCE_SECONDS
+    claims, deadline, wait_seconds = Claims(folder), time.monotonic() + PATIENCE_SECONDS, 0.01
     try:
         while not claims.take(METADATA_INDEX):
             if time.monotonic() > deadline:
                 raise InputError(f"{folder.parent} is being changed by another process; try again later")
-            time.sleep(0.02)
+            time.sleep(wait_seconds * (0.5 + random.random()))  # many end at once: not all in step
+            wait_seconds = min(wait_seconds * 1.5, 0.5)
         yield
     finally:
         claims.close()
@@ -145,82 +167,42 @@ def metadata_claim(folder: Path) -> Iterator[None]:
 def drop_chunk_claims(folder: Path) -> None:
     """Remove the claims on chunks, of which a complete store has none left to work on."""
     for name in list_names(folder):
-        if name != f"{METADATA_INDEX:06d}":
+        if name != METADATA_CLAIM:
             (folder / name).unlink(missing_ok=True)
 
 
+def free_claims_of(folder: Path, worker: str) -> int:
+    """Remove the claims of a worker that has ended; return how many.
+
+    A process of that name that lives on this machine keeps its own: whoever says that it ended is wrong.
+    """
+    n_freed = 0
+    for name in claim_names(folder):
+        owner = read_owner(folder / name)
+        if owner is not None and owner.worker == worker and (owner.host != host_id() or is_gone(owner)):
+            n_freed += remove_claim(folder / name, owner)
+    return n_freed
+
+
+def claim_names(folder: Path) -> list[str]:
+    """Return the names of the claims, on chunks and on metadata, of the living and the dead."""
+    return [name for name in list_names(folder) if _CLAIM.fullmatch(name)]
+
+
+def claimed_chunks(folder: Path) -> set[int]:
+    """Return the chunks that have a claim, of the living or the dead: by listing names only."""
+    return {int(name) for name in claim_names(folder)} - {METADATA_INDEX}
+
+
 def live_claims(folder: Path) -> list[int]:
-    """Return the chunks that some living writer holds."""
-    names = [name for name in list_names(folder) if re.fullmatch("[0-9]{6,10}", name)]
-    return [int(name) for name in names if int(name) != METADATA_INDEX and not is_stale(folder / name)]
+    """Return the chunks that some living writer holds, as far as one look can tell."""
+    return [index for index in sorted(claimed_chunks(folder)) if not is_stale(folder / f"{index:06d}")]
 
 
 def is_stale(path: Path) -> bool:
-    """Return whether the claim's writer is gone; False as well when the claim itself is gone."""
-    return _is_gone(_read(path), path)
-
-
-def _is_gone(owner: dict[str, Any], path: Path) -> bool:
-    if not owner:
+    """Return whether the claim's writer is gone, as far as one look can tell; False when the claim itself is gone."""
+    owner = read_owner(path)
+    if owner is None:
         return False
-    if owner.get("host") == host_id():
-        if owner["pid"] == os.getpid():
-            return owner["token"] not in _live_tokens
-        return _process_start(owner["pid"]) != owner["started"] or not _process_exists(owner["pid"])
-    return abs(_age_seconds(path)) > STALE_SECONDS  # nobody will touch a file in the future
-
-
-def host_id() -> str:
-    """Return a name under which a process id is unique: machine, boot, and process namespace."""
-    parts = [socket.gethostname()]
-    try:
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    except OSError:  # not Linux: the host's name has to do
-        pass
-    return "/".join(parts)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        owner = json.loads(read_plain(path, MAX_CLAIM_BYTES))
-        if {name: type(owner[name]) for name in _OWNER} == _OWNER and 0 < owner["pid"] < 1 << 31:
-            return dict(owner)
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    # Torn by a crash on a disk without hard links, or never a claim: nobody's.
-    return {"host": "", "pid": 0, "started": "", "token": ""}
-
-
-def _process_exists(pid: int) -> bool:
-    if sys.platform == "win32":  # signal 0 would end the process there
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _process_start(pid: int) -> str:
-    """Return the start time of a process in clock ticks, empty when unknown: a process id may come back."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def _age_seconds(path: Path) -> float:
-    """Return the age of a file by the file server's own clock."""
-    probe = path.with_name(f".clock-{secrets.token_hex(4)}")
-    try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-    finally:
-        probe.unlink(missing_ok=True)
+    gone = is_gone(owner)
+    return is_ancient(path) if gone is None else gone

@@ -24,7 +24,7 @@ from fsar.pipeline.store.format.files import (
 from fsar.pipeline.store.format.identity import checked_json
 from fsar.pipeline.store.format.layout import Layout, VideoRow, pending_chunks
 from fsar.pipeline.store.journal.chunk_rows import read_column
-from fsar.pipeline.store.journal.claims import drop_chunk_claims, metadata_claim
+from fsar.pipeline.store.journal.claims import METADATA_CLAIM, drop_chunk_claims, is_stale, metadata_claim
 from fsar.pipeline.store.journal.manifest import describe_missing, failures_in, is_sealed
 from fsar.pipeline.store.journal.publish import publish, redo, remove_superseded
 from fsar.pipeline.store.journal.records import (
@@ -70,7 +70,10 @@ def seal_files(files: StoreFiles) -> None:
 
 def _has_traces(files: StoreFiles) -> bool:
     """Return whether something was cut short, be it the removal of its own traces, or is in hand."""
-    return bool(intents(files) or list_names(files.folder(STAGING)) or list_names(files.folder(CLAIMS)))
+    claims = set(list_names(files.folder(CLAIMS)))
+    if not is_stale(files.folder(CLAIMS) / METADATA_CLAIM):  # whoever has it tidies up by himself
+        claims.discard(METADATA_CLAIM)
+    return bool(intents(files) or list_names(files.folder(STAGING)) or claims)
 
 
 def _refuse_missing(files: StoreFiles, layout: Layout, videos: Sequence[VideoRow]) -> None:
