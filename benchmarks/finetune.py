@@ -1,12 +1,14 @@
 """A step of fine-tuning against the backbone's and head's own forward and backward, two passes, packed frames.
 
     python benchmarks/finetune.py            # ratios; a few minutes on two cores
-    python benchmarks/finetune.py --memory   # peak memory of a 400-frame episode through ViT-B/16: most of an hour
+    python benchmarks/finetune.py --memory   # peak memory of a 400-frame episode through ViT-B/16: most of an hour,
+                                             # or with --chunks 3, which show the peak, some minutes
 
 Every figure is a ratio within this run, beside its floor; both sides are first shown to compute the same gradients.
 """
 
 import argparse
+import contextlib
 import copy
 import resource
 import statistics
@@ -27,12 +29,15 @@ from fsar.heads.finetune.groups import finetune_optimizer
 from fsar.heads.finetune.model import PIXELS, EndToEnd, on_features
 from fsar.heads.finetune.step import Memory, backward, train_step
 from fsar.heads.finetune.tower import Tower
+from fsar.heads.finetune.trainable import set_trainable
 from fsar.heads.finetune.tuning import Tuning
+from fsar.heads.finetune.upper import UpperTower, tokens_below
 from fsar.heads.finetune.videos import VideoSet
 from fsar.heads.finetune.visits import Visit
 from fsar.heads.methods.trx import TRX
 from fsar.heads.recipes.presets import CACHED
 from fsar.pipeline.backbones import load_backbone
+from fsar.pipeline.backbones.taps import TapExtractor
 
 PRESET = replace(CACHED, episodes_per_step=1, n_episodes=1000, optimizer="sgd", lr=1e-6, clip_norm=None)
 MODELS = {
@@ -66,15 +71,19 @@ def model_of(spec: str, size: int) -> EndToEnd:
     return EndToEnd(Tower(backbone, {"frames": "pooled"}), head)
 
 
-def seconds(work: Callable[[], object], n: int) -> float:
-    """Return the median processor time of a call, after one that does not count; others' work does not disturb it."""
-    work()
-    times = []
-    for _ in range(n):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
+def seconds(n: int, *works: Callable[[], object]) -> list[float]:
+    """Return the median processor time of each work, after a call that does not count.
+
+    They take turns, so that whatever else the machine does meets all of them alike.
+    """
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(n + 1):
+        for work, own in zip(works, times, strict=True):
+            start = time.process_time()
+            work()
+            if turn:
+                own.append(time.process_time() - start)
+    return [statistics.median(own) for own in times]
 
 
 def step_table(names: list[str], n: int) -> None:
@@ -98,8 +107,7 @@ def step_table(names: list[str], n: int) -> None:
 
         model.tower.batch_norm = "eval"
         model.train()
-        bare, whole = seconds(own, n), seconds(lambda: step(Memory()), n)
-        two = seconds(lambda: step(Memory(micro_batch=8)), n)
+        bare, whole, two = seconds(n, own, lambda: step(Memory()), lambda: step(Memory(micro_batch=8)))
         print(f"| {name} | {1e3 * bare:.0f} | {1e3 * whole:.0f} | {bare / whole:.2f} | {two / whole:.2f} |")
 
 
@@ -128,7 +136,7 @@ def official_table(n: int) -> None:
             support, query = (tower(x[PIXELS].flatten(0, 2)).view(*x[PIXELS].shape[1:3], -1)
                               for x in (batch.support, batch.query))  # fmt: skip
             logits = plain_trx(head, support, batch.support_labels[0], query, batch.n_way)
-            (F.cross_entropy(logits, targets.query_labels[0]) / len(tasks)).backward()
+            (F.cross_entropy(logits, targets.query_labels[0], reduction="sum") / len(tasks)).backward()
         optimizer.step()
 
     def ours() -> None:
@@ -141,10 +149,35 @@ def official_table(n: int) -> None:
         work()
         found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4 * float(found[0].abs().max()))
-    theirs, own = seconds(official, n), seconds(ours, n)
+    theirs, own = seconds(n, official, ours)
     print("| a step of TRX, resnet18 at 112, 4 tasks | CPU ms | against the released algorithm |\n|---|---|---|")
     print(f"| released algorithm, restated | {1e3 * theirs:.0f} | 1.00 |")
     print(f"| ours | {1e3 * own:.0f} | {own / theirs:.2f} |\n")
+
+
+def upper_table(n: int) -> None:
+    """Print what the last block costs to train from frames, the lower ones frozen, and from their stored tokens."""
+    backbone = load_backbone("random:open_clip/ViT-B-32", size=224)
+    frames = torch.rand(24, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    whole = Tower(backbone, {"frames": "pooled"})
+    set_trainable(whole, "last:1")
+    with torch.no_grad():
+        (tokens,) = TapExtractor(backbone, [tokens_below(backbone, 1)])(frames).values()
+    upper, found = UpperTower(backbone, 1, {"frames": "pooled"}), []
+
+    def work(tower: Tower, inputs: torch.Tensor) -> None:
+        tower.zero_grad(set_to_none=True)
+        tower(inputs)["frames"].square().sum().backward()
+
+    for tower, inputs in ((whole, frames), (upper, tokens)):
+        work(tower, inputs)
+        found.append({p.data_ptr(): p.grad.clone() for p in tower.parameters() if p.grad is not None})
+    for place, grad in found[0].items():
+        torch.testing.assert_close(found[1][place], grad, rtol=1e-3, atol=1e-4 * float(grad.abs().max()))
+    slow, fast = seconds(n, lambda: work(whole, frames), lambda: work(upper, tokens))
+    print("| last:1 of ViT-B-32, 24 frames | CPU ms | ratio |\n|---|---|---|")
+    print(f"| from frames, the lower blocks frozen | {1e3 * slow:.0f} | 1.0 |")
+    print(f"| from stored tokens | {1e3 * fast:.0f} | {slow / fast:.1f} |\n")
 
 
 def reading_table(catalog: Path, pack: Path) -> None:
@@ -161,27 +194,48 @@ def reading_table(catalog: Path, pack: Path) -> None:
         print(f"| {name} | {rate:.0f} clips per CPU second | {rate / rates['video files']:.1f} |")
 
 
-def memory_table() -> None:
-    """Print the peak memory of one 5-way 5-shot episode with 25 queries of 8 frames through ViT-B/16 at 224 pixels."""
+class Enough(Exception):
+    """So many chunks went backward as were asked for."""
+
+
+def memory_table(n_chunks: int | None) -> None:
+    """Print the peak memory of one 5-way 5-shot episode with 25 queries of 8 frames through ViT-B/16 at 224 pixels.
+
+    All chunks of the second pass are alike, so that the first few show the peak.
+    """
     model = model_of("random:open_clip/ViT-B-16", 224)
     task = episode(224, n_way=5, n_shot=5, n_query=5, n_frames=8)
-    backward(model, [task], PRESET, Tuning(), memory=Memory(micro_batch=16))
+    done = 0
+
+    def count(*_: object) -> None:
+        nonlocal done
+        if done == n_chunks:
+            raise Enough
+        done += torch.is_grad_enabled()
+
+    model.tower.register_forward_pre_hook(count)
+    with contextlib.suppress(Enough):
+        backward(model, [task], PRESET, Tuning(), memory=Memory(micro_batch=16))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"400 frames through ViT-B/16, --micro-batch 16: peak {peak:.1f} GB (limit: 16 GB)")
+    print(
+        f"400 frames through ViT-B/16, --micro-batch 16, {done} of 26 chunks backward: peak {peak:.1f} GB (limit: 16)"
+    )
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory", action="store_true", help="measure the large episode only")
+    parser.add_argument("--chunks", type=int, help="with --memory: stop after so many chunks of the second pass")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.memory:
-        return memory_table()
+        return memory_table(arguments.chunks)
     step_table(arguments.models, arguments.repeats)
     print()
     official_table(arguments.repeats)
+    upper_table(arguments.repeats)
     print("| 8 random frames of short webm clips, one core | rate | ratio |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         reading_table(*synthetic(Path(folder)))

@@ -19,7 +19,7 @@ class TwoPass:
 
     The features are leaves of the head's graph. `finish` computes them a second time, chunk by chunk, and sends the
     head's gradients through: the result is that of one large graph up to the order of sums, and the memory that of one
-    chunk. It needs features that depend on their own frame alone.
+    chunk. The last chunk keeps its graph and is computed once. It needs features that depend on their own frame alone.
     """
 
     def __init__(self, tower: Tower, n_frames: int) -> None:
@@ -40,14 +40,19 @@ class TwoPass:
             )
         self._tower, self._n_frames = tower, n_frames
         self._calls: list[tuple[Tensor, Features]] = []
+        self._last: Features = {}
+        """The last chunk of the last call, with its graph."""
 
     def __call__(self, frames: Tensor) -> Features:
         """Return features role -> (..., *shape) of frames (..., 3, H, W), cut off from the tower."""
         dims = self._tower.input_dims
         flat, lead = frames.flatten(0, -dims - 1), frames.shape[:-dims]
+        self._last = {}
+        *chunks, last = torch.split(flat, self._n_frames)
         with torch.no_grad():
-            parts = [self._tower(chunk) for chunk in torch.split(flat, self._n_frames)]
-        leaves = {role: torch.cat([part[role] for part in parts]) for role in parts[0]}
+            parts = [self._tower(chunk) for chunk in chunks]
+        self._last = self._tower(last)
+        leaves = {role: torch.cat([part[role].detach() for part in (*parts, self._last)]) for role in self._last}
         if not self._tower.is_frozen:
             leaves = {role: leaf.requires_grad_() for role, leaf in leaves.items()}
             self._calls.append((flat, leaves))
@@ -55,12 +60,14 @@ class TwoPass:
 
     def finish(self, precision: AbstractContextManager[object] | None = None) -> None:
         """Send the gradients that the features have received into the tower; `precision` is that of the first pass."""
-        for flat, leaves in self._calls:
+        for flat, leaves in reversed(self._calls):
             grads = {role: leaf.grad for role, leaf in leaves.items() if leaf.grad is not None}
-            for start in range(0, len(flat), self._n_frames):
+            for start in reversed(range(0, len(flat), self._n_frames)):
                 rows = slice(start, start + self._n_frames)
-                with precision or nullcontext():
-                    features = self._tower(flat[rows])
+                features, self._last = self._last, {}
+                if not features:
+                    with precision or nullcontext():
+                        features = self._tower(flat[rows])
                 torch.autograd.backward([features[role] for role in grads], [grad[rows] for grad in grads.values()])
         self._calls.clear()
 

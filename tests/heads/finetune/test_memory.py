@@ -49,6 +49,23 @@ def test_two_passes_give_the_gradients_of_one(name: str, n_frames: int) -> None:
             assert torch.equal(grad, cut[parameter]), parameter
 
 
+def test_the_last_chunk_is_computed_once() -> None:
+    steps = steps_of(VIT)
+    model, sizes = steps.model(), []
+    model.tower.register_forward_pre_hook(
+        lambda module, inputs: sizes.append((len(inputs[0]), torch.is_grad_enabled()))
+    )
+    gradients(steps, model, Tuning(batch_norm="eval"), Memory(micro_batch=5))
+    n_tasks = len(steps.tasks(0))
+    forward_only = sum(n for n, with_graph in sizes if not with_graph)
+    once = sum(n for n, with_graph in sizes if with_graph)
+    batch = steps.tasks(0)[0][0]
+    n_support, n_query = (x["pixels"].shape[1] * x["pixels"].shape[2] for x in (batch.support, batch.query))
+    last = [(n - 1) % 5 + 1 for n in (n_support, n_query)]
+    assert forward_only == n_tasks * (n_support + n_query - sum(last))
+    assert once == n_tasks * (n_support + n_query + last[0])  # the graph of the supports' last chunk makes way
+
+
 def test_two_passes_are_refused_where_frames_depend_on_each_other() -> None:
     steps = steps_of(RESNET)
     with pytest.raises(InputError, match=r"batch norm in training mode.*--batch-norm eval"):
