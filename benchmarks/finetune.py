@@ -207,13 +207,21 @@ def memory_table(n_chunks: int | None) -> None:
     task = episode(224, n_way=5, n_shot=5, n_query=5, n_frames=8)
     done = 0
 
-    def count(*_: object) -> None:
+    def note(gradient: torch.Tensor) -> None:
         nonlocal done
+        done += 1
+
+    def stop(*_: object) -> None:
         if done == n_chunks:
             raise Enough
-        done += torch.is_grad_enabled()
 
-    model.tower.register_forward_pre_hook(count)
+    def watch(module: object, inputs: object, features: dict[str, torch.Tensor]) -> None:
+        for tensor in features.values():
+            if tensor.requires_grad:
+                tensor.register_hook(note)
+
+    model.tower.register_forward_pre_hook(stop)
+    model.tower.register_forward_hook(watch)
     with contextlib.suppress(Enough):
         backward(model, [task], PRESET, Tuning(), memory=Memory(micro_batch=16))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
