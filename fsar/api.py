@@ -284,6 +284,7 @@ def evaluate(
     seed: int = 0,
     part: str | None = None,
     order: bool = True,
+    complexity: bool = False,
     episodes_file: PathLike | None = None,
     save_episodes: PathLike | None = None,
     compare: PathLike | None = None,
@@ -316,6 +317,7 @@ def evaluate(
         seed: Of the episode list.
         part: Part of the split. [default: of the run, else test]
         order: Also measure what shuffling the frames costs.
+        complexity: Also measure what one episode costs: operations, milliseconds, bytes of a video.
         episodes_file: Saved list of episodes, instead of drawn ones.
         save_episodes: Save the list of episodes here (.npz).
         compare: Also test this run or head and give the paired difference to the first.

@@ -1,6 +1,7 @@
 """`fsar-eval-head`: test heads on many episodes, with intervals, and compare them."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     help="Of the table on stdout.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
-def command(style: "Format", as_json: bool, **settings: Any) -> None:
+@click.option(
+    "--plots",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for figures (SVG) and their numbers (CSV): accuracy, shots, classes, confusions, learning curves.",
+)
+def command(style: "Format", as_json: bool, plots: Path | None, **settings: Any) -> None:
     """Test runs or untrained heads on a part of a feature store: mean accuracy and its 95 % interval.
 
     Runs are tested on the terms they were trained for, split, part, way and shot, unless others are given; then the
@@ -39,6 +45,7 @@ def command(style: "Format", as_json: bool, **settings: Any) -> None:
       fsar-eval-head runs/otam --store ssv2.zarr
       fsar-eval-head runs/otam tsn --store ssv2.zarr --shots 1,2,3,4,5
       fsar-eval-head otam tsn --store ssv2.zarr --split ssv2-cmn --format markdown
+      fsar-eval-head runs/fold-* --store ssv2.zarr --complexity --plots figures/
     """  # noqa: D301 (click reads the backspace)
     chosen = opened(EvaluateSettings(**settings), settings["store"])
     from fsar.heads.evaluation.evaluate_heads import evaluate_heads
@@ -48,8 +55,13 @@ def command(style: "Format", as_json: bool, **settings: Any) -> None:
         echo(json.dumps(report.to_dict(), indent=2, sort_keys=True, default=str))
     else:
         echo(report.table(style))
-        for compared in report.comparisons:
-            echo(compared.to_text(), err=style == "csv")
+        for line in (*report.comparisons, *report.spreads):
+            echo(line.to_text(), err=style == "csv")
+    if plots is not None:
+        from fsar.report.plots import write_plots
+
+        n_files = write_plots(report, chosen.heads, plots)
+        echo(f"{n_files} figures in {plots}", err=True)
     _print_notes(report)
 
 

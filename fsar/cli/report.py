@@ -12,6 +12,11 @@ from fsar.errors import InputError
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option("--store", help="Feature store. [default: the one that each run was trained on]")
+@click.option(
+    "--frames",
+    type=click.Path(path_type=Path),
+    help="Packed frames (NAME.frames) for the filmstrips, where the videos are gone.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default="report.html", show_default=True, help="The page.")
 @click.option(
     "--assets", type=click.Path(path_type=Path), help="Also figures as SVG and tables as CSV, into this folder."
@@ -43,6 +48,7 @@ def command(runs: tuple[Path, ...], out: Path, assets: Path | None, **options: A
         runs,
         ReportOptions(
             store=options["store"],
+            frames=options["frames"],
             n_episodes=options["episodes"],
             n_hard=options["hard"],
             n_easy=options["easy"],

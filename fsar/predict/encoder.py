@@ -21,6 +21,7 @@ from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.recorded_backbone import backbone_of
 from fsar.pipeline.pixels.prepare import CENTRE
 from fsar.pipeline.video.source import source_sha256
+from fsar.predict.packed_frames import PackedFirst, as_packed, pack_settings_of
 
 CACHE_VERSION = 1
 
@@ -52,6 +53,7 @@ class ClipEncoder:
             forward: A backbone that is loaded already.
         """
         self.recipe = Recipe.from_dict(recipe)
+        self._packed = pack_settings_of(self.recipe)
         self._weights, self._device, self._forward = weights, device, forward
         self._cache = None if cache is None else cache / f"v{CACHE_VERSION}-{self.recipe.recipe_id[:16]}"
 
@@ -83,6 +85,8 @@ class ClipEncoder:
         """Return tap -> (T, *shape) of chosen frames (T, H, W, 3) RGB; T is the recipe's number of slots."""
         if len(frames) != self.recipe.n_slots:
             raise InputError(f"the recipe takes {self.recipe.n_slots} frames of a clip, got {len(frames)}")
+        if self._packed is not None:
+            frames = np.stack([as_packed(frame, self._packed) for frame in frames])
         features = self._loaded().start([(frames, CENTRE)]).result()
         return {tap: torch.from_numpy(np.array(values[0])) for tap, values in features.items()}
 
@@ -103,7 +107,10 @@ class ClipEncoder:
 
     def _task(self, path: Path) -> ClipTask:
         recipe = self.recipe
-        return ClipTask(path.stem, str(path), recipe.sampler, recipe.n_slots, 1, recipe.seed, recipe.decoder)
+        wanted = (path.stem, str(path), recipe.sampler, recipe.n_slots, 1, recipe.seed)
+        if self._packed is not None:
+            return PackedFirst(*wanted, settings=self._packed)
+        return ClipTask(*wanted, recipe.decoder)
 
     def _cached_file(self, path: Path) -> Path | None:
         if self._cache is None or not path.exists():

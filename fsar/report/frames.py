@@ -14,7 +14,11 @@ from fsar.pipeline.video.clip import VideoError
 from fsar.pipeline.video.decode import decode_clip
 
 if TYPE_CHECKING:
+    from fsar.pipeline.packs import FramePack
     from fsar.pipeline.store import FeatureStore
+
+    Ints = np.typing.NDArray[np.integer]
+    Pictures = np.typing.NDArray[np.uint8]
 
 HEIGHT, WIDTH = 60, 80
 """Of a picture on the page, pixels; one of another shape is fitted in."""
@@ -36,9 +40,9 @@ class Strip:
 class FrameFetcher:
     """Strips of a store's videos. A video that is gone, or no longer the one that was encoded, gives a note instead."""
 
-    def __init__(self, store: "FeatureStore", frames: Sequence[int]) -> None:
-        """Keep the store and the slots to show."""
-        self._store, self._frames = store, list(frames)
+    def __init__(self, store: "FeatureStore", frames: Sequence[int], pack: "FramePack | None" = None) -> None:
+        """Keep the store, the slots to show, and packed frames to show in place of videos."""
+        self._store, self._frames, self._pack = store, list(frames), pack
         self._known: dict[int, Strip] = {}
 
     def strip(self, row: int) -> Strip:
@@ -51,19 +55,41 @@ class FrameFetcher:
         video = self._store.videos[row]
         indices = np.asarray(self._store.frame_index([row]))[0, 0][self._frames]
         times = tuple(float(t) for t in np.asarray(self._store.frame_time([row]))[0, 0][self._frames])
-        wanted = np.unique(indices)
-
-        def choose(n_frames: int) -> "np.typing.NDArray[np.integer]":
-            if wanted[-1] >= n_frames:
-                raise VideoError("too-short", f"{video.path} has {n_frames} frames, frame {wanted[-1]} was stored")
-            return wanted
-
         try:
-            clip = decode_clip(Path(video.path), choose)
+            pack = self._pack or _pack_of(video.path)
+            found = _packed(pack, video.video_id, indices) if pack is not None else _decoded(video.path, indices)
         except (VideoError, InputError, OSError) as error:
             return Strip(video.video_id, video.class_name, (), times, f"frames left out: {error}")
-        pictures = {index: jpeg(frame) for index, frame in zip(wanted.tolist(), clip.frames, strict=True)}
-        return Strip(video.video_id, video.class_name, tuple(pictures[int(i)] for i in indices), times)
+        return Strip(video.video_id, video.class_name, tuple(jpeg(frame) for frame in found), times)
+
+
+def _pack_of(path: str) -> "FramePack | None":
+    """Return the pack that a store was made from; None where it was made from videos."""
+    from fsar.pipeline.packs import FramePack, is_pack
+
+    return FramePack.open(path) if is_pack(path) else None
+
+
+def _packed(pack: "FramePack", video_id: str, indices: "Ints") -> "Pictures":
+    """Return frames by their position in the video, out of those that a pack stores."""
+    video = pack.video(video_id)
+    lacking = [int(index) for index in indices if index not in video.frame_index]
+    if lacking:
+        raise VideoError("missing", f"{pack.path} does not hold frame {lacking[0]} of {video_id}")
+    return pack.frames(video_id, np.searchsorted(video.frame_index, indices))
+
+
+def _decoded(path: str, indices: "Ints") -> "Pictures":
+    """Return frames of a video file by their position."""
+    wanted = np.unique(indices)
+
+    def choose(n_frames: int) -> "Ints":
+        if wanted[-1] >= n_frames:
+            raise VideoError("too-short", f"{path} has {n_frames} frames, frame {wanted[-1]} was stored")
+        return wanted
+
+    clip = decode_clip(Path(path), choose)
+    return clip.frames[np.searchsorted(wanted, indices)]
 
 
 def jpeg(frame: "np.typing.NDArray[np.uint8]", size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:

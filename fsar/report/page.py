@@ -95,8 +95,11 @@ class Page:
     def write(self, out: Path, assets: Path | None = None) -> None:
         """Write the page, and figures and tables as files of their own into `assets`."""
         write_atomic(out, self.to_html())
-        if assets is None:
-            return
+        if assets is not None:
+            self.write_assets(assets)
+
+    def write_assets(self, assets: Path) -> None:
+        """Write figures as SVG and tables as CSV into a folder."""
         for name, svg in self.figures.items():
             css = style("colours", "figures") + "svg{color:var(--ink)}"
             write_atomic(assets / f"{_file_name(name)}.svg", svg.replace(">", f"><style>{css}</style>", 1))

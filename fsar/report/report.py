@@ -15,21 +15,20 @@ from fsar.errors import InputError
 from fsar.heads.episodes.feature_source import spread
 from fsar.heads.episodes.sampler import EpisodePool, Episodes
 from fsar.heads.evaluation.candidates import Reading, Subject, load_subject
+from fsar.heads.evaluation.cost import cost
 from fsar.heads.evaluation.report import marks
 from fsar.heads.evaluation.terms import trained_terms
+from fsar.pipeline.packs import FramePack
 from fsar.pipeline.share import open_store
 from fsar.progress import progress
 from fsar.report import svg
+from fsar.report.figures import accuracy_bars, class_bars, confusion, learning_curves, shot_curves
 from fsar.report.filmstrips import Scene, scene_figure
 from fsar.report.frames import FrameFetcher
-from fsar.report.measures import cost, order_effects, video_map
+from fsar.report.measures import order_effects, video_map
 from fsar.report.page import Page, number, percent, points
 from fsar.report.published import beside
-from fsar.report.runs import Difference, Result, Run, fold_spreads, paired_differences, read_runs, seed_spreads
-
-N_CONFUSED = 10
-MAX_MATRIX = 40
-"""Classes of a drawn confusion matrix; larger ones are told by their most confused pairs."""
+from fsar.report.runs import Difference, Result, Run, paired_differences, read_runs, seed_spreads, spreads_over_folds
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class ReportOptions:
 
     store: str | Path | None = None
     """Where the features are; None for the store that each run was trained on."""
+    frames: Path | None = None
+    """Packed frames to show in place of videos that are gone."""
     n_episodes: int = 200
     """Of the measures of order."""
     n_hard: int = 2
@@ -112,9 +113,12 @@ def _accuracy(page: Page, runs: Sequence[Run]) -> None:
     for title, group in groupby(sorted(_tested(runs), key=lambda pair: pair[1].title), key=lambda pair: pair[1].title):
         results = list(group)
         bars = [(run.label, r.data["accuracy"], r.data.get("ci95")) for run, r in results]
-        chance = 1 / results[0][1].data["n_way"]
-        figure = svg.bars(bars, f"accuracy, {title}", chance=chance)
-        page.figure(f"accuracy {title}", figure, f"{title}. The dashed line is chance.")
+        accuracy_bars(page, title, bars, results[0][1].data["n_way"])
+    shots: dict[str, list[tuple[int, float]]] = {}
+    for run, result in _tested(runs):
+        if isinstance(result.data["n_shot"], int):
+            shots.setdefault(run.label, []).append((result.data["n_shot"], result.data["accuracy"]))
+    shot_curves(page, shots)
     page.note("Order matters: accuracy with frames as filmed less that with shuffled frames, on the same episodes.")
 
 
@@ -129,7 +133,7 @@ def _spreads(page: Page, runs: Sequence[Run]) -> None:
             "folds",
             "Spread over folds of the classes",
             "Other draws of the training and test classes: what a result on one fixed list does not show.",
-            fold_spreads(runs),
+            spreads_over_folds(runs),
         ),
     ):
         if not found:
@@ -182,30 +186,18 @@ def _published(page: Page, runs: Sequence[Run]) -> None:
 
 
 def _curves(page: Page, runs: Sequence[Run]) -> None:
-    trained = [run for run in runs if run.curve]
-    if not trained:
-        return
-    page.section("curves", "Learning curves")
-    keys = list(dict.fromkeys(key for run in trained for row in run.curve for key in row))
-    for key in [key for key in keys if "accuracy" in key or key.rpartition("/")[2] in ("loss", "total")]:
-        series = {r.label: [(row["step"], row[key]) for row in r.curve if key in row] for r in trained}
-        series = {name: of for name, of in series.items() if of}
-        is_share = "accuracy" in key and all(0 <= y <= 1 for of in series.values() for _, y in of)
-        page.figure(f"curve {key}", svg.curves(series, f"{key} by step", percent=is_share), f"{key} by step")
+    if any(run.curve for run in runs):
+        page.section("curves", "Learning curves")
+        learning_curves(page, {run.label: run.curve for run in runs})
 
 
 def _classes(page: Page, runs: Sequence[Run]) -> None:
     page.section("classes", "Per class", "Share of each class's queries that were right.")
     for run in runs:
         for result in run.results[:1]:
-            values = {k: v for k, v in result.data.get("per_class_accuracy", {}).items() if v is not None}
-            if not values:
-                continue
-            ordered = sorted(values.items(), key=lambda item: item[1])
-            page.heading(f"{run.label}, {result.title}")
-            figure = svg.bars([(k, v, None) for k, v in ordered], f"accuracy per class of {run.label}")
-            page.figure(f"classes {run.label}", figure)
-            page.tables[f"classes {run.label}"] = [["class", "accuracy"], *([k, v] for k, v in ordered)]
+            if any(share is not None for share in result.data.get("per_class_accuracy", {}).values()):
+                page.heading(f"{run.label}, {result.title}")
+                class_bars(page, run.label, result.data["per_class_accuracy"])
 
 
 def _confusions(page: Page, runs: Sequence[Run]) -> None:
@@ -213,20 +205,9 @@ def _confusions(page: Page, runs: Sequence[Run]) -> None:
     for run in runs:
         for result in run.results[:1]:
             found = result.confusion()
-            if found is None or not found[1].sum():
-                continue
-            names, counts = found
-            shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-            page.heading(f"{run.label}, {result.title}")
-            if len(names) <= MAX_MATRIX:
-                figure = svg.matrix(names, shares.tolist(), f"confusion of {run.label}")
-                page.figure(f"confusion {run.label}", figure)
-            wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
-            order = np.argsort(-wrong, axis=None, kind="stable")[:N_CONFUSED]
-            pairs = [divmod(int(place), len(names)) for place in order if wrong.flat[place] > 0]
-            rows = [[names[a], names[b], number(int(wrong[a, b])), percent(float(shares[a, b]))] for a, b in pairs]
-            if rows:
-                page.table(f"confused {run.label}", ["true class", "taken for", "queries", "of the class %"], rows)
+            if found is not None and found[1].sum():
+                page.heading(f"{run.label}, {result.title}")
+                confusion(page, run.label, *found)
 
 
 def _open(run: Run, options: ReportOptions) -> _Material:
@@ -258,6 +239,7 @@ def _filmstrips(page: Page, opened: Sequence[_Material], options: ReportOptions,
         "The query above, a support below. Bars say what each frame of the query says for the class (up) or against "
         "it; lines join frames that the head matched, patches that count are tinted.",
     )
+    pack = FramePack.open(options.frames) if options.frames is not None else None
     for material in opened:
         page.heading(material.run.label)
         subject, episodes = material.subject, material.episodes
@@ -267,7 +249,7 @@ def _filmstrips(page: Page, opened: Sequence[_Material], options: ReportOptions,
             continue
         store = subject.task.store
         frames = spread(store.n_slots, subject.task.n_frames).tolist()
-        fetcher = FrameFetcher(store, frames)
+        fetcher = FrameFetcher(store, frames, pack)
         for place in _chosen(material.run.results[0], options):
             page.html(scene_figure(_scene(material, fetcher, place)))
         advance(1)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 from fsar.errors import InputError
 from fsar.heads.episodes.saved_list import EpisodeList, load_list
 from fsar.heads.evaluation.evaluate import half_width
+from fsar.heads.evaluation.spread import Spread, by_test, fold_spreads, spread, test_of, title_of
 from fsar.heads.run_folder import CONFIG, DESCRIPTION, RESULT, read_json
+from fsar.heads.training.metrics_log import read_metrics
 
 Floats = NDArray[np.float64]
-FOLD = re.compile(r"^(?P<base>.+)-fold(?P<fold>\d+)of(?P<n>\d+)$")
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class Result:
     @property
     def title(self) -> str:
         """Ways, shots and part, e.g. "5-way 1-shot, test"."""
-        shot = self.data["n_shot"]
-        shown = "/".join(map(str, shot)) if isinstance(shot, list) else shot
-        return f"{self.data['n_way']}-way {shown}-shot, {self.data.get('part') or 'all'}"
+        return title_of(self.data)
 
     @property
     def accuracies(self) -> Floats | None:
@@ -59,8 +57,7 @@ class Result:
     @property
     def key(self) -> tuple[Any, ...]:
         """What results must share to stand in one row of a table."""
-        shot = self.data["n_shot"]
-        return self.data["n_way"], tuple(shot) if isinstance(shot, list) else (shot,), self.data.get("part", "")
+        return test_of(self.data)
 
 
 @dataclass(frozen=True)
@@ -79,12 +76,6 @@ class Run:
         """What runs that differ in their seed alone share."""
         kept = ("head", "options", "split", "recipe_id", "n_steps", "episodes", "taps")
         return tuple(json.dumps(self.config.get(key), sort_keys=True) for key in kept)
-
-    @property
-    def fold(self) -> tuple[str, int] | None:
-        """Name of the benchmark and number of the fold, for a run on a resampled split."""
-        found = FOLD.match(Path(str(self.config.get("split", ""))).stem)
-        return (found["base"], int(found["fold"])) if found else None
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -112,26 +103,14 @@ def _read_run(path: Path) -> Run:
     folders = [path, *sorted((path / "eval").glob("*"))]
     results = [Result(folder, read_json(folder / RESULT)) for folder in folders if (folder / RESULT).is_file()]
     tested = _newest([result for result in results if result.data.get("accuracy") is not None])
-    return Run(path, path.resolve().name, read_json(path / DESCRIPTION)["head"], config, tuple(tested), _curve(path))
+    head, curve = read_json(path / DESCRIPTION)["head"], tuple(read_metrics(path))
+    return Run(path, path.resolve().name, head, config, tuple(tested), curve)
 
 
 def _newest(results: list[Result]) -> list[Result]:
     """Return the results, the last of those that were measured on the same episodes, by ways and shots."""
     kept = {(*result.key, result.data.get("episodes_sha256")): result for result in results}
     return sorted(kept.values(), key=lambda result: (str(result.key[2]), result.key[0], result.key[1]))
-
-
-def _curve(path: Path) -> tuple[dict[str, float], ...]:
-    """Return the lines of `metrics.jsonl`; a line torn by a crash is passed over."""
-    file = path / "metrics.jsonl"
-    rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        rows.append({key: float(value) for key, value in row.items() if isinstance(value, int | float)})
-    return tuple(rows)
 
 
 @dataclass(frozen=True)
@@ -166,57 +145,20 @@ def paired_differences(runs: Sequence[Run]) -> list[Difference]:
     return found
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Several runs of one setting: over seeds, or over folds of the classes."""
-
-    label: str
-    title: str
-    n_runs: int
-    mean: float
-    std: float
-    episodes_half: float
-    """Mean half-width of the intervals over episodes, for comparison."""
-
-
 def seed_spreads(runs: Sequence[Run]) -> list[Spread]:
     """Return mean and standard deviation (ddof 1) over runs that differ in their seed alone, two or more."""
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.settings, []).append(run)
     different = [group for group in groups.values() if len({run.config.get("seed") for run in group}) > 1]
-    return [spread for group in different for spread in _spreads(group, f"{group[0].head}, {len(group)} seeds")]
-
-
-def fold_spreads(runs: Sequence[Run]) -> list[Spread]:
-    """Return the same over folds of one benchmark's classes."""
-    groups: dict[Any, list[Run]] = {}
-    for run in runs:
-        if run.fold is not None:
-            options = json.dumps(run.config.get("options"), sort_keys=True)
-            groups.setdefault((run.head, run.fold[0], options), []).append(run)
     return [
-        spread
-        for (head, base, _), group in groups.items()
-        if len({run.fold for run in group}) > 1
-        for spread in _spreads(group, f"{head} on folds of {base}")
+        spread(f"{group[0].head}, {len(group)} seeds", results)
+        for group in different
+        for results in by_test(result.data for run in group for result in run.results)
+        if len(results) > 1
     ]
 
 
-def _spreads(group: Sequence[Run], label: str) -> list[Spread]:
-    found = []
-    by_key: dict[Any, list[Result]] = {}
-    for run in group:
-        for result in run.results:
-            by_key.setdefault(result.key, []).append(result)
-    for results in by_key.values():
-        if len(results) > 1:
-            values = np.array([result.data["accuracy"] for result in results])
-            halves = np.array([result.data.get("ci95") or 0.0 for result in results])
-            title = results[0].title
-            found.append(
-                Spread(
-                    label, title, len(results), float(values.mean()), float(values.std(ddof=1)), float(halves.mean())
-                )
-            )
-    return found
+def spreads_over_folds(runs: Sequence[Run]) -> list[Spread]:
+    """Return the same over folds of one benchmark's classes."""
+    return fold_spreads({"head": run.head, **result.data} for run in runs for result in run.results)

@@ -1,13 +1,16 @@
 """New folds of a benchmark's classes: the choice of the test classes as a variable."""
 
 import random
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from fsar.errors import InputError
 from fsar.splits.names import PARTS
 from fsar.splits.split import Split
 
 MIN_TEST = 2
+_FOLD = re.compile(r"^(?P<base>.+)-fold(?P<fold>\d+)of(?P<n>\d+)$")
 
 
 def resample_split(split: Split, n_folds: int, *, seed: int = 0) -> list[Split]:
@@ -32,6 +35,17 @@ def resample_split(split: Split, n_folds: int, *, seed: int = 0) -> list[Split]:
     return [_fold(split, order, k, n_folds, seed, sizes, videos, counts) for k in range(n_folds)]
 
 
+def fold_name(base: str, k: int, n_folds: int) -> str:
+    """Return the name of fold k of a benchmark."""
+    return f"{base}-fold{k}of{n_folds}"
+
+
+def fold_of(split: str) -> tuple[str, int] | None:
+    """Return the benchmark and the number of a fold, by the name or path of its split; None for any other split."""
+    found = _FOLD.match(Path(split).stem if split.endswith(".csv") else split)
+    return (found["base"], int(found["fold"])) if found else None
+
+
 def _fold(
     split: Split,
     order: list[str],
@@ -49,7 +63,7 @@ def _fold(
         own, turned = turned[: sizes[part]], turned[sizes[part] :]
         parts[part] = {name: videos[name] for name in sorted(own)}
     return Split(
-        name=f"{split.name}-fold{k}of{n_folds}",
+        name=fold_name(split.name, k, n_folds),
         parts=parts,
         title=f"fold {k} of {n_folds} of the classes of {split.name}, seed {seed}",
         expected_counts={part: {name: counts[name] for name in own if name in counts} for part, own in parts.items()},

@@ -1,10 +1,13 @@
+import csv
 import json
 import sys
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from fsar.api import train_head
 from fsar.cli import eval_head
 from fsar.cli.common import run_command
 from fsar.heads import create_head
@@ -140,3 +143,89 @@ def test_a_list_with_a_video_of_another_class_is_refused(call, tmp_path, store):
     code, _, err = call("tsn", "--episodes-file", tmp_path / "wrong.npz")
     assert code == 1
     assert "for one of class" in err
+
+
+def test_costs_are_measured_when_asked_for(call, store):
+    arguments = ("trx", "--episodes", 5, "--query", 2, "-o", "out_dim=16")
+    code, out, err = call(*arguments, "--complexity", "--json")
+    assert code == 0, err
+    found = json.loads(out)["results"][0]["complexity"]
+    tap = store.taps["pooled"]
+    assert found["n_query"] == 10
+    assert found["n_parameters"] > 0
+    assert found["flops_per_episode"] > 10 * 5 * 2 * 16  # at the least, each query is compared with each support
+    assert found["ms_per_query"] == pytest.approx(found["ms_per_episode"] / 10)
+    assert found["bytes_per_video"] == store.n_slots * int(np.prod(tap.shape)) * np.dtype(tap.dtype).itemsize
+    assert "MFLOP an episode" in call(*arguments, "--complexity")[1]
+    assert "MFLOP an episode" not in call(*arguments)[1]
+
+
+def test_plots_are_the_numbers_of_the_test(call, tmp_path):
+    code, out, err = call("tsn", "otam", "--shots", "1,3", "--episodes", 40, "--json", "--plots", tmp_path / "figures")
+    assert code == 0, err
+    results = json.loads(out)["results"]
+    folder = tmp_path / "figures"
+    for figure in folder.glob("*.svg"):
+        ElementTree.parse(figure)
+    rows = list(csv.DictReader((folder / "accuracy-by-shots.csv").open()))
+    assert [(row["name"], int(row["shots"]), float(row["accuracy"])) for row in rows] == [
+        (name, shot, next(r["accuracy"] for r in results if (r["label"], r["n_shot"]) == (name, shot)))
+        for name in ("tsn", "otam")
+        for shot in (1, 3)
+    ]
+    of_class = {row["class"]: float(row["accuracy"])
+                for row in csv.DictReader((folder / "classes-otam-5-way-3-shot--test.csv").open())}  # fmt: skip
+    assert of_class == {name: share for name, share in results[3]["per_class_accuracy"].items() if share is not None}
+    assert (folder / "confusion-tsn-5-way-1-shot--test.svg").is_file()
+    assert f"{len(list(folder.glob('*.svg')))} figures in" in err
+
+
+def test_learning_curves_are_plotted_for_runs(call, store, tmp_path):
+    run = train_head("otam", store, options={"adapter": "linear"}, steps=20, validate_every=10, test=False,
+                     out=tmp_path / "run", quiet=True, device="cpu").folders[0]  # fmt: skip
+    assert call(run, "--episodes", 5, "--plots", tmp_path / "figures")[0] == 0
+    rows = list(csv.DictReader((tmp_path / "figures" / "curve-val-accuracy.csv").open()))
+    assert [float(row["step"]) for row in rows] == [10, 20]
+
+
+@pytest.fixture(scope="module")
+def folds(store, tmp_path_factory):
+    """Runs of a head without training on two folds that exchange some classes of training and test."""
+    folder = tmp_path_factory.mktemp("folds")
+    parts = {video.class_name: video.part for video in store.videos}
+    train, test = ([name for name, part in parts.items() if part == wanted] for wanted in ("train", "test"))
+    exchanged = dict(zip(train[:2], ["test"] * 2, strict=True)) | dict(zip(test[:2], ["train"] * 2, strict=True))
+    runs = []
+    for k, of_class in enumerate((parts, {**parts, **exchanged})):
+        split = folder / f"mine-fold{k}of2.csv"
+        with split.open("w", newline="") as file:
+            csv.writer(file).writerow(["part", "class", "video_id"])
+            csv.writer(file).writerows([of_class[v.class_name], v.class_name, v.video_id] for v in store.videos)
+        trained = train_head("otam", store, split=str(split), test=False, out=folder / f"run{k}", quiet=True)
+        runs.append(trained.folders[0])
+    return runs
+
+
+def test_folds_are_tested_each_on_its_own_classes_and_their_spread_stands_beside(call, folds):
+    code, out, err = call(*folds, "--episodes", 60, "--json")
+    assert code == 0, err
+    data = json.loads(out)
+    first, second = data["results"]
+    assert set(first["per_class_accuracy"]) != set(second["per_class_accuracy"])
+    assert [result["seen_classes"] for result in data["results"]] == [[], []]
+    (spread,) = data["spreads"]
+    assert spread["label"] == "otam on 2 folds of mine"
+    assert spread["mean"] == pytest.approx((first["accuracy"] + second["accuracy"]) / 2)
+    assert spread["std"] == pytest.approx(abs(first["accuracy"] - second["accuracy"]) / np.sqrt(2))
+    assert spread["episodes_half"] == pytest.approx((first["ci95"] + second["ci95"]) / 2)
+    assert "otam on 2 folds of mine, 5-way 1-shot, test: " in call(*folds, "--episodes", 60)[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--compare", "tsn"], "on which one tsn is tested"), (["--save-episodes", "l.npz"], "several folds")],
+)
+def test_what_needs_one_list_of_classes_is_refused_for_folds(call, folds, more, message):
+    code, _, err = call(*folds, "--episodes", 5, *more)
+    assert code == 1
+    assert message in err

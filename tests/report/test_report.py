@@ -17,7 +17,7 @@ from fsar.report.measures import equal_frames, principal_axes, reversed_frames, 
 from fsar.report.page import Page, percent
 from fsar.report.published import beside, tuning
 from fsar.report.report import ReportOptions, make_report
-from fsar.report.runs import fold_spreads, paired_differences, read_runs, seed_spreads
+from fsar.report.runs import paired_differences, read_runs, seed_spreads, spreads_over_folds
 from tests.report.browser import browser, open_page, requests_of
 
 QUICK = ReportOptions(measure=False)
@@ -91,6 +91,7 @@ def fake(run, **config):
     """Return the run with other settings, and an accuracy."""
     accuracy = config.pop("accuracy")
     data = {**run.results[0].data, "accuracy": accuracy}
+    data["split"] = config.get("split", data["split"])
     return replace(run, config={**run.config, **config}, results=(replace(run.results[0], data=data),))
 
 
@@ -100,11 +101,11 @@ def test_seeds_and_folds_are_spread(runs):
     assert (spread.mean, spread.n_runs) == (pytest.approx(0.5), 2)
     assert spread.std == pytest.approx(np.std([0.4, 0.6], ddof=1))
     folds = [fake(run, split=f"splits/ssv2-cmn-fold{k}of5.csv", accuracy=0.1 * k) for k in range(3)]
-    (spread,) = fold_spreads(folds)
-    assert spread.label == "otam on folds of ssv2-cmn"
+    (spread,) = spreads_over_folds(folds)
+    assert spread.label == "otam on 3 folds of ssv2-cmn"
     assert spread.std == pytest.approx(0.1)
     assert not seed_spreads(folds)
-    assert not fold_spreads([run])
+    assert not spreads_over_folds([run])
 
 
 def test_reports_of_folds_and_seeds_show_them(runs, tmp_path):
@@ -114,6 +115,8 @@ def test_reports_of_folds_and_seeds_show_them(runs, tmp_path):
         config = json.loads((copy / "config.json").read_text())
         config |= {"split": f"mine-fold{k}of2", "seed": k}
         (copy / "config.json").write_text(json.dumps(config))
+        result = json.loads((copy / "result.json").read_text())
+        (copy / "result.json").write_text(json.dumps({**result, "split": config["split"]}))
         copies.append(copy)
     html = make_report(copies, QUICK, quiet=True).to_html()
     assert "Spread over folds of the classes" in html

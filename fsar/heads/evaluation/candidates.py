@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fsar.device import seeded
 from fsar.errors import InputError
 from fsar.heads.episodes.feature_source import Where
+from fsar.heads.evaluation.cost import cost
 from fsar.heads.evaluation.evaluate import Evaluation
 from fsar.heads.evaluation.protocol import Plan, Planned, describe_result, measure, plan_test, refuse_seen, write_result
 from fsar.heads.evaluation.terms import TrainedTerms, departures, trained_terms
@@ -213,9 +214,13 @@ def measure_subject(
     out: Path | None = None,
     allow_seen: bool = False,
     allow_recipe: bool = False,
+    complexity: bool = False,
     quiet: bool = False,
 ) -> tuple[dict[str, Any], Evaluation]:
-    """Test a subject and write its files below `out`, else below `eval/` of its run folder if that can be written."""
+    """Test a subject and write its files below `out`, else below `eval/` of its run folder if that can be written.
+
+    With `complexity`, the first episode is met a few times more, for what it costs.
+    """
     folder = result_folder(subject, out)
     seen = refuse_seen(planned, subject.head, allow_seen=allow_seen)
     evaluation = measure(
@@ -236,6 +241,9 @@ def measure_subject(
         )
     result = describe_result(subject.head, subject.task, planned, evaluation, {"label": subject.label, **seen})
     result |= {"notes": notes, "departures": departures(subject.trained, result)}
+    if complexity:
+        spent = cost(subject.head, subject.task, planned.pool, planned.episodes)
+        result["complexity"] = {item.name: getattr(spent, item.name) for item in fields(spent)}
     if folder is not None:
         name = f"{subject.label}-{planned.part or 'all'}-{result['n_way']}way-{_name(result['n_shot'])}shot"
         _write(folder / name, result, evaluation, planned, named_by_user=out is not None)

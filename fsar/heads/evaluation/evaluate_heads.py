@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fsar.errors import InputError
 from fsar.heads.episodes.sampler import EpisodeShape
 from fsar.heads.episodes.saved_list import save_list
 from fsar.heads.evaluation.candidates import (
@@ -20,7 +21,8 @@ from fsar.heads.evaluation.evaluate import Comparison, Evaluation, compare
 from fsar.heads.evaluation.protocol import ORDER_EPISODES, Plan
 from fsar.heads.evaluation.report import Format, percent, table
 from fsar.heads.evaluation.settings import EvaluateSettings
-from fsar.heads.evaluation.terms import agreed, agreed_split, trained_terms
+from fsar.heads.evaluation.spread import Spread, fold_spreads
+from fsar.heads.evaluation.terms import TrainedTerms, agreed, agreed_split, are_folds, trained_terms
 from fsar.heads.run_folder import is_run
 
 T = TypeVar("T")
@@ -93,21 +95,37 @@ class EvaluationReport:
         """What to know of the results."""
         return list(dict.fromkeys(note for result in self.results for note in result["notes"]))
 
+    @property
+    def spreads(self) -> list[Spread]:
+        """The spread over folds of a benchmark's classes, where runs on several were tested."""
+        return fold_spreads(self.results)
+
     def table(self, style: Format = "text") -> str:
         """Return the results, one row each."""
         return table(self.results, style)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
-        return {"results": self.results, "comparisons": [each.to_dict() for each in self.comparisons]}
+        return {
+            "results": self.results,
+            "comparisons": [each.to_dict() for each in self.comparisons],
+            "spreads": [each.to_dict() for each in self.spreads],
+        }
 
 
 def mean_over_heads(measured: Sequence[Measured]) -> Evaluation:
-    """Return the mean accuracy of several heads in each episode, and their confusions added up."""
+    """Return the mean accuracy of several heads in each episode, and their confusions added up.
+
+    Heads on several folds answer other classes: each class then has the counts of the heads that were asked for it.
+    """
     evaluations = [each.evaluation for each in measured]
     accuracies = np.mean([evaluation.accuracies for evaluation in evaluations], axis=0)
-    confusion = np.sum([evaluation.confusion for evaluation in evaluations], axis=0)
-    return replace(evaluations[0], accuracies=accuracies, confusion=confusion)
+    names = tuple(dict.fromkeys(name for evaluation in evaluations for name in evaluation.class_names))
+    confusion = np.zeros((len(names),) * 2, np.int64)
+    for evaluation in evaluations:
+        places = [names.index(name) for name in evaluation.class_names]
+        confusion[np.ix_(places, places)] += evaluation.confusion
+    return replace(evaluations[0], accuracies=accuracies, confusion=confusion, class_names=names)
 
 
 def evaluate_heads(settings: EvaluateSettings) -> EvaluationReport:
@@ -127,8 +145,15 @@ def evaluate_heads(settings: EvaluateSettings) -> EvaluationReport:
         allow_duplicates=settings.allow_duplicates,
     )
     store = settings.opened()
+    own_splits = terms["splits"]
     found = [
-        load_subject(name, store, reading, options=settings.options, allow_recipe=settings.allow_recipe)
+        load_subject(
+            name,
+            store,
+            replace(reading, split=own_splits.get(name, reading.split)),
+            options=settings.options,
+            allow_recipe=settings.allow_recipe,
+        )
         for name in settings.names
     ]
     subjects = with_distinct_labels(found)
@@ -148,6 +173,7 @@ def evaluate_heads(settings: EvaluateSettings) -> EvaluationReport:
                     out=settings.out,
                     allow_seen=settings.allow_seen,
                     allow_recipe=settings.allow_recipe,
+                    complexity=settings.complexity,
                     quiet=settings.quiet,
                 )
             )
@@ -167,20 +193,37 @@ def _compared(first: Measured, second: Measured) -> Compared:
 
 
 def _terms(settings: EvaluateSettings) -> dict[str, Any]:
-    """Return split, part, way and shots: as given, else as the runs were trained."""
-    runs = [
-        terms
+    """Return split, part, way and shots: as given, else as the runs were trained. Folds have a split each."""
+    of_run = {
+        name: terms
         for name in settings.names
         if isinstance(name, str) and is_run(Path(name)) and (terms := trained_terms(Path(name)))
-    ]
+    }
+    runs = list(of_run.values())
+    by_fold = settings.split is None and are_folds(runs)
+    if by_fold:
+        _refuse_beside_folds(settings, of_run)
     from_file = settings.episodes_file is not None  # a saved list has its own way and shots
     shot = 1 if from_file else settings.shot
     return {
         "shots": settings.shots or [agreed("shot", shot, runs, lambda run: run.n_shot, 1)],
-        "split": settings.split if settings.split is not None else agreed_split(None, runs),
+        "split": settings.split if settings.split is not None else None if by_fold else agreed_split(None, runs),
+        "splits": {name: terms.split() for name, terms in of_run.items()} if by_fold else {},
         "part": agreed("part", settings.part, runs, lambda run: run.part, "test"),
         "way": agreed("way", 5 if from_file else settings.way, runs, lambda run: run.n_way, 5),
     }
+
+
+def _refuse_beside_folds(settings: EvaluateSettings, of_run: Mapping[str, TrainedTerms]) -> None:
+    """Raise InputError for what needs one list of test classes."""
+    untrained = [str(name) for name in settings.names if name not in of_run]
+    if untrained:
+        raise InputError(f"the runs were trained on several folds; say on which one {untrained[0]} is tested: --split")
+    if settings.compare is not None or settings.episodes_file is not None or settings.save_episodes is not None:
+        raise InputError(
+            "the runs were trained on several folds, which test other classes each: leave --compare, --episodes-file "
+            "and --save-episodes out, or test on one fold with --split"
+        )
 
 
 def _plan(settings: EvaluateSettings, terms: Mapping[str, Any], shot: Any) -> Plan:

@@ -11,9 +11,10 @@ from fsar.errors import count_of
 Format = Literal["text", "markdown", "csv", "json"]
 COLUMNS = (
     *("head", "way", "shot", "accuracy %", "± 95 %", "published %", "order", "ms/episode", "parameters"),
+    *("MFLOP an episode", "ms an episode alone", "ms a query", "bytes a video"),
     *("episodes", "part", "split", "notes"),
 )
-"""docs/protocol.md explains "order", "ms/episode" and "published"."""
+"""docs/protocol.md explains "order", "ms/episode", "published" and the costs."""
 
 
 def table(results: Sequence[Mapping[str, Any]], style: Format = "text") -> str:
@@ -39,6 +40,7 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
         _points(result.get("order")),
         _milliseconds(result.get("seconds_per_episode")),
         f"{result['n_parameters']:,}" if "n_parameters" in result else "",
+        *_costs(result.get("complexity")),
         str(result.get("n_episodes", "")),
         str(result.get("part", "")),
         _split(result),
@@ -59,6 +61,19 @@ def _points(order: Mapping[str, Any] | None) -> str:
 
 def _milliseconds(seconds: float | None) -> str:
     return f"{1000 * seconds:.2g}" if seconds is not None else ""
+
+
+def _costs(complexity: Mapping[str, Any] | None) -> tuple[str, str, str, str]:
+    """Return operations, milliseconds of an episode and of a query, and bytes of a video, where they were measured."""
+    if not complexity:
+        return "", "", "", ""
+    flops = complexity["flops_per_episode"]
+    return (
+        "-" if flops is None else f"{flops / 1e6:,.1f}",
+        f"{complexity['ms_per_episode']:.2f}",
+        f"{complexity['ms_per_query']:.2f}",
+        f"{complexity['bytes_per_video']:,}",
+    )
 
 
 def _split(result: Mapping[str, Any]) -> str:

@@ -39,6 +39,8 @@ class EvaluateSettings(ReadSettings):
     """Part of the split. [default: of the run, else test]"""
     order: bool = True
     """Also measure what shuffling the frames costs."""
+    complexity: bool = False
+    """Also measure what one episode costs: operations, milliseconds, bytes of a video."""
     episodes_file: Path | None = None
     """Saved list of episodes, instead of drawn ones."""
     save_episodes: Path | None = None

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from fsar.errors import InputError
 from fsar.heads.run_folder import CONFIG, RESULT, SPLIT, read_json
 from fsar.splits import Split, load_split, read_split_csv
+from fsar.splits.resample import fold_of
 
 T = TypeVar("T")
 Shot = int | tuple[int, ...]
@@ -86,6 +87,13 @@ def agreed(
         shown = ", ".join(f"{label} with {describe_value(found)}" for label, found in of_runs.items())
         raise InputError(f"the runs were trained for different terms ({option}: {shown}): say --{option}")
     return values[0] if values else other
+
+
+def are_folds(runs: Sequence[TrainedTerms]) -> bool:
+    """Tell whether runs were trained on several folds of one benchmark's classes."""
+    folds = [fold_of(run.split_name) if run.split_sha256 else None for run in runs]
+    bases = {fold[0] if fold else None for fold in folds}
+    return len(set(folds)) > 1 and len(bases) == 1
 
 
 def agreed_split(given: str | None, runs: Sequence[TrainedTerms]) -> Split | str | None:

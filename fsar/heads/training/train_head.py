@@ -17,6 +17,7 @@ from fsar.heads.setup.task import Task
 from fsar.heads.training.experiment import Experiment, Trainer, run
 from fsar.heads.training.loop import TrainReport
 from fsar.heads.training.settings import TrainSettings
+from fsar.heads.training.text_chart import accuracy_chart
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class TrainedHead:
 
     def to_text(self) -> str:
         """Return table and notes for people."""
-        lines = [self.table(), *self._trainings(), *(f"note: {note}" for note in self.notes)]
+        charts = [chart for folder in self.folders[:1] if (chart := accuracy_chart(folder))]
+        lines = [self.table(), *charts, *self._trainings(), *(f"note: {note}" for note in self.notes)]
         if len(self.results) > 1:
             spread = f"{percent(self.accuracy)} %, standard deviation {percent(self.std)}"
             lines.append(f"mean of {len(self.results)} seeds: {spread}")

@@ -44,7 +44,7 @@ def video_frames(task: PackTask) -> VideoFrames:
     from fsar.pipeline.video.decode import decode_clip
 
     settings = task.settings
-    clip = decode_clip(task.path, lambda n_frames: _choose(task, n_frames))
+    clip = decode_clip(task.path, lambda n_frames: stored_indices(task, n_frames))
     pictures = [shrink(picture, settings.short_side) for picture in clip.frames]
     return VideoFrames(
         jpegs=[encode_jpeg(picture, settings.quality) for picture in pictures],
@@ -56,7 +56,8 @@ def video_frames(task: PackTask) -> VideoFrames:
     )
 
 
-def _choose(task: PackTask, n_frames: int) -> npt.NDArray[np.integer]:
+def stored_indices(task: PackTask, n_frames: int) -> npt.NDArray[np.integer]:
+    """Return the frames of a video of `n_frames` that its pack stores, (S,) ascending, each once."""
     from fsar.pipeline.video.sample import sample_indices
 
     generator = np.random.default_rng([task.settings.seed, zlib.crc32(task.video_id.encode())])
