@@ -55,8 +55,9 @@ def command(style: "Format", as_json: bool, plots: Path | None, **settings: Any)
         echo(json.dumps(report.to_dict(), indent=2, sort_keys=True, default=str))
     else:
         echo(report.table(style))
-        for line in (*report.comparisons, *report.spreads):
-            echo(line.to_text(), err=style == "csv")
+        lines = [each.to_text() for each in report.comparisons] + [each.to_text() for each in report.spreads]
+        for line in lines:
+            echo(line, err=style == "csv")
     if plots is not None:
         from fsar.report.plots import write_plots
 

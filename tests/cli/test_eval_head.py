@@ -167,14 +167,14 @@ def test_plots_are_the_numbers_of_the_test(call, tmp_path):
     folder = tmp_path / "figures"
     for figure in folder.glob("*.svg"):
         ElementTree.parse(figure)
-    rows = list(csv.DictReader((folder / "accuracy-by-shots.csv").open()))
+    rows = list(csv.DictReader((folder / "accuracy-by-shots.csv").read_text().splitlines()))
     assert [(row["name"], int(row["shots"]), float(row["accuracy"])) for row in rows] == [
         (name, shot, next(r["accuracy"] for r in results if (r["label"], r["n_shot"]) == (name, shot)))
         for name in ("tsn", "otam")
         for shot in (1, 3)
     ]
-    of_class = {row["class"]: float(row["accuracy"])
-                for row in csv.DictReader((folder / "classes-otam-5-way-3-shot--test.csv").open())}  # fmt: skip
+    lines = (folder / "classes-otam-5-way-3-shot--test.csv").read_text().splitlines()
+    of_class = {row["class"]: float(row["accuracy"]) for row in csv.DictReader(lines)}
     assert of_class == {name: share for name, share in results[3]["per_class_accuracy"].items() if share is not None}
     assert (folder / "confusion-tsn-5-way-1-shot--test.svg").is_file()
     assert f"{len(list(folder.glob('*.svg')))} figures in" in err
@@ -184,7 +184,7 @@ def test_learning_curves_are_plotted_for_runs(call, store, tmp_path):
     run = train_head("otam", store, options={"adapter": "linear"}, steps=20, validate_every=10, test=False,
                      out=tmp_path / "run", quiet=True, device="cpu").folders[0]  # fmt: skip
     assert call(run, "--episodes", 5, "--plots", tmp_path / "figures")[0] == 0
-    rows = list(csv.DictReader((tmp_path / "figures" / "curve-val-accuracy.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "figures" / "curve-val-accuracy.csv").read_text().splitlines()))
     assert [float(row["step"]) for row in rows] == [10, 20]
 
 

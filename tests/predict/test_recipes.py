@@ -56,7 +56,8 @@ def test_a_clip_is_prepared_as_the_pack_was(packed):
     for video in rows[:3]:
         row = [store.row_of(video.video_id)]
         features, times = encoder.clip(video.path)
-        np.testing.assert_array_equal(features["pooled"].numpy(), store.read("pooled", row)[0])
+        expected = store.read("pooled", row)[0]  # in float16, and rounded in a batch of another size
+        np.testing.assert_allclose(features["pooled"].numpy(), expected, atol=1e-6, rtol=1e-3)
         assert times == pytest.approx(list(store.frame_time(row)[0, 0]))
         decoded = decode_clip(video.path, lambda n, name=video.video_id: np.unique(encoder.indices(n, name)))
         places = np.searchsorted(decoded.indices, encoder.indices(decoded.n_frames, video.video_id))
