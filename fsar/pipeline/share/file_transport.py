@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
+from fsar.errors import InputError
 from fsar.files import TEMPORARY_MARK, sync_folder, temporary_path
 from fsar.pipeline.share.address import Address
 from fsar.pipeline.share.transport import BLOCK_BYTES, Body, NotThereError, Upload, register_transport
@@ -26,15 +27,15 @@ def local_path(location: str) -> Path:
 
 @register_transport("file")
 class FileTransport:
-    """Plain files. Links, pipes and devices in place of files are refused."""
+    """Plain files. Links, pipes and devices in place of files are refused, and links in place of a store's folders."""
 
     def __init__(self, address: Address) -> None:
-        pass
+        self._named = local_path(address.location)
 
     @contextmanager
     def get(self, location: str, *, start: int = 0, resume: str = "") -> Iterator[Body]:
         """Open a file."""
-        path = local_path(location)
+        path = self._path(location)
         try:
             descriptor = os.open(path, _FLAGS)
         except (FileNotFoundError, NotADirectoryError):
@@ -53,7 +54,7 @@ class FileTransport:
     def children(self, location: str) -> list[str]:
         """Return the names in a folder."""
         try:
-            with os.scandir(local_path(location)) as entries:
+            with os.scandir(self._path(f"{location}/*").parent) as entries:
                 return sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -61,14 +62,14 @@ class FileTransport:
     def size(self, location: str) -> int | None:
         """Return the size of a plain file."""
         try:
-            state = os.lstat(local_path(location))
+            state = os.lstat(self._path(location))
         except (FileNotFoundError, NotADirectoryError):
             return None
         return state.st_size if stat.S_ISREG(state.st_mode) else None
 
     def put(self, location: str, source: Path | bytes, *, replace: bool = False) -> None:
         """Write a file under a temporary name and rename it."""
-        path = local_path(location)
+        path = self._path(location)
         if not replace and path.exists():
             raise FileExistsError(f"{location} exists")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,17 @@ class FileTransport:
     def finish(self, uploads: Sequence[Upload], files: StoreFiles) -> None:
         """Write the last objects of a version in their order, and clear what killed pushes left beside them."""
         finish_each(self, uploads)
-        remove_abandoned(local_path(uploads[-1].location).parent)
+        remove_abandoned(self._path(uploads[-1].location).parent)
+
+    def _path(self, location: str) -> Path:
+        """Return the path of an object. Raises InputError where a folder on its way is a link that nobody named."""
+        path, named = local_path(location), self._named
+        for folder in path.parents:
+            if folder in (named, named.parent) or (named.is_symlink() and folder == Path(f"{named}.parts")):
+                break  # whoever names a link knows where it leads; the parts of HDF5 may go with their master
+            if folder.is_symlink():
+                raise InputError(f"{folder} is a link: a store must hold its own folders")
+        return path
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fsar.errors import InputError
 from fsar.pipeline.share import file_transport, parse_address
 from fsar.pipeline.share.file_transport import FileTransport, remove_abandoned
 
@@ -56,6 +57,28 @@ def test_a_file_that_was_taken_for_abandoned_is_begun_again(
     transport.put(f"{tmp_path.as_uri()}/x", b"content")
     assert (tmp_path / "x").read_bytes() == b"content"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_links_that_nobody_named_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "private" / "inner").mkdir(parents=True)
+    (tmp_path / "private" / "inner" / "x").write_bytes(b"secret")
+    (tmp_path / "shelf" / "s.zarr").mkdir(parents=True)
+    (tmp_path / "shelf" / "s.zarr" / "features").symlink_to(tmp_path / "private")
+    (tmp_path / "named.zarr").symlink_to(tmp_path / "private")
+    store = parse_address((tmp_path / "shelf" / "s.zarr").as_uri())
+    inside = FileTransport(store)
+    for name in ("features/inner/x", "features/inner/none"):
+        with pytest.raises(InputError, match="features is a link"), inside.get(f"{store}/{name}"):
+            pass
+        with pytest.raises(InputError, match="features is a link"):
+            inside.size(f"{store}/{name}")
+        with pytest.raises(InputError, match="features is a link"):
+            inside.put(f"{store}/{name}", b"new", replace=True)
+    with pytest.raises(InputError, match="features is a link"):
+        inside.children(f"{store}/features")
+    named = parse_address((tmp_path / "named.zarr").as_uri())
+    with FileTransport(named).get(f"{named}/inner/x") as body:
+        assert b"".join(body.blocks) == b"secret"
 
 
 def test_a_failed_write_leaves_nothing(transport: FileTransport, tmp_path: Path) -> None:
