@@ -1,14 +1,27 @@
 """`fsar-prep encode`: videos to a feature store."""
 
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fsar.cli.cluster import (
+    ClusterChoice,
+    ClusterCommand,
+    cancel_launch,
+    cluster_options,
+    prepare_launch,
+    see_through,
+    show_script,
+    typed_arguments,
+)
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, FiniteRange, echo, json_option, page, summary
 from fsar.cli.store_address import LOCAL_STORE, STORE, open_any
-from fsar.errors import count_of
+from fsar.errors import InputError, count_of
 
 option = partial(click.option, show_default=True)
 
@@ -18,7 +31,7 @@ NORMALISATIONS = ("backbone", "clip", "imagenet", "half", "none")
 PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 
 
-@click.command("encode")
+@click.command("encode", cls=ClusterCommand)
 @click.argument("catalog", type=click.Path(path_type=Path))
 @option(
     "--backbone", required=True, help="open_clip:NAME/TAG, torchvision:NAME/WEIGHTS, timm:NAME/TAG, LIB:NAME/FILE …"
@@ -70,7 +83,11 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
     help="Processes that will fill the store together: it is cut into 8 chunks for each at least.",
 )
 @option("--chunk-mb", type=FiniteRange(0, 1024, min_open=True), help="MB of a chunk, 256 videos at most [what suits].")
+@cluster_options
 @option("--reuse", multiple=True, type=STORE, help="Store, folder of stores or address to take equal rows from.")
+@option(
+    "--estimate", is_flag=True, help="Measure ten videos here; print storage, and hours by workers. Writes nothing."
+)
 @option("--dry-run", is_flag=True, help="Say what would be stored, and stop.")
 @json_option
 def command(
@@ -82,8 +99,10 @@ def command(
     n_frames: int,
     slots: int | None,
     reuse: tuple[Any, ...],
+    estimate: bool,
     dry_run: bool,
     as_json: bool,
+    cluster: ClusterChoice | None,
     **options: Any,
 ) -> int:
     """Encode the videos of a catalog into a feature store.
@@ -96,15 +115,20 @@ def command(
     or torchvision for its weights. --pixels names the test pictures of published code instead, and --resize,
     --resize-to, --interpolation, --antialias, --arithmetic and --normalise each replace one part.
 
+    --cluster starts --workers processes that fill the store together, here or on a cluster, shows how far they are and
+    starts those again that fail. Ctrl-C leaves them at work; the same command attaches to them, --cancel ends them.
+    With --dry-run it prints what it would start: for slurm a script for `sbatch`.
+
     \b
     Examples:
       fsar-prep encode catalog.csv --backbone open_clip:ViT-B-16/openai --tap pooled --out ssv2.zarr
       fsar-prep encode catalog.csv --backbone open_clip:RN50/openai --pixels clip-fsar --out as-published.zarr
+      fsar-prep encode catalog.csv --backbone open_clip:ViT-B-16/openai --out ssv2.zarr \\
+          --cluster slurm --workers 8 --slurm partition=gpu --slurm gres=gpu:1 --slurm time=12:00:00
     """  # noqa: D301
-    from fsar.errors import InputError
     from fsar.pipeline.catalog.catalog import select_rows
     from fsar.pipeline.catalog.duplicates import describe_duplicates
-    from fsar.pipeline.encode.encode import encode, plan
+    from fsar.pipeline.encode.encode import encode, open_or_make, plan
     from fsar.pipeline.packs.catalog import read_videos
     from fsar.splits import load_split
 
@@ -116,16 +140,55 @@ def command(
     prepared = plan(rows, chosen, path)
     if prepared.note:
         echo(page([f"note: {prepared.note}"]), err=True)
+    if estimate:
+        return _estimate(rows, prepared, chosen, as_json=as_json)
+    launch = _launch(cluster, path, chosen.n_workers, len(prepared.videos)) if cluster else None
+    if cluster and launch and (cluster.cancel or dry_run):
+        return cancel_launch(launch, as_json=as_json) if cluster.cancel else show_script(launch, as_json=as_json)
     if dry_run:
         summary(_plan_data(prepared, path), _plan_text(prepared, path), as_json=as_json)
         return EXIT_DONE
-    report = encode(rows, path, chosen, prepared=prepared, reuse=_stores_to_reuse(reuse, prepared.recipe))
+    if launch:
+        open_or_make(path, prepared, chosen).close()
+        report = _encode_on_cluster(launch, lambda: encode(rows, path, chosen, prepared=prepared))
+    else:
+        report = encode(rows, path, chosen, prepared=prepared, reuse=_stores_to_reuse(reuse, prepared.recipe))
     for video_id, _, reason, message in report.failures:
         echo(page([f"failed: {video_id} ({reason}): {message}"]), err=True)
     if report.duplicates:
         echo(f"warning: {describe_duplicates(report.duplicates)}", err=True)
     summary(_report_data(report), _report_text(report), as_json=as_json)
     return EXIT_FAILED if report.failures else EXIT_DONE
+
+
+def _estimate(rows: Any, prepared: Any, chosen: Any, *, as_json: bool) -> int:
+    from fsar.cli.estimate_text import estimate_data, estimate_text
+    from fsar.pipeline.encode.estimate import estimate
+
+    found = estimate(rows, prepared, chosen)
+    summary(estimate_data(found, chosen.n_workers), estimate_text(found, chosen.n_workers), as_json=as_json)
+    return EXIT_DONE
+
+
+def _launch(choice: ClusterChoice, out: Path, n_workers: int, n_videos: int) -> Any:
+    from fsar.cluster.filling import Filling
+
+    arguments = [["encode", *typed_arguments()]] * n_workers
+    return prepare_launch(choice, ("fsar-prep", "fsar.cli.prep"), arguments, out, Filling(out, n_videos))
+
+
+def _encode_on_cluster(launch: Any, finish: Callable[[], Any]) -> Any:
+    """Have workers fill the store; return the report of `finish`, which seals it if they have not, with their time."""
+    start, n_before = time.monotonic(), launch.work.n_done()
+    see_through(launch, "encode", launch.work.n_items)
+    if launch.work.n_left():
+        raise InputError(
+            f"{count_of(launch.work.n_left(), 'video')} could not be encoded: all workers have ended, see their logs "
+            f"in {launch.folder}; run the same command again to go on"
+        )
+    report = finish()
+    report.run.n_ok, report.run.seconds = report.n_videos - n_before, time.monotonic() - start
+    return replace(report, n_resumed=n_before, n_workers=len(launch.workers))
 
 
 def _options(
@@ -159,8 +222,6 @@ def _stores_to_reuse(places: tuple[Any, ...], recipe: Any) -> list[Any]:
 
 
 def _store_path(out: Path, store_format: str | None) -> Path:
-    from fsar.errors import InputError
-
     suffix = {"zarr": ".zarr", "hdf5": ".h5"}.get(store_format or "", "")
     if out.suffix in (".zarr", ".h5"):
         if suffix and out.suffix != suffix:
@@ -209,7 +270,8 @@ def _report_data(report: Any) -> dict[str, Any]:
         "failures": [dict(zip(("video_id", "path", "reason", "message"), f, strict=True)) for f in report.failures],
         "seconds": run.seconds,
         "frames_per_second": run.n_frames / run.seconds if run.seconds else 0.0,
-        "shares": run.shares() if run.seconds else {},
+        "shares": run.shares() if run.seconds and not report.n_workers else {},
+        "n_workers": report.n_workers,
         "peak_memory_bytes": run.peak_memory_bytes,
     }
 
@@ -223,6 +285,9 @@ def _report_text(report: Any) -> str:
         text += f"; {count_of(run.n_reused, 'video')} taken from other stores"
     if not n_new:
         return text if run.n_reused else f"{text}; nothing was left to encode"
+    if report.n_workers:
+        rate = f"{n_new / run.seconds:.1f} videos/s"
+        return f"{text}\n{n_new} encoded by {count_of(report.n_workers, 'worker')} in {run.seconds:.1f} s ({rate})"
     shares = ", ".join(f"{name} {share:.0%}" for name, share in run.shares().items())
     rates = f"{n_new / run.seconds:.1f} videos/s, {run.n_frames / run.seconds:.0f} frames/s"
     return (

@@ -154,6 +154,7 @@ def examples(folder: Path) -> None:
 
 PREPARE: dict[str, Callable[[Path], None]] = {
     "datasets.md": downloads,
+    "cluster.md": catalog,
     "packs.md": catalog,
     "python.md": motions,
     "own-data.md": own_videos,

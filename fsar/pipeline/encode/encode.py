@@ -48,6 +48,8 @@ class EncodeReport:
     run: EngineReport
     duplicates: list[list[str]] = field(default_factory=list)
     """Groups of ids whose videos have the same content."""
+    n_workers: int = 0
+    """Processes that were started elsewhere for it; 0 where this one encoded."""
 
 
 def encode(

@@ -45,6 +45,18 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     ours.close()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_process_that_nobody_has_asked_how_it_ended_is_gone(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    started = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[19]
+    path = write_claim(tmp_path, 0, pid=child, started=started)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert is_stale(path)
+    os.waitpid(child, 0)
+
+
 def test_a_process_id_that_came_back_is_not_the_claimer(tmp_path: Path) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("start times are read from /proc")

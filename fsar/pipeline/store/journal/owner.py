@@ -142,11 +142,15 @@ def host_id() -> str:
 
 
 def process_start(pid: int) -> str:
-    """Return the start time of a process in clock ticks, empty when unknown: a process id may come back."""
+    """Return the start time of a process in clock ticks: a process id may come back.
+
+    Empty when it is unknown, and for one that has ended while its parent has not asked how.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
+    return fields[19] if fields[0] not in "ZX" else ""
 
 
 def _process_exists(pid: int) -> bool:

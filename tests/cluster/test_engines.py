@@ -1,0 +1,150 @@
+"""One suite for every engine: it starts workers, says how they are, and ends them, also for who comes later."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fsar.cluster.engine import State, Task
+from fsar.cluster.engines import open_engine
+from fsar.cluster.slurm import SlurmEngine
+from fsar.errors import InputError
+from tests.cluster import slurm_here
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[None]:
+    reason = slurm_here.why_not()
+    if reason:
+        pytest.skip(reason)
+    with slurm_here.slurm() as conf, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(conf))
+        yield
+
+
+@pytest.fixture(params=["local", "slurm"])
+def cluster(request: pytest.FixtureRequest) -> str:
+    """The name of an engine that works here."""
+    kind = request.param
+    if kind != "local":
+        request.getfixturevalue(kind)
+    return str(kind)
+
+
+def tasks_of(folder: Path, codes: list[int]) -> list[Task]:
+    """Workers that end with these codes, when they are told to."""
+    program = ("waiter", "tests.cluster.program")
+    return [Task(i, "life", program, (str(folder), str(code)), folder, ROOT) for i, code in enumerate(codes)]
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(0.1)
+
+
+def here(folder: Path, index: int) -> int:
+    """Wait until a worker is there; return its process id."""
+    file = folder / f"{index}.here"
+    wait_for(file.exists, f"worker {index}")
+    return int(file.read_text())
+
+
+def test_workers_end_are_killed_and_are_cancelled(cluster: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    folder = tmp_path / 'logs of "100%" $HOME'
+    folder.mkdir()
+    tasks = tasks_of(folder, [0, 7, 0, 0])
+    starter = open_engine(cluster, {})
+    handles = starter.start(tasks)
+    request.addfinalizer((folder / "go").touch)
+    pids = [here(folder, task.index) for task in tasks]
+    engine = open_engine(cluster, {})  # handles are good for who comes later, too
+    assert engine.states(handles) == [State.RUNNING] * 4
+
+    os.kill(pids[2], signal.SIGKILL)
+    wait_for(lambda: not engine.states(handles[2:3])[0].alive, "the end of the one that was killed")
+    assert tasks[2].exit_code() is None
+
+    engine.cancel(tasks[3:], handles[3:])
+    wait_for(lambda: not engine.states(handles[3:])[0].alive, "the end of the one that was cancelled")
+    wait_for((folder / "3.tidy").exists, "its tidying up")
+    assert engine.states(handles[:2]) == [State.RUNNING] * 2
+
+    (folder / "go").touch()
+    wait_for(lambda: engine.states(handles[:2]) == [State.ENDED] * 2, "the end of the others")
+    assert [task.exit_code() for task in tasks[:2]] == [0, 7]
+    assert "hello from 1" in tasks[1].log.read_text()
+    assert "hello from 0" not in tasks[1].log.read_text()
+    wait_for(lambda: not any(state.alive for state in starter.states(handles)), "who started them knows it, too")
+
+
+def test_one_worker_is_started_again(cluster: str, tmp_path: Path) -> None:
+    """Alone, under its own number."""
+    engine, task = open_engine(cluster, {}), tasks_of(tmp_path, [0, 0])[1]
+    (tmp_path / "go").touch()
+    handles = engine.start([task])
+    wait_for(lambda: engine.states(handles) == [State.ENDED], "its end")
+    assert task.exit_code() == 0
+    assert (tmp_path / "1.here").exists()
+
+
+class TestScript:
+    """What sbatch gets."""
+
+    def script(self, codes: list[int], **options: str) -> str:
+        return SlurmEngine(options).script(tasks_of(Path("/scratch/x y"), codes))
+
+    def test_equal_commands_are_one_line(self) -> None:
+        lines = self.script([0, 0, 0]).splitlines()
+        assert lines[0] == "#!/bin/bash"
+        assert "#SBATCH --array=0,1,2" in lines
+        assert '#SBATCH --output="/scratch/x y/%a.log"' in lines
+        assert lines[-1] == (
+            f"exec {sys.executable} -m fsar.cluster.worker '/scratch/x y' life \"$SLURM_ARRAY_TASK_ID\" "
+            "waiter tests.cluster.program '/scratch/x y' 0"
+        )
+
+    def test_different_commands_are_told_by_their_number(self) -> None:
+        assert "1) exec " in self.script([0, 5])
+        assert self.script([0, 5]).rstrip().endswith("esac")
+
+    def test_options_of_the_site_are_taken_as_they_are_and_win(self) -> None:
+        script = self.script(
+            [0], **{"gres": "gpu:a100:1", "time": "12:00:00", "exclusive": "", "open-mode": "truncate"}
+        )
+        assert "#SBATCH --gres=gpu:a100:1\n" in script
+        assert "#SBATCH --exclusive\n" in script
+        assert "--open-mode=truncate" in script
+        assert "append" not in script
+
+    @pytest.mark.parametrize(("name", "value"), [("array", "0-9"), ("--x\n", "y"), ("comment", "a\nrm -rf /")])
+    def test_options_that_cannot_be_are_refused(self, name: str, value: str) -> None:
+        with pytest.raises(InputError, match="--slurm"):
+            SlurmEngine({name: value})
+
+
+@pytest.mark.parametrize(
+    ("cluster", "slurm_options", "message"),
+    [
+        ("slrum", {}, "did you mean slurm"),
+        ("local=here", {}, "did you mean local"),
+        ("local", {"time": "1"}, "does not go with"),
+    ],
+)
+def test_a_cluster_that_is_none_is_refused(cluster: str, slurm_options: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_engine(cluster, slurm_options)
+
+
+def test_a_machine_without_slurm_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="no `sbatch` on this machine"):
+        SlurmEngine({}).start(tasks_of(tmp_path, [0]))
