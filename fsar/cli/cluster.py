@@ -123,9 +123,12 @@ def see_through(launch: "Launch", label: str, n_items: int, *, unit: str = "vide
 
     found = launch.begin()
     began = "attached to" if found else "started"
-    echo(f"{began} {count_of(len(launch.workers), 'worker')} of {launch.cluster}; logs in {launch.folder}", err=True)
-    with progress(label, n_items, n_done=launch.work.n_done(), unit=unit, quiet=quiet) as advance:
-        done = launch.watch(advance)
+    with launch.left_at_work():
+        echo(
+            f"{began} {count_of(len(launch.workers), 'worker')} of {launch.cluster}; logs in {launch.folder}", err=True
+        )
+        with progress(label, n_items, n_done=launch.work.n_done(), unit=unit, quiet=quiet) as advance:
+            done = launch.watch(advance)
     for worker in launch.workers:
         echo(worker.to_text(), err=True)
     return done

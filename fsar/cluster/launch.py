@@ -2,7 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -110,24 +111,25 @@ class Launch:
         return True
 
     def watch(self, advance: Callable[[int], None] = lambda n_items: None) -> bool:
-        """See the workers through to the end of the work; return whether nothing is left.
-
-        Raises:
-            KeyboardInterrupt: who watches was interrupted; the workers go on.
-        """
+        """See the workers through to the end of the work; return whether nothing is left."""
         n_done = self.work.n_done()
+        while True:
+            self._look()
+            n_now = self.work.n_done()
+            advance(n_now - n_done)
+            n_done = n_now
+            left = any(self.work.is_left(worker.task) for worker in self.workers)
+            if not left:
+                self._send_home()
+            if not any(worker.state.alive for worker in self.workers):
+                return not left
+            time.sleep(POLL_SECONDS)
+
+    @contextmanager
+    def left_at_work(self) -> Iterator[None]:
+        """Have an interruption of the block say that the workers go on, and how they are ended."""
         try:
-            while True:
-                self._look()
-                n_now = self.work.n_done()
-                advance(n_now - n_done)
-                n_done = n_now
-                left = any(self.work.is_left(worker.task) for worker in self.workers)
-                if not left:
-                    self._send_home()
-                if not any(worker.state.alive for worker in self.workers):
-                    return not left
-                time.sleep(POLL_SECONDS)
+            yield
         except KeyboardInterrupt as interrupt:
             raise type(interrupt)(self._farewell()) from interrupt
 

@@ -145,7 +145,10 @@ def test_who_watches_may_leave_and_come_back(tmp_path: Path, kind: type[Keyboard
     plan = Plan({0: [State.RUNNING, kind, State.RUNNING, State.RUNNING, 0], 1: [State.RUNNING]})
     first = launch_of(plan, tmp_path)
     first.begin()
-    with pytest.raises(kind, match=r"2 workers of local work on.*--cancel or `end them` ends them"):
+    with (
+        pytest.raises(kind, match=r"2 workers of local work on.*--cancel or `end them` ends them"),
+        first.left_at_work(),
+    ):
         first.watch()
     plan.stories[1] = [State.RUNNING, State.RUNNING, 0]
     second = launch_of(plan, tmp_path)
