@@ -39,10 +39,21 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 @option("--out", required=True, type=LOCAL_STORE, help="Store to fill: NAME.zarr or NAME.h5.")
 @option("--format", "store_format", type=click.Choice(["zarr", "hdf5"]), help="Adds the suffix if --out has none.")
 @option("--weights", type=click.Path(path_type=Path), help="Checkpoint file in place of published weights.")
-@option("--tap", "taps", multiple=True, default=["pooled"], help="What to store; repeatable: pooled, map, tokens.K …")
+@option(
+    "--tap",
+    "taps",
+    multiple=True,
+    default=["pooled"],
+    help="What to store; repeatable: pooled, map, tokens.K, steps.pooled …",
+)
 @option("--split", help="Split (name or CSV): only its videos, in its order.")
 @option("--limit", type=click.IntRange(min=1), help="Only the first N videos.")
-@option("--frames", "n_frames", default=8, type=FRAME_COUNT, help="Frames to store of a video.")
+@option("--frames", "n_frames", type=FRAME_COUNT, help="Frames to store of a video [8].")
+@option("--clips", "n_clips", type=FRAME_COUNT, help="Clips to store of a video, of a network that sees clips [1].")
+@option("--clip-length", type=FRAME_COUNT, help="Frames of a clip [what the network was trained with].")
+@option(
+    "--clip-stride", type=click.IntRange(min=0), help="From frame to frame of a clip; 0 spreads it over the video [0]."
+)
 @option(
     "--slots", type=FRAME_COUNT, help="Store more: `fsar-train-head --frames N` draws N of them anew at each visit."
 )
@@ -96,7 +107,7 @@ def command(
     store_format: str | None,
     split: str | None,
     limit: int | None,
-    n_frames: int,
+    n_frames: int | None,
     slots: int | None,
     reuse: tuple[Any, ...],
     estimate: bool,
@@ -133,11 +144,13 @@ def command(
     from fsar.splits import load_split
 
     rows = select_rows(read_videos(catalog), load_split(split) if split else None)[:limit]
-    if slots is not None and slots < n_frames:
-        raise InputError(f"--slots must be at least --frames {n_frames}, got {slots}")
+    if slots is not None and slots < (n_frames or 8):
+        raise InputError(f"--slots must be at least --frames {n_frames or 8}, got {slots}")
     path = _store_path(out, store_format)
-    chosen = _options(slots or n_frames, **options)
+    chosen = _options(slots or n_frames or 8, **options)
     prepared = plan(rows, chosen, path)
+    if prepared.recipe.clip is not None and (slots or n_frames):
+        raise InputError(f"{chosen.backbone} sees clips: say --clips, --clip-length and --clip-stride, not --frames")
     if prepared.note:
         echo(page([f"note: {prepared.note}"]), err=True)
     if estimate:

@@ -50,14 +50,16 @@ def command(clip: Path, store: str | None, out: Path, as_json: bool, **given: An
     write_strip(frames, out)
     data = {"clip": str(clip), "out": str(out), "frame_times_seconds": seconds, "size": spec.size}
     times = ", ".join(f"{t:.2f}" for t in seconds)
-    summary(data, page([f"wrote {out}: {len(frames)} frames at {times} s"]), as_json=as_json)
+    where = (
+        f"frames at {times} s" if len(frames) == len(seconds) else f"frames of clips; their slots begin at {times} s"
+    )
+    summary(data, page([f"wrote {out}: {len(frames)} {where}"]), as_json=as_json)
     return EXIT_DONE
 
 
 def _settings(clip: Path, store: str | None, given: dict[str, Any]) -> "tuple[ClipTask, ImageSpec]":
     from fsar.pipeline.encode.clip_task import ClipTask
-    from fsar.pipeline.encode.recipe import Recipe
-    from fsar.pipeline.encode.show import task_of
+    from fsar.pipeline.encode.recipe import Recipe, task_of
     from fsar.pipeline.pixels.spec import ImageSpec
     from fsar.pipeline.share import open_store
 
@@ -66,7 +68,7 @@ def _settings(clip: Path, store: str | None, given: dict[str, Any]) -> "tuple[Cl
         if named:
             raise InputError(f"--{named[0].replace('_', '-')} is the store's to say: leave it out")
         recipe = Recipe.from_dict(open_store(store).recipe)
-        return task_of(clip, recipe), recipe.image
+        return task_of(clip.stem, str(clip), recipe), recipe.image
     size = given["size"] or 224
     spec = ImageSpec(given["resize"] or "squash", given["resize_to"] or round(size * 256 / 224), size)
     return ClipTask(clip.stem, str(clip), given["sampler"] or "uniform-center", given["frames"] or 8, 1, 0), spec

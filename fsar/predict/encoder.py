@@ -17,7 +17,7 @@ from fsar.files import write_safetensors
 from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.encode.clip_task import ClipTask, decode_task
 from fsar.pipeline.encode.forward import Forward
-from fsar.pipeline.encode.recipe import Recipe
+from fsar.pipeline.encode.recipe import Recipe, task_of
 from fsar.pipeline.encode.recorded_backbone import backbone_of
 from fsar.pipeline.pixels.prepare import CENTRE
 from fsar.pipeline.video.source import source_sha256
@@ -82,17 +82,21 @@ class ClipEncoder:
         return features, times
 
     def frames(self, frames: npt.NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Return tap -> (T, *shape) of chosen frames (T, H, W, 3) RGB; T is the recipe's number of slots."""
-        if len(frames) != self.recipe.n_slots:
-            raise InputError(f"the recipe takes {self.recipe.n_slots} frames of a clip, got {len(frames)}")
+        """Return tap -> (T, *shape) of chosen frames (F, H, W, 3) RGB: those that `indices` names, for T slots."""
+        if len(frames) != self.recipe.n_frames_seen:
+            raise InputError(f"the recipe takes {self.recipe.n_frames_seen} frames of a clip, got {len(frames)}")
         if self._packed is not None:
             frames = np.stack([as_packed(frame, self._packed) for frame in frames])
         features = self._loaded().start([(frames, CENTRE)]).result()
         return {tap: torch.from_numpy(np.array(values[0])) for tap, values in features.items()}
 
     def indices(self, n_frames: int, name: str = "") -> list[int]:
-        """Return the frames that the recipe's sampler takes of a video, in order of the slots."""
+        """Return the frames that the network sees of a video by this recipe, in order."""
         return [int(i) for i in self._task(Path(name)).indices(n_frames)[0]]
+
+    def of_slots(self, values: Sequence[float]) -> list[float]:
+        """Return of values for every frame that `indices` names those of the slots' first frames."""
+        return [float(v) for v in self._task(Path()).of_slots(np.asarray([values]))[0]]
 
     def close(self) -> None:
         """Give the backbone's threads back."""
@@ -107,10 +111,10 @@ class ClipEncoder:
 
     def _task(self, path: Path) -> ClipTask:
         recipe = self.recipe
-        wanted = (path.stem, str(path), recipe.sampler, recipe.n_slots, 1, recipe.seed)
         if self._packed is not None:
+            wanted = (path.stem, str(path), recipe.sampler, recipe.n_slots, 1, recipe.seed)
             return PackedFirst(*wanted, settings=self._packed)
-        return ClipTask(*wanted, recipe.decoder)
+        return task_of(path.stem, str(path), recipe)
 
     def _cached_file(self, path: Path) -> Path | None:
         if self._cache is None or not path.exists():

@@ -164,6 +164,7 @@ def from_backbone(
         backbone, weights, tuple(dict.fromkeys(chosen.values())), sampler=sampler, n_slots=n_frames, size=size
     )
     recipe, specs = recipe_of(loaded, encode)
+    n_frames = recipe.n_slots  # of a network for clips, one or those that its time steps give
     facts = {"dim": feature_width(kind.inputs[0], specs[chosen[kind.inputs[0].role]].shape), "n_frames": n_frames}
     with seeded(0):
         head = create_head(name, **default_options(kind, typed_options(name, options), facts)).to(device).eval()

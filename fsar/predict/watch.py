@@ -95,7 +95,8 @@ def _answer(predictor: Predictor, inside: list[tuple[float, Any]], start: float,
     to_rgb = RgbConverter()
     pictures = {place: to_rgb(inside[place][1]) for place in sorted(set(chosen))}
     frames = np.stack([pictures[place] for place in chosen])
-    answer = predictor.predict_frames(frames, [inside[place][0] for place in chosen], f"{start:.3f}-{end:.3f} s")
+    seconds = predictor.encoder.of_slots([inside[place][0] for place in chosen])
+    answer = predictor.predict_frames(frames, seconds, f"{start:.3f}-{end:.3f} s")
     return Window(start, end, len(inside), answer, time.perf_counter() - arrived)
 
 

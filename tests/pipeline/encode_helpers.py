@@ -43,7 +43,8 @@ def fake_decode(task: ClipTask) -> DecodedClip:
     if name.startswith("big"):
         frames = frames.repeat(6, 1).repeat(6, 2)
     times = indices / 12
-    return DecodedClip(frames, np.searchsorted(wanted, indices), indices, times, 20, hashlib.sha256(b"x").digest())
+    slots = task.of_slots(indices), task.of_slots(times)
+    return DecodedClip(frames, np.searchsorted(wanted, indices), *slots, 20, hashlib.sha256(b"x").digest())
 
 
 def slow_decode(task: ClipTask) -> DecodedClip:

@@ -30,9 +30,9 @@ from fsar.heads.setup.task import Task
 from fsar.heads.training.experiment import Experiment, Trainer
 from fsar.heads.training.settings import TrainSettings
 from fsar.heads.training.train_head import chosen_preset, make_experiment
-from fsar.pipeline.backbones import Backbone, load_backbone
-from fsar.pipeline.encode.encode import backbone_of
+from fsar.pipeline.backbones import Backbone, load_backbone, refuse_clips
 from fsar.pipeline.encode.recipe import Recipe
+from fsar.pipeline.encode.recorded_backbone import backbone_of
 from fsar.pipeline.text.tables import class_texts, default_names, make_table
 from fsar.pipeline.text.templates import load_templates
 from fsar.splits import Split, load_split
@@ -161,6 +161,7 @@ def _tuning(preset: Preset, options: FinetuneSettings, split: Split | None) -> P
 
 def _check(backbone: Backbone, tuning: Tuning, options: FinetuneSettings) -> None:
     """Refuse what would fail in the first step."""
+    refuse_clips(backbone, "--finetune")
     if options.micro_batch and tuning.batch_norm != "eval" and batch_norms(backbone.module):
         raise InputError(
             f"--micro-batch cuts a call of the backbone into chunks, and {backbone.name} normalises each call by its "

@@ -143,7 +143,7 @@ class VideoReader:
             self._pool.submit(
                 key,
                 VisitTask(
-                    video.video_id, video.path, visit.sampler, visit.n_frames, 1, visit.seed, self._decoder, visit
+                    video.video_id, video.path, visit.sampler, visit.n_frames, 1, visit.seed, self._decoder, visit=visit
                 ),
             )
         for key in range(first, first + len(visits)):

@@ -67,7 +67,11 @@ def _fill(name: str, group: list[Input], store: "FeatureStore") -> dict[str, str
 
 
 def _matching(pattern: str, store: "FeatureStore") -> list[str]:
-    return [tap for tap in store.taps if tap == pattern or (pattern.endswith(".") and tap.startswith(pattern))]
+    """Return the taps of a name, or of a family; those of the time steps of clips stand for those of frames."""
+    names = {tap: tap.removeprefix("steps.") for tap in store.taps}
+    return [
+        tap for tap, name in names.items() if name == pattern or (pattern.endswith(".") and name.startswith(pattern))
+    ]
 
 
 def _depth(tap: str) -> int:

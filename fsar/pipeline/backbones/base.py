@@ -5,13 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from fsar.errors import InputError
 from fsar.pipeline.pixels.spec import ImageSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+STEP_TAPS = ("steps.pooled", "steps.map", "steps.map4max", "steps.tokens")
+"""What a network for clips gives for each of its time steps: each becomes a slot."""
+
+
+@dataclass(frozen=True)
+class VideoInput:
+    """What a network for clips takes."""
+
+    length: int
+    """Frames of a clip: what it was trained with, or was asked for."""
+    fixed_length: bool = False
+    """Whether it takes no other length."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +33,11 @@ class TapPoints:
     """Where a tower can be tapped."""
 
     map_module: nn.Module | None = None
-    """Gives the last feature map (B, C, h, w)."""
+    """Gives the last feature map (B, C, h, w); of clips, what `grid` turns into one."""
+    grid: Callable[[Tensor], Tensor] | None = None
+    """For clips: what `map_module` gives to the feature map (B, C, t, h, w), with t time steps."""
+    steps_module: nn.Module | None = None
+    """For clips: gives one vector for each time step (B, t, D); None: the mean of the map over positions."""
     blocks: tuple[nn.Module, ...] = ()
     """Transformer blocks in order, each gives the residual stream (B, L, W)."""
     batch_first: bool = True
@@ -30,14 +48,17 @@ class TapPoints:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded image tower: normalised frames (B, 3, size, size) float32 to pooled features (B, dim)."""
+    """A loaded tower: normalised frames (B, 3, size, size) float32 to pooled features (B, dim).
+
+    With `video`, clips (B, T, 3, size, size).
+    """
 
     library: str
     name: str
     pretrained: str
     """Tag of the weights, `file`, or `random@SEED`."""
     module: nn.Module
-    """The tower in evaluation mode on the CPU in float32, without a classifier."""
+    """The tower, called with its input alone, in evaluation mode on the CPU in float32, without a classifier."""
     dim: int
     size: int
     """Height and width of its input, pixels."""
@@ -54,14 +75,51 @@ class Backbone:
     image: ImageSpec | None = None
     """How its library prepares pictures for these weights, at `size` pixels; None where ours cannot do the same."""
 
+    video: VideoInput | None = None
+    """What it takes if it sees clips; None for single frames."""
+
+    def with_clips_of(self, length: int | None) -> Backbone:
+        """Return the backbone for clips of so many frames; None leaves it.
+
+        Raises InputError for a backbone that sees single frames or takes another length alone.
+        """
+        if length is None:
+            return self
+        if self.video is None:
+            raise InputError(
+                f"{self.library}:{self.name} sees single frames: leave --clips, --clip-length and --clip-stride out"
+            )
+        if self.video.fixed_length and length != self.video.length:
+            raise InputError(
+                f"{self.library}:{self.name} takes clips of {self.video.length} frames, got --clip-length {length}"
+            )
+        return replace(self, video=replace(self.video, length=length))
+
+    def example(self) -> Tensor:
+        """Return one black input: a frame (1, 3, size, size), or a clip (1, T, 3, size, size)."""
+        import torch
+
+        parameter = next(self.module.parameters())
+        shape = (3, self.size, self.size) if self.video is None else (self.video.length, 3, self.size, self.size)
+        return torch.zeros(1, *shape, device=parameter.device, dtype=parameter.dtype)
+
     def taps(self) -> list[str]:
         """Return the names of everything that can be stored from one forward pass."""
         names = ["pooled"]
         if self.points.map_module is not None:
-            names += ["avgpool", "map", "map4max"]
+            names += ["map", *STEP_TAPS] if self.video is not None else ["avgpool", "map", "map4max"]
         for index in range(len(self.points.blocks)):
             names += [f"tokens.{index}"] * (self.points.finish is not None) + [f"tokens.{index}.raw"]
         return names
+
+
+def refuse_clips(backbone: Backbone, command: str) -> None:
+    """Raise InputError for a network that sees clips, where `command` trains on single frames."""
+    if backbone.video is not None:
+        raise InputError(
+            f"{backbone.library}:{backbone.name} sees clips: {command} trains networks that see single frames; "
+            "encode with it and train a head on the store"
+        )
 
 
 @contextmanager

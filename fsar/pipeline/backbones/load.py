@@ -1,12 +1,13 @@
-"""Image backbones of several libraries behind one small record: the choice of a builder by library."""
+"""Backbones of several libraries behind one small record: the choice of a builder by library."""
 
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from fsar.errors import InputError, printable
 from fsar.pipeline.backbones.base import Backbone
-from fsar.pipeline.backbones.spec import BackboneSpec, parse_spec
+from fsar.pipeline.backbones.spec import LIBRARIES, BackboneSpec, parse_spec
 
 
 def load_backbone(spec: str | BackboneSpec, *, weights: Path | None = None, size: int | None = None) -> Backbone:
@@ -36,10 +37,4 @@ def load_backbone(spec: str | BackboneSpec, *, weights: Path | None = None, size
 
 
 def _builder(library: str) -> Callable[[BackboneSpec, int | None], Backbone]:
-    if library == "open_clip":
-        from fsar.pipeline.backbones.open_clip import build
-    elif library == "torchvision":
-        from fsar.pipeline.backbones.torchvision import build
-    else:
-        from fsar.pipeline.backbones.timm import build
-    return build
+    return importlib.import_module(f"fsar.pipeline.backbones.{LIBRARIES[library]}").build

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from fsar.errors import InputError, unknown_name
 
-LIBRARIES = ("open_clip", "torchvision", "timm")
+LIBRARIES = {"open_clip": "open_clip", "torchvision": "torchvision", "timm": "timm"}
+"""Name of a library -> the module here that builds its networks (`build`)."""
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth", ".bin", ".tar", ".ckpt")
 SHAPES = "open_clip:NAME/TAG|FILE, torchvision:NAME/WEIGHTS|FILE, timm:NAME/TAG|FILE or random:LIBRARY/NAME[@SEED]"
 

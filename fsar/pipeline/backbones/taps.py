@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fsar.errors import InputError, unknown_name
+from fsar.errors import InputError, one_line, unknown_name
 from fsar.pipeline.backbones.base import Backbone
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class TapExtractor:
     last feature map of a ResNet after its ReLU; `avgpool` (C,) its mean over positions; `map4max` (16, C) its 4 x 4
     adaptive maximum in row-major order; `tokens.K` (L, D) every token after transformer block K (from 0) through the
     final normalisation and, for CLIP, the projection; `tokens.K.raw` (L, W) without them. Threads may share one.
+
+    Of clips, `pooled`, `tokens.K` and `map` (C, t, h, w) are of the whole clip. The taps `steps.*` are of each of its t
+    time steps: `steps.pooled` (D,), `steps.map` (C, h, w), `steps.map4max` (16, C), `steps.tokens` (h * w, C).
     """
 
     def __init__(self, backbone: Backbone, taps: Sequence[str]) -> None:
@@ -38,7 +42,11 @@ class TapExtractor:
         self._handles = [module.register_forward_hook(self._hook(key)) for key, module in self._points().items()]
 
     def __call__(self, frames: Tensor) -> dict[str, Tensor]:
-        """Return tap -> (B, *shape) for normalised frames (B, 3, size, size), in the precision of the forward pass."""
+        """Return tap -> (B, *shape) for normalised input, in the precision of the forward pass.
+
+        Input are frames (B, 3, size, size), or clips (B, T, 3, size, size); time steps of clips stand one after the
+        other, (B * t, *shape).
+        """
         captured: dict[str, Tensor] = {}
         self._thread.captured = captured
         with contextlib.suppress(_ForwardDone):
@@ -47,14 +55,28 @@ class TapExtractor:
         return {tap: self._feature(tap, captured) for tap in self.taps}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of one frame's feature for every tap, by trying one black frame."""
+        """Return the shape of one slot's feature for every tap. Raises InputError for input that does not fit."""
+        return {tap: tuple(feature.shape[1:]) for tap, feature in self._tried.items()}
+
+    def n_steps(self) -> int:
+        """Return the slots that one input gives: 1, or the time steps of a clip."""
+        return max(len(feature) for feature in self._tried.values())
+
+    @functools.cached_property
+    def _tried(self) -> dict[str, Tensor]:
+        """The features of one black input."""
         import torch
 
-        parameter = next(self.backbone.module.parameters())
-        size = self.backbone.size
-        frame = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)
-        with torch.inference_mode():
-            return {tap: tuple(feature.shape[1:]) for tap, feature in self(frame).items()}
+        backbone = self.backbone
+        try:
+            with torch.inference_mode():
+                return self(backbone.example())
+        except (RuntimeError, ValueError, AssertionError) as error:
+            clips = f" and clips of {backbone.video.length} frames" if backbone.video else ""
+            raise InputError(
+                f"{backbone.library}:{backbone.name} cannot take frames of {backbone.size} pixels{clips}: "
+                f"{one_line(error)}"
+            ) from error
 
     def close(self) -> None:
         """Take the hooks off the backbone."""
@@ -64,18 +86,23 @@ class TapExtractor:
     def _points(self) -> dict[str, nn.Module]:
         points = self.backbone.points
         wanted: dict[str, nn.Module] = {}
-        if points.map_module is not None and any(tap in MAP_FEATURES for tap in self.taps):
+        by_module = points.steps_module is not None
+        if by_module and "steps.pooled" in self.taps:
+            assert points.steps_module is not None
+            wanted["steps"] = points.steps_module
+        of_map = [tap for tap in self.taps if tap != "pooled" and tap.removeprefix("steps.") in MAP_FEATURES]
+        if points.map_module is not None and any(tap != "steps.pooled" or not by_module for tap in of_map):
             wanted["map"] = points.map_module
         for index in sorted({block_index(tap) for tap in self.taps if tap.startswith("tokens.")}):
             wanted[f"tokens.{index}"] = points.blocks[index]
         return wanted
 
     def _hook(self, key: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def capture(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def capture(module: nn.Module, inputs: Any, output: Any) -> None:
             captured = getattr(self._thread, "captured", None)
             if captured is None:  # the pass is another extractor's
                 return
-            captured[key] = output
+            captured[key] = _tensor(output)
             if "pooled" not in self.taps and len(captured) == len(self._handles):
                 raise _ForwardDone
 
@@ -86,7 +113,12 @@ class TapExtractor:
             return captured["pooled"]
         if tap.startswith("tokens."):
             return self._tokens(tap, captured[f"tokens.{block_index(tap)}"])
-        return MAP_FEATURES[tap](captured["map"])
+        if tap == "steps.pooled" and "steps" in captured:
+            return captured["steps"].flatten(0, 1)
+        if self.backbone.points.grid is None:
+            return MAP_FEATURES[tap](captured["map"])
+        grid = self.backbone.points.grid(captured["map"])  # (B, C, t, h, w)
+        return grid if tap == "map" else MAP_FEATURES[tap.removeprefix("steps.")](grid.transpose(1, 2).flatten(0, 1))
 
     def _tokens(self, tap: str, tokens: Tensor) -> Tensor:
         points = self.backbone.points
@@ -95,6 +127,12 @@ class TapExtractor:
             return tokens
         assert points.finish is not None  # resolve_taps offers these taps only where it is defined
         return points.finish(tokens)
+
+
+def _tensor(output: Any) -> Tensor:
+    """Return the features among what a module of some library gives: alone, first of several, or by name."""
+    output = getattr(output, "last_hidden_state", output)
+    return output[0] if isinstance(output, tuple) else output
 
 
 def max_tokens(last_map: Tensor) -> Tensor:
@@ -108,8 +146,10 @@ MAP_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
     "avgpool": lambda last_map: last_map.mean((2, 3)),
     "map": lambda last_map: last_map,
     "map4max": max_tokens,
+    "pooled": lambda last_map: last_map.mean((2, 3)),
+    "tokens": lambda last_map: last_map.flatten(2).transpose(1, 2),
 }
-"""What can be made of the last feature map (B, C, h, w)."""
+"""What can be made of the last feature map (B, C, h, w); the last two of a time step of clips alone."""
 
 
 def resolve_taps(backbone: Backbone, taps: Sequence[str]) -> tuple[str, ...]:
@@ -122,6 +162,10 @@ def resolve_taps(backbone: Backbone, taps: Sequence[str]) -> tuple[str, ...]:
     for tap in resolved:
         if tap not in known:
             raise InputError(f"{unknown_name('tap', tap, known)}; {backbone.name} has {_summary(known)}")
+    steps = [tap for tap in resolved if tap.startswith("steps.")]
+    if steps and len(steps) < len(resolved):
+        other = next(tap for tap in resolved if tap not in steps)
+        raise InputError(f"{steps[0]} gives a slot for each time step and {other} one for each clip: make two stores")
     twice = sorted({tap for tap in resolved if resolved.count(tap) > 1})
     if twice or not resolved:
         raise InputError(f"taps must be named once each, got {', '.join(taps) or 'none'}")

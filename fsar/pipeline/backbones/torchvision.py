@@ -1,14 +1,15 @@
-"""ResNets of torchvision, without their classifier."""
+"""ResNets and networks for clips of torchvision, without their classifier."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from fsar.device import seeded
-from fsar.errors import unknown_name
+from fsar.errors import InputError, unknown_name
 from fsar.pipeline.backbones.base import Backbone, TapPoints
 from fsar.pipeline.backbones.published import require_weights, unreachable
 from fsar.pipeline.backbones.spec import BackboneSpec
+from fsar.pipeline.backbones.torchvision_video import VIDEO_NETWORKS, evaluation_image, without_classifier
 from fsar.pipeline.backbones.weights import load_exactly, read_weights, state_sha256
 from fsar.pipeline.pixels.spec import IMAGENET_MEAN, IMAGENET_STD, ImageSpec
 
@@ -19,7 +20,9 @@ FAMILIES = ("resnet", "resnext", "wide_resnet")
 
 
 def build(spec: BackboneSpec, size: int | None) -> Backbone:
-    """Return the ResNet that `spec` names; pooled features are its global average pool, before the classifier."""
+    """Return the network that `spec` names; pooled features are what its classifier would see."""
+    if spec.name in VIDEO_NETWORKS:
+        return _build_video(spec, size)
     module, dim = _load(spec)
     return Backbone(
         library="torchvision",
@@ -36,15 +39,52 @@ def build(spec: BackboneSpec, size: int | None) -> Backbone:
     )
 
 
-def _load(spec: BackboneSpec) -> tuple[nn.Module, int]:
+def list_names() -> list[str]:
+    """Return the networks that can be named."""
     import torchvision
+
+    images = [name for name in torchvision.models.list_models() if name.startswith(FAMILIES)]
+    return [*images, *VIDEO_NETWORKS]
+
+
+def _build_video(spec: BackboneSpec, size: int | None) -> Backbone:
+    module = _network(spec)
+    dim = without_classifier(spec.name, module)
+    family = VIDEO_NETWORKS[spec.name]
+    if spec.file is not None:
+        load_exactly(module, read_weights(spec.file)[0], path=spec.file, ignore=(f"{family.classifier}.",))
+    image = evaluation_image(spec.name, size)
+    if family.fixed_size and image.size != family.fixed_size:
+        raise InputError(f"torchvision:{spec.name} takes frames of {family.fixed_size} pixels, got {image.size}")
+    return Backbone(
+        library="torchvision",
+        name=spec.name,
+        pretrained=_resolve(spec),
+        module=module,
+        dim=dim,
+        size=image.size,
+        mean=image.mean,
+        std=image.std,
+        image=image,
+        points=family.points(module),
+        weights_sha256=state_sha256(module.state_dict()),
+        video=family.video,
+    )
+
+
+def _network(spec: BackboneSpec) -> nn.Module:
+    import torchvision
+
+    if spec.name not in list_names():
+        raise unknown_name("torchvision backbone", spec.name, list_names())
+    with seeded(spec.seed or 0):
+        return _published(spec) if spec.tag else torchvision.models.get_model(spec.name, weights=None)
+
+
+def _load(spec: BackboneSpec) -> tuple[nn.Module, int]:
     from torch import nn
 
-    names = [name for name in torchvision.models.list_models() if name.startswith(FAMILIES)]
-    if spec.name not in names:
-        raise unknown_name("torchvision backbone", spec.name, names)
-    with seeded(spec.seed or 0):
-        module = _published(spec) if spec.tag else torchvision.models.get_model(spec.name, weights=None)
+    module: Any = _network(spec)
     dim, module.fc = module.fc.in_features, nn.Identity()
     if spec.file is not None:
         load_exactly(module, read_weights(spec.file)[0], path=spec.file, ignore=("fc.",))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from fsar.pipeline.video.source import source_sha256
 
 if TYPE_CHECKING:
     from fsar.pipeline.packs import FramePack
+    from fsar.pipeline.video.clips import ClipShape
 
 
 @dataclass(frozen=True)
@@ -30,27 +31,43 @@ class ClipTask:
     n_views: int
     seed: int
     decoder: str = "pyav"
+    clip: ClipShape | None = None
+    """The clips that the network sees; None where it sees single frames."""
 
     def indices(self, n_frames: int) -> npt.NDArray[np.int32]:
-        """Return the frames of every view, (V, T). A random sampler draws anew for each, from the video's own seed."""
-        from fsar.pipeline.video.sample import is_random_sampler, sample_indices
+        """Return the frames that the network sees of every view, (V, F).
+
+        A random sampler draws anew for each, from the video's own seed.
+        """
+        from fsar.pipeline.video.sample import is_random_sampler
 
         if not is_random_sampler(self.sampler):
-            return np.tile(sample_indices(self.sampler, n_frames, self.n_slots, None), (self.n_views, 1))
+            return np.tile(self._indices(n_frames, None), (self.n_views, 1))
         draws = [view_generator(self.seed, self.video_id, view) for view in range(self.n_views)]
-        return np.stack([sample_indices(self.sampler, n_frames, self.n_slots, draw) for draw in draws])
+        return np.stack([self._indices(n_frames, draw) for draw in draws])
+
+    def _indices(self, n_frames: int, generator: np.random.Generator | None) -> npt.NDArray[np.int32]:
+        from fsar.pipeline.video.sample import sample_indices
+
+        if self.clip is None:
+            return sample_indices(self.sampler, n_frames, self.n_slots, generator)
+        return self.clip.frames(self.sampler, n_frames, self.n_slots, generator)
+
+    def of_slots(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return of values (V, F) of every frame those that a store records of its slots, (V, T)."""
+        return values if self.clip is None else self.clip.first_of_slots(values)
 
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """The distinct frames of one video and which of them each slot shows."""
+    """The distinct frames of one video and which of them the network sees, in order."""
 
     frames: npt.NDArray[np.uint8]
     """(U, H, W, 3) RGB, every wanted frame once."""
     slots: npt.NDArray[np.intp]
-    """(V, T) rows of `frames`."""
+    """(V, F) rows of `frames`: every frame that the network sees."""
     frame_index: npt.NDArray[np.int32]
-    """(V, T)"""
+    """(V, T) of the store's slots."""
     frame_time: npt.NDArray[np.float64]
     """(V, T) seconds."""
     n_frames: int
@@ -98,8 +115,8 @@ def decode_task(task: ClipTask) -> DecodedClip:
     return DecodedClip(
         frames=clip.frames,
         slots=slots,
-        frame_index=wanted[0],
-        frame_time=clip.times_seconds[slots],
+        frame_index=task.of_slots(wanted[0]),
+        frame_time=task.of_slots(clip.times_seconds[slots]),
         n_frames=clip.n_frames,
         sha256=bytes.fromhex(source_sha256(path)),
         cpu_seconds=time.process_time() - start,
@@ -117,8 +134,8 @@ def _packed_clip(task: ClipTask) -> DecodedClip:
     return DecodedClip(
         frames=pack.frames(task.video_id, distinct),
         slots=slots.reshape(wanted.shape),
-        frame_index=video.frame_index[wanted],
-        frame_time=video.frame_time[wanted],
+        frame_index=task.of_slots(video.frame_index[wanted]),
+        frame_time=task.of_slots(video.frame_time[wanted]),
         n_frames=video.n_frames,
         sha256=video.source_sha256,
         cpu_seconds=time.process_time() - start,

@@ -24,6 +24,10 @@ def backbone_spec(recipe: Mapping[str, Any]) -> str:
 def _settings(recipe: Mapping[str, Any]) -> str:
     """Return the options that repeat a recipe, those that are at their defaults aside."""
     options = {name: recipe.get(field) for field, name in _OPTION_OF.items()}
+    if clip := recipe.get("clip"):
+        del options["frames"]
+        n_clips = recipe["n_slots"] // clip["steps"]
+        options |= {"clips": n_clips, "clip-length": clip["length"], "clip-stride": clip["stride"]}
     if recipe.get("packed"):
         del options["decoder"]
     chosen = [f"--{name} {value}" for name, value in options.items() if value not in (None, _DEFAULTS.get(name))]

@@ -13,7 +13,7 @@ import numpy as np
 from fsar.pipeline.encode.chunk import ChunkWork, Pair
 from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip, DecodeFailure, InlineDecoder, view_generator
 from fsar.pipeline.encode.forward import Forward, Pending
-from fsar.pipeline.encode.recipe import Recipe
+from fsar.pipeline.encode.recipe import Recipe, task_of
 from fsar.pipeline.encode.report import EngineOptions, EngineReport, peak_memory_bytes
 from fsar.pipeline.encode.reuse import Reuse
 from fsar.pipeline.encode.staging import Item
@@ -81,7 +81,7 @@ class Engine:
         self._look_ahead = True
         self._output = WriterThread(self.writer)
         n_frames = self.options.frames_per_batch(self.forward.device.type, self.recipe.size)
-        self._clips_per_batch = max(n_frames // self.recipe.n_slots, 1)
+        self._clips_per_batch = max(n_frames // self.recipe.n_frames_seen, 1)
         # Ahead of the network: enough for every batch that may end at once, and two videos for every process.
         self._window = self.forward.depth * self._clips_per_batch + 2 * n_jobs
 
@@ -105,7 +105,7 @@ class Engine:
         for index, pairs in enumerate(batches):
             items = [self._item(row, view, work) for row, view in pairs]
             self._flights.append(_Flight(work, pairs, self.forward.start(items), index == len(batches) - 1))
-            self.report.n_frames += sum(row not in work.reused for row, _ in pairs) * self.recipe.n_slots
+            self.report.n_frames += sum(row not in work.reused for row, _ in pairs) * self.recipe.n_frames_seen
             self._top_up()
             self._land(self.forward.depth - 1)
 
@@ -153,9 +153,8 @@ class Engine:
             self._decoder.submit(row, self._task(row))
 
     def _task(self, row: int) -> ClipTask:
-        video, recipe = self.videos[row], self.recipe
-        views = self._n_views(row)
-        return ClipTask(video.video_id, video.path, recipe.sampler, recipe.n_slots, views, recipe.seed, recipe.decoder)
+        video = self.videos[row]
+        return task_of(video.video_id, video.path, self.recipe, self._n_views(row))
 
     def _n_views(self, row: int) -> int:
         return 1 if self.videos[row].part in ("val", "test") else self.recipe.n_views

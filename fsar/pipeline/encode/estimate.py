@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsar.errors import InputError
-from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip, decode_task
+from fsar.pipeline.encode.clip_task import DecodedClip, decode_task
 from fsar.pipeline.encode.encode import EncodeOptions, EncodePlan, encode
+from fsar.pipeline.encode.recipe import task_of
 
 if TYPE_CHECKING:
     from fsar.pipeline.catalog.catalog import CatalogRow
@@ -90,7 +91,7 @@ def _decoded(rows: Sequence[CatalogRow], prepared: EncodePlan) -> tuple[dict[str
     recipe, clips, seconds = prepared.recipe, {}, 0.0
     for row in rows:
         views = 1 if row.part in ("val", "test") else recipe.n_views
-        task = ClipTask(row.video_id, str(row.path), recipe.sampler, recipe.n_slots, views, recipe.seed, recipe.decoder)
+        task = task_of(row.video_id, str(row.path), recipe, views)
         start = time.process_time()
         try:
             clips[row.video_id] = decode_task(task)

@@ -47,7 +47,8 @@ class Forward:
         self._weights_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         self._out_dtype = getattr(torch, recipe.dtype)
         module = extractor.backbone.module.to(self.device, self._weights_dtype)
-        module.to(memory_format=torch.channels_last)
+        if recipe.clip is None:
+            module.to(memory_format=torch.channels_last)
         self._lanes = Lanes() if self.device.type == "cpu" else None
         self.depth = self._lanes.n_lanes + 1 if self._lanes is not None else GPU_DEPTH
         self.n_threads = self._lanes.n_cores if self._lanes is not None else torch.get_num_threads()
@@ -97,13 +98,13 @@ class Forward:
     def _batch(self, items: Sequence[Item]) -> torch.Tensor:
         import torch
 
-        n_slots, size = self._recipe.n_slots, self._image.size
-        shape = (len(items) * n_slots, 3, size, size)
+        n_frames, size = self._recipe.n_frames_seen, self._image.size
+        shape = (len(items) * n_frames, 3, size, size)
         batch = torch.empty(shape, device=self.device, memory_format=torch.channels_last)
         if self._staging is not None:
             self._staging.prepare(items, self._image, batch)
             return batch
-        for (frames, view), place in zip(items, torch.split(batch, n_slots), strict=True):
+        for (frames, view), place in zip(items, torch.split(batch, n_frames), strict=True):
             if frames is None:
                 place.zero_()
             else:
@@ -111,6 +112,8 @@ class Forward:
         return batch
 
     def _on_device(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self._recipe.clip is not None:
+            batch = batch.reshape(-1, self._recipe.clip["length"], *batch.shape[1:])  # (n_clips, length, 3, size, size)
         with _precision(self._recipe.precision, self.device.type):
             features = self._extractor(batch.to(self._weights_dtype))
         return {tap: values.float().to(self._out_dtype) for tap, values in features.items()}

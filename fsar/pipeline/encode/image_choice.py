@@ -47,6 +47,7 @@ def choose_image(options: PixelOptions, size: int, backbone: Backbone | None) ->
     return ImageSpec(
         mode=options.resize_mode or base.mode,  # type: ignore[arg-type]  # names are checked by the class
         resize=options.resize or base.resize,
+        resize_width=0 if options.resize or options.resize_mode else base.resize_width,
         size=size,
         interpolation=options.interpolation or base.interpolation,  # type: ignore[arg-type]
         antialias=antialias,
@@ -84,7 +85,7 @@ def _normalisation(
     return NORMALISATIONS[name]
 
 
-IMAGE_FIELDS = ("resize_mode", "resize", "interpolation", "antialias", "mean", "std", "arithmetic")
+IMAGE_FIELDS = ("resize_mode", "resize", "resize_width", "interpolation", "antialias", "mean", "std", "arithmetic")
 """Fields of a recipe that `choose_image` decides, but for the size, which is the backbone's."""
 
 

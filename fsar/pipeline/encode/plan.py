@@ -13,6 +13,7 @@ from fsar.pipeline.encode.image_choice import AS_TRAINED, PixelOptions, as_begun
 from fsar.pipeline.encode.recipe import PACKED, Recipe, describe_backbone
 from fsar.pipeline.encode.report import EngineOptions
 from fsar.pipeline.packs.catalog import pack_settings
+from fsar.pipeline.video.clips import SPREAD, ClipShape
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone
@@ -31,7 +32,13 @@ class EncodeOptions:
     taps: tuple[str, ...] = ("pooled",)
     sampler: str = "uniform-center"
     n_slots: int = 8
-    """Stored frames per view."""
+    """Stored frames per view, for a network that sees single frames."""
+    n_clips: int | None = None
+    """Clips per view, for a network that sees clips; None is 1. Taps of time steps store several slots of each."""
+    clip_length: int | None = None
+    """Frames of a clip; None is what the network was trained with."""
+    clip_stride: int | None = None
+    """Frames from one frame of a clip to the next; None or 0 spreads the clips over the video."""
     n_views: int = 1
     """View 0 is the centre view; the others are augmented, for training videos only (val and test repeat view 0)."""
     flip: bool = False
@@ -115,11 +122,23 @@ def recipe_of(backbone: Backbone, options: EncodeOptions) -> tuple[Recipe, dict[
     """Return the recipe of a loaded backbone and what its taps give; raises InputError for what cannot work."""
     from fsar.pipeline.backbones.taps import TapExtractor
 
+    backbone = _with_clips(backbone, options)
     extractor = TapExtractor(backbone, options.taps)
     recipe = _settle(options, backbone, extractor.taps)
+    if backbone.video is not None:
+        shape = ClipShape(backbone.video.length, options.clip_stride or SPREAD, extractor.n_steps())
+        recipe = replace(recipe, clip=asdict(shape), n_slots=(options.n_clips or 1) * shape.steps)
     specs = tap_specs(extractor, recipe)
     extractor.close()
     return recipe, specs
+
+
+def _with_clips(backbone: Backbone, options: EncodeOptions) -> Backbone:
+    if backbone.video is None and (options.n_clips is not None or options.clip_stride is not None):
+        raise InputError(
+            f"{backbone.library}:{backbone.name} sees single frames: leave --clips, --clip-length and --clip-stride out"
+        )
+    return backbone.with_clips_of(options.clip_length)
 
 
 _UNKNOWN = {"library": "x", "backbone": "", "pretrained": "", "weights_sha256": ""}
@@ -145,6 +164,7 @@ def _settle(options: EncodeOptions, backbone: Backbone | None, taps: tuple[str, 
         seed=options.seed,
         resize_mode=image.mode,
         resize=image.resize,
+        resize_width=image.resize_width,
         size=image.size,
         interpolation=image.interpolation,
         antialias=image.antialias,

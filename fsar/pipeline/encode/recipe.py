@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from fsar.errors import InputError, unknown_name
+from fsar.errors import InputError, count_of, unknown_name
 from fsar.pipeline.pixels.spec import ImageSpec
+from fsar.pipeline.video.clips import ClipShape
 
 if TYPE_CHECKING:
     from fsar.pipeline.backbones import Backbone
+    from fsar.pipeline.encode.clip_task import ClipTask
 
 RECIPE_FORMAT = 1
 PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 PACKED = "packed"
 """The decoder of frames that were decoded before."""
 DTYPES = ("float16", "float32")
-_LATER: Mapping[str, Any] = {"arithmetic": "float32", "packed": None}
+_LATER: Mapping[str, Any] = {"arithmetic": "float32", "packed": None, "resize_width": 0, "clip": None}
 """Fields that older recipes do not have, and what these mean by that."""
 
 
@@ -35,7 +37,7 @@ class Recipe:
     sampler: str
     sampler_version: int
     n_slots: int
-    """Stored frames per view."""
+    """Stored frames per view; of a network for clips, clips or their time steps."""
     resize_mode: str
     resize: int
     """Pixels before the crop."""
@@ -66,6 +68,10 @@ class Recipe:
     """Of resizing; `uint8` rounds as Pillow does."""
     packed: Mapping[str, Any] | None = None
     """Settings of the pack whose frames were read in place of the videos; None: the videos themselves."""
+    resize_width: int = 0
+    """Width before the crop where frames are squashed to another width than height `resize`."""
+    clip: Mapping[str, int] | None = None
+    """`length`, `stride` and `steps` of clips (see `ClipShape`); None for a network that sees single frames."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -86,11 +92,22 @@ class Recipe:
         return recipe_id(self.to_dict())
 
     @property
+    def clip_shape(self) -> ClipShape | None:
+        """The clips that the network sees; None where it sees single frames."""
+        return ClipShape(**self.clip) if self.clip is not None else None
+
+    @property
+    def n_frames_seen(self) -> int:
+        """Frames of a view that the network sees."""
+        shape = self.clip_shape
+        return self.n_slots if shape is None else shape.n_clips(self.n_slots) * shape.length
+
+    @property
     def image(self) -> ImageSpec:
         """The geometry and normalisation of a frame."""
         mean, std = tuple(self.mean), tuple(self.std)
         geometry = (self.resize_mode, self.resize, self.size, self.interpolation, self.antialias)
-        return ImageSpec(*geometry, mean, std, self.arithmetic)  # type: ignore[arg-type]
+        return ImageSpec(*geometry, mean, std, self.arithmetic, self.resize_width)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types; later ones only where they say something, so that older ids stay."""
@@ -127,7 +144,16 @@ def describe_pixels(recipe: Mapping[str, Any]) -> str | None:
     except (InputError, TypeError, ValueError):
         return None
     source = f"packed, {packed}" if packed else f"videos decoded by {known.decoder}"
-    return f"{source}; {words}" + (f"; as tested by {', '.join(like)}" if like else "")
+    clips = f"{_describe_clips(known)}; " if known.clip else ""
+    return f"{clips}{source}; {words}" + (f"; as tested by {', '.join(like)}" if like else "")
+
+
+def _describe_clips(recipe: Recipe) -> str:
+    shape = recipe.clip_shape
+    assert shape is not None
+    where = f"{shape.stride} apart" if shape.stride else "spread over the video"
+    steps = f", {shape.steps} time steps of each" if shape.steps > 1 else ""
+    return f"{count_of(shape.n_clips(recipe.n_slots), 'clip')} of {shape.length} frames {where}{steps}"
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -147,3 +173,11 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
         "text_sha256": backbone.text_sha256,
         "quick_gelu": backbone.quick_gelu,
     }
+
+
+def task_of(video_id: str, path: str, recipe: Recipe, n_views: int = 1) -> ClipTask:
+    """Return what is decoded of a video for a store of this recipe."""
+    from fsar.pipeline.encode.clip_task import ClipTask
+
+    settings = (recipe.sampler, recipe.n_slots, n_views, recipe.seed, recipe.decoder, recipe.clip_shape)
+    return ClipTask(video_id, path, *settings)

@@ -25,6 +25,8 @@ def backbone_of(recipe: Recipe, weights: Path | None = None) -> Backbone:
         backbone = load_backbone(name, weights=weights, size=recipe.size)
     else:
         backbone = load_backbone(f"{name}/{recipe.pretrained}", weights=weights, size=recipe.size)
+    if recipe.clip is not None:
+        backbone = backbone.with_clips_of(recipe.clip["length"])
     if backbone.weights_sha256 != recipe.weights_sha256:
         raise InputError(
             f"these weights of {name} are not the store's: sha256 {backbone.weights_sha256[:16]}..., "

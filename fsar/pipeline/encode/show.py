@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from fsar.files import atomic_path
 from fsar.pipeline.encode.clip_task import ClipTask, decode_task
-from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.pixels.prepare import prepare
 from fsar.pipeline.pixels.spec import ImageSpec
 
@@ -29,11 +28,6 @@ def seen_frames(path: Path, task: ClipTask, spec: ImageSpec) -> tuple[npt.NDArra
     mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
     shown = ((pixels * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
     return shown.numpy(), [float(t) for t in decoded.frame_time[0]]
-
-
-def task_of(path: Path, recipe: Recipe) -> ClipTask:
-    """Return what `encode` decodes of a video for its first view."""
-    return ClipTask(path.stem, str(path), recipe.sampler, recipe.n_slots, 1, recipe.seed, recipe.decoder)
 
 
 def write_strip(frames: npt.NDArray[np.uint8], out: Path) -> None:

@@ -16,6 +16,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "clip": (CLIP_MEAN, CLIP_STD),
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
     "half": ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
@@ -38,6 +39,8 @@ class ImageSpec:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     arithmetic: Literal["float32", "uint8"] = "float32"
     """Of resizing. `uint8` rounds to whole levels after each pass, as Pillow does; it needs `antialias`."""
+    resize_width: int = 0
+    """Width before the crop of frames that are squashed to a height of `resize`; 0: a square."""
 
     def __post_init__(self) -> None:
         if self.mode not in RESIZE_MODES:
@@ -50,6 +53,8 @@ class ImageSpec:
             raise InputError("resizing in uint8 is Pillow's, which always low-passes: ask for antialias, too")
         if not 1 <= self.size <= self.resize:
             raise InputError(f"crop size must be between 1 and the resized {self.resize} pixels, got {self.size}")
+        if self.resize_width and (self.mode != "squash" or self.resize_width < self.size):
+            raise InputError(f"resized width {self.resize_width} goes with squash and a crop that is no wider")
         if min(self.std) <= 0:
             raise InputError(f"std must be positive, got {self.std}")
 
@@ -57,7 +62,7 @@ class ImageSpec:
 def resized_shape(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     """Return height and width after resizing; the longer side is rounded down as torchvision does."""
     if spec.mode == "squash":
-        return spec.resize, spec.resize
+        return spec.resize, spec.resize_width or spec.resize
     return short_side_shape(height, width, spec.resize)
 
 
@@ -70,11 +75,19 @@ def short_side_shape(height: int, width: int, pixels: int) -> tuple[int, int]:
 
 def describe_image(spec: ImageSpec) -> str:
     """Return in words how frames are prepared: "shorter side to 256 pixels (bilinear, antialiased), ..."."""
-    target = f"squashed to {spec.resize} x {spec.resize}" if spec.mode == "squash" else f"shorter side to {spec.resize}"
+    target = (
+        f"squashed to {spec.resize} x {spec.resize_width or spec.resize}"
+        if spec.mode == "squash"
+        else f"shorter side to {spec.resize}"
+    )
     how = [spec.interpolation, "antialiased" if spec.antialias else "not antialiased"]
     if spec.arithmetic == "uint8":
         how.append("rounded to 8 bits as Pillow does")
-    crop = "" if spec.mode == "squash" and spec.resize == spec.size else f", centre crop of {spec.size}"
+    crop = (
+        ""
+        if spec.mode == "squash" and {spec.resize, spec.resize_width or spec.resize} == {spec.size}
+        else f", centre crop of {spec.size}"
+    )
     return f"{target} pixels ({', '.join(how)}){crop}, {_describe_normalisation(spec)}"
 
 
