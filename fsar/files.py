@@ -23,9 +23,19 @@ TEMPORARY_MARK = ".tmp-"
 """Every unfinished file of ours carries this in its name, so that leftovers of a killed run can be told and removed."""
 
 
+FOLDER_TRIES = 10
+_marks = [""]
+
+
+def mark_temporaries(mark: str) -> None:
+    """Put `mark` into the names of all unfinished files of this process from now on; see `remove_leftovers`."""
+    _marks[:] = [mark]
+
+
 def temporary_path(path: Path) -> Path:
     """Return a fresh name beside `path`; the suffix is kept because video writers choose the container by it."""
-    return path.with_name(f".{path.stem}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    mark = _marks[0] or os.getpid()
+    return path.with_name(f".{path.stem}{TEMPORARY_MARK}{mark}-{secrets.token_hex(4)}{path.suffix}")
 
 
 MAX_DOCUMENT_BYTES = 64 << 20
@@ -97,6 +107,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder to fill; on success it is flushed and renamed to `path`, else removed.
 
     An older folder at `path` is removed just before the rename: a crash between the two leaves no folder, never a mix.
+    Where another process puts its own there at the same moment, one of the two stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
@@ -106,13 +117,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             sync_file(file)
         sync_folder(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        os.rename(temporary, path)
+        _put_in_place(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    for _ in range(FOLDER_TRIES):
+        if path.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            os.rename(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+    raise FileExistsError(errno.EEXIST, "this folder cannot be replaced", str(path))
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -154,9 +177,12 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> int:
-    """Remove the temporary files and folders that killed runs left anywhere below `folder`; return how many."""
-    leftovers = list(folder.rglob(f".*{TEMPORARY_MARK}*"))
+def remove_leftovers(folder: Path, mark: str = "") -> int:
+    """Remove the temporary files and folders that killed runs left anywhere below `folder`; return how many.
+
+    With a `mark`, only those of processes that were told to use it: others may be at work in the same folder.
+    """
+    leftovers = list(folder.rglob(f".*{TEMPORARY_MARK}{mark}*"))
     for path in leftovers:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

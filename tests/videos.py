@@ -105,19 +105,15 @@ def cut_file(path: Path, fraction: float) -> Path:
 
 @contextmanager
 def full_disk(max_bytes: int) -> Iterator[None]:
-    """Make every file end at `max_bytes`, in this process and in joblib workers that start inside."""
+    """Make every file end at `max_bytes`, in this process and in those that it starts inside."""
     import resource
 
-    from joblib.externals.loky import get_reusable_executor
-
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    get_reusable_executor().shutdown(wait=True, kill_workers=True)
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
 def _add_silence(container: object) -> None:

@@ -39,8 +39,9 @@ def command(
 
     Every frame of the source becomes one frame with the same time; none is dropped or doubled. Each result is decoded
     again and checked before it gets its name. Odd sizes are padded by one repeated row or column. OUT gets videos/,
-    catalog.csv for the next stage, and failures.csv (then the exit code is 1). Run the same command again to resume.
-    Later stages read the original files just as well: convert for tools that need mp4.
+    catalog.csv for the next stage, and failures.csv (then the exit code is 1). Run the same command again to resume;
+    start it several times, on one machine or many, to share the work. Later stages read the original files just as
+    well: convert for tools that need mp4.
 
     \b
     Example:

@@ -56,7 +56,7 @@ def command(
     Layout trx is OUT/frames/CLASS/VIDEO/00000001.jpg, as TRX, STRM and CLIP-MEI read it; layout hcl is
     OUT/images/PART/CLASS/VIDEO/0.jpg. OUT also gets catalog.csv, with one frame folder per video, for the next stage,
     and failures.csv (then the exit code is 1). A video's folder appears only when it is complete. Run the same command
-    again to resume.
+    again to resume; start it several times, on one machine or many, to share the work.
 
     Layout packed writes the frames of all videos into a few large files with an index and checksums, NAME.frames, which
     encode and fine-tuning read in place of the videos. fsar-store info, verify and add take it, too.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fsar.errors import InputError
-from fsar.pipeline.jobs.run import Failure, run_jobs, write_failures
+from fsar.pipeline.jobs.run import Failure, run_jobs, stream_jobs, write_failures
 from fsar.pipeline.video.decode import VideoError
 from tests.cli.video_commands import processes_of, wait_for
 
@@ -97,8 +97,41 @@ def test_an_item_that_kills_its_worker_is_named_and_the_rest_goes_on():
 def test_an_item_that_hangs_is_named_and_the_rest_goes_on():
     outcomes = run(["a", "hang", "b", "c"], 2, timeout_seconds=2.0)
     assert outcomes[1].failure is not None
-    assert (outcomes[1].failure.reason, outcomes[1].failure.message) == ("timeout", "not finished within 2 s")
+    assert (outcomes[1].failure.reason, outcomes[1].failure.message) == ("timeout", "not finished within 2 s, 2 times")
     assert [outcomes[index].value for index in (0, 2, 3)] == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_items_are_asked_for_when_a_worker_needs_one(n_jobs):
+    asked, n_done = [], []
+
+    def items():
+        for index in range(12):
+            asked.append(index)
+            assert len(asked) - len(n_done) <= n_jobs + (n_jobs > 1)
+            yield Item(f"item{index}")
+
+    with stream_jobs("shout", items(), shout, n_jobs=n_jobs, key=_name) as outcomes:
+        for number, _ in outcomes:
+            n_done.append(number)
+    assert sorted(n_done) == list(range(12))
+
+
+def test_a_script_without_a_guard_can_use_processes(tmp_path):
+    script = tmp_path / "notebook.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("[2, 4, 6]\n", "")
+
+
+UNGUARDED = """
+from fsar.pipeline.jobs.run import run_jobs
+
+def double(number):
+    return 2 * number
+
+print([outcome.value for outcome in run_jobs("double", [1, 2, 3], double, n_jobs=2, key=str, quiet=True)])
+"""
 
 
 def test_failures_are_a_table_that_goes_when_there_are_none(tmp_path):

@@ -1,12 +1,15 @@
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fsar.pipeline.encode import worker_process, workers
 from fsar.pipeline.encode.clip_task import ClipTask, DecodeFailure, InlineDecoder, decode_task
 from fsar.pipeline.encode.workers import DecodePool
+from fsar.pipeline.jobs import pool as pool_module
+from fsar.pipeline.jobs import worker_process
+from fsar.pipeline.jobs.exchange import Exchange
 from fsar.pipeline.video.source import source_sha256
 from tests.pipeline.encode_helpers import fake_decode, pixels
 from tests.videos import write_clip
@@ -45,7 +48,7 @@ def test_hanging_and_dying_decoders_fail_alone_and_a_second_try_can_mend(tmp_pat
         results = dict(zip(names, (pool.take(key) for key in range(len(names))), strict=True))
     finally:
         pool.close()
-    assert results["hang"] == DecodeFailure("timeout", f"{tmp_path / 'hang'}: not decoded within 2 s, 2 times")
+    assert results["hang"] == DecodeFailure("timeout", f"{tmp_path / 'hang'}: not finished within 2 s, 2 times")
     assert results["crash"].reason == "crashed"
     assert "died by SIGSEGV" in results["crash"].message
     for name in ("a", "once", "b", "c"):
@@ -66,15 +69,16 @@ def test_what_nobody_foresaw_is_the_failure_of_its_video(tmp_path):
 
 
 def test_processes_are_recycled_and_a_full_buffer_does_not_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "RECYCLE_AFTER", 2)
-    monkeypatch.setattr(workers, "READY_BYTES", 1)
+    monkeypatch.setattr(pool_module, "RECYCLE_AFTER", 2)
+    monkeypatch.setattr(pool_module, "READY_BYTES", 1)
     pool = DecodePool(1, decode=fake_decode)
     try:
-        first = pool._workers[0].process.pid
         for key in range(4):
             pool.submit(key, task(tmp_path / f"v{key}"))
-        assert all(pool.take(key).n_frames == 20 for key in range(4))
-        assert pool._workers[0].process.pid != first
+        assert pool.take(0).n_frames == 20
+        first = pool.pool._workers[0].process.pid
+        assert all(pool.take(key).n_frames == 20 for key in range(1, 4))
+        assert pool.pool._workers[0].process.pid != first
     finally:
         pool.close()
 
@@ -84,9 +88,9 @@ def test_closing_leaves_no_process_and_no_file_behind(tmp_path):
     pool.submit(0, task(tmp_path / "a"))
     pool.take(0)
     pool.submit(1, task(tmp_path / "hang"))
-    (worker,) = pool._workers
+    (worker,) = pool.pool._workers
     pool.close()
-    assert not worker.process.is_alive() if worker.process._popen else True
+    assert worker.process.exitcode == -signal.SIGKILL
     assert not worker.exchange.path.exists()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(worker.exchange.descriptor)
@@ -131,16 +135,38 @@ def test_decoding_in_process_reports_what_is_the_videos_fault(tmp_path):
 
 
 @pytest.mark.parametrize("is_large", [True, False])
-def test_a_clip_too_large_for_the_memory_fails_alone(monkeypatch, is_large):
-    class Full:
-        def write(self, frames):
-            raise OSError(28, "No space left on device")
+def test_a_clip_too_large_for_the_memory_fails_alone(tmp_path, monkeypatch, is_large):
+    def full(descriptor, n_bytes):
+        raise OSError(28, "No space left on device")
 
     clip = fake_decode(task("a"))
-    monkeypatch.setattr(worker_process, "LARGE_CLIP_BYTES", clip.frames.nbytes - is_large)
-    if is_large:
-        kind, failure = worker_process._answer(clip, Full())
-        assert (kind, failure.reason) == ("failure", "too-large")
-    else:
-        with pytest.raises(OSError, match="No space left"):
-            worker_process._answer(clip, Full())
+    n_bytes = sum(array.nbytes for array in (clip.frames, clip.slots, clip.frame_index, clip.frame_time))
+    monkeypatch.setattr(worker_process, "LARGE_BYTES", n_bytes - is_large)
+    monkeypatch.setattr("fsar.pipeline.jobs.exchange._reserve", full)
+    exchange = Exchange.create()
+    kind, content = worker_process._answer(fake_decode, task("a"), exchange)
+    exchange.close()
+    assert kind == ("too-large" if is_large else "failed")
+    assert "no room" in str(content) or "find no room (No space left" in str(content)
+    assert isinstance(content, str if is_large else OSError)
+
+
+def test_any_value_travels_through_an_exchange_and_is_ours_to_change(tmp_path):
+    exchange = Exchange.create()
+    other = Exchange.open(str(exchange.path))
+    exchange.unlink()
+    try:
+        for value in (
+            {"a": np.arange(5), "empty": np.zeros((0, 3)), "text": "x", "fortran": np.asfortranarray(np.eye(3))},
+            [np.arange(100_000)[::2], None],
+            "no array at all",
+        ):
+            back = exchange.take(other.put(value))
+            np.testing.assert_equal(back, value)
+        grown = exchange.take(other.put(np.arange(300_000)))
+        other.put(np.zeros(300_000, int))
+        assert grown[-1] == 299_999
+        grown[0] = 7
+    finally:
+        exchange.close()
+        other.close()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fsar.errors import InputError
-from fsar.pipeline.jobs.run import TIMEOUT_SECONDS, Outcome, run_jobs
+from fsar.pipeline.jobs.run import TIMEOUT_SECONDS, Outcome, run_jobs, stream_jobs
 from fsar.pipeline.packs.layout import (
     PACK_FILE,
     PackLayout,
@@ -27,7 +28,7 @@ from fsar.pipeline.packs.layout import (
 from fsar.pipeline.packs.make import PackTask, VideoFrames, video_frames
 from fsar.pipeline.packs.mend import mend_shards, shards_with_failures
 from fsar.pipeline.packs.seal import STAGE, pack_failures, seal_pack
-from fsar.pipeline.packs.shards import Shards
+from fsar.pipeline.packs.shards import Shards, ShardsInHand
 from fsar.pipeline.store.disk import Buffer, list_names
 from fsar.pipeline.store.format.files import (
     CLAIMS,
@@ -187,24 +188,19 @@ def _fill(
 ) -> PackReport:
     layout, _ = read_pack(files)
     shards = Shards(files, layout)
-    n_done, n_packed = sum(stored_rows(files).values()), 0
+    n_done = sum(stored_rows(files).values())
     if n_done < len(videos) and not any(Path(video.path).exists() for video in videos):
         raise InputError(f"none of the {len(videos)} videos is on disk (first: {videos[0].path})")
-    failed = shards_with_failures(files)  # in an earlier run
+    # In an earlier run: what others fail at now, they have just tried.
+    failed = {} if live_claims(files.folder(CLAIMS)) else shards_with_failures(files)
     tasks = [PackTask(video.video_id, Path(video.path), layout.settings) for video in videos]
+    how: dict[str, Any] = {"n_jobs": n_jobs, "key": _video_id, "timeout_seconds": timeout_seconds}
 
-    def decode(chosen: Sequence[PackTask], advance: Advance = lambda n_items=1: None) -> list[Outcome[VideoFrames]]:
-        return _decode(chosen, n_jobs, timeout_seconds, advance)
+    def decode(chosen: Sequence[PackTask]) -> list[Outcome[VideoFrames]]:
+        return run_jobs(STAGE, chosen, video_frames, quiet=True, **how)
 
     with shards, progress(STAGE, len(videos), n_done=n_done, quiet=quiet) as advance:
-        while shards.pending():
-            number = shards.claim()
-            if number is None:
-                time.sleep(POLL_SECONDS)  # another process has the rest; should it die, its shards can be claimed
-                continue
-            rows = layout.rows(number)
-            shards.publish(number, rows, decode(tasks[rows.start : rows.stop], advance))
-            n_packed += len(rows)
+        n_packed = _fill_pending(shards, layout, tasks, how, advance)
         n_packed += mend_shards(files, layout, shards, failed, tasks, decode)
     failures = pack_failures(files, videos)
     if len(failures) == len(videos):
@@ -217,16 +213,22 @@ def _fill(
     return PackReport(files.path, len(videos), n_packed, failures, n_bytes)
 
 
-def _decode(
-    tasks: Sequence[PackTask], n_jobs: int, timeout_seconds: float | None, advance: Advance
-) -> list[Outcome[VideoFrames]]:
-    return run_jobs(
-        STAGE,
-        tasks,
-        video_frames,
-        n_jobs=n_jobs,
-        key=lambda task: task.video_id,
-        quiet=True,
-        timeout_seconds=timeout_seconds,
-        on_outcome=lambda outcome: advance(1),
-    )
+def _fill_pending(
+    shards: Shards, layout: PackLayout, tasks: Sequence[PackTask], how: Mapping[str, Any], advance: Advance
+) -> int:
+    """Fill shards until none is pending, also not in another process's hands; return how many videos were decoded."""
+    n_packed = 0
+    while shards.pending():
+        hand = ShardsInHand(shards, layout, tasks)
+        with stream_jobs(STAGE, hand.tasks(), video_frames, **how) as outcomes:
+            for _, outcome in outcomes:
+                hand.keep(outcome)
+                n_packed += 1
+                advance()
+        if shards.pending():  # another process has the rest; should it die, its shards can be claimed
+            time.sleep(POLL_SECONDS)
+    return n_packed
+
+
+def _video_id(task: PackTask) -> str:
+    return task.video_id

@@ -35,9 +35,10 @@ def mend_shards(
     A shard in which none does stays as it is, and so does the pack's identity.
     """
     n_mended = 0
-    for number, rows in failed.items():
+    for number in failed:
         if not shards.take(number):
             continue
+        rows = shards_with_failures(files).get(number, [])  # another process may have mended some
         again = dict(zip(rows, decode([tasks[row] for row in rows]), strict=True))
         n_good = sum(outcome.failure is None for outcome in again.values())
         if n_good:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from fsar.pipeline.jobs.run import Failure, Outcome
 from fsar.pipeline.packs.index import FAILED, OK, ShardIndex
 from fsar.pipeline.packs.layout import PackLayout, data_name, index_name
-from fsar.pipeline.packs.make import VideoFrames
+from fsar.pipeline.packs.make import PackTask, VideoFrames
 from fsar.pipeline.store.disk import Buffer
 from fsar.pipeline.store.format.files import CLAIMS, StoreFiles
 from fsar.pipeline.store.journal.claims import Claims
@@ -70,6 +70,32 @@ class Shards:
 
     def _key(self, number: int) -> str:
         return chunk_key(number, len(self._layout.rows(number)))
+
+
+class ShardsInHand:
+    """The shards that this process fills: claimed when their first video is asked for, published with their last."""
+
+    def __init__(self, shards: Shards, layout: PackLayout, tasks: Sequence[PackTask]) -> None:
+        self._shards, self._layout, self._tasks = shards, layout, tasks
+        self._made: dict[int, dict[str, Outcome[VideoFrames]]] = {}
+        self._shard_of: dict[str, int] = {}
+
+    def tasks(self) -> Iterator[PackTask]:
+        """Yield the videos of one pending shard after the other, until all the rest are in other hands."""
+        while (number := self._shards.claim()) is not None:
+            tasks = [self._tasks[row] for row in self._layout.rows(number)]
+            self._made[number] = {}
+            self._shard_of |= dict.fromkeys((task.video_id for task in tasks), number)
+            yield from tasks
+
+    def keep(self, outcome: Outcome[VideoFrames]) -> None:
+        """Note what became of one video; a shard whose videos are all there is published."""
+        number = self._shard_of.pop(outcome.key)
+        rows, made = self._layout.rows(number), self._made[number]
+        made[outcome.key] = outcome
+        if len(made) == len(rows):
+            self._shards.publish(number, rows, [made[self._tasks[row].video_id] for row in rows])
+            del self._made[number]
 
 
 def _reason(outcome: Outcome[VideoFrames]) -> tuple[str, str]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from fsar.files import atomic_path
 from fsar.pipeline.catalog.catalog import Catalog
-from fsar.pipeline.jobs.folder import Record, Source, safe_name
 from fsar.pipeline.jobs.run import TIMEOUT_SECONDS
-from fsar.pipeline.rewrite.stage import RewriteReport, Stage, Task
+from fsar.pipeline.rewrite.record import Record, Source, safe_name
+from fsar.pipeline.rewrite.stage import How, RewriteReport, Stage, Task
 from fsar.pipeline.video.clip import VideoError, check_file
 from fsar.pipeline.video.transcode import ConvertSettings, transcode
 
@@ -21,7 +21,7 @@ def convert(
     timeout_seconds: float | None = TIMEOUT_SECONDS,
 ) -> RewriteReport:
     """Convert every video of a catalog to `out`/videos/ID.mp4; see `Stage.run`."""
-    return CONVERT.run(catalog, out, settings, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds)
+    return CONVERT.run(catalog, out, settings, How(n_jobs, quiet, timeout_seconds))
 
 
 def plan(catalog: Catalog, out: Path, settings: ConvertSettings) -> list[Task[ConvertSettings]]:

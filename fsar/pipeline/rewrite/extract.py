@@ -12,9 +12,9 @@ import numpy.typing as npt
 from fsar.errors import InputError, unknown_name
 from fsar.files import atomic_folder
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
-from fsar.pipeline.jobs.folder import Record, Source, safe_name
 from fsar.pipeline.jobs.run import TIMEOUT_SECONDS
-from fsar.pipeline.rewrite.stage import RewriteReport, Stage, Task
+from fsar.pipeline.rewrite.record import Record, Source, safe_name
+from fsar.pipeline.rewrite.stage import How, RewriteReport, Stage, Task
 from fsar.pipeline.video.clip import Choose, check_file
 from fsar.pipeline.video.frame_folder import iterate_pictures
 from fsar.pipeline.video.pyav import iterate_frames
@@ -67,7 +67,7 @@ def extract(
     timeout_seconds: float | None = TIMEOUT_SECONDS,
 ) -> RewriteReport:
     """Extract the frames of every video of a catalog below `out`; see `Stage.run`."""
-    return EXTRACT.run(catalog, out, settings, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds)
+    return EXTRACT.run(catalog, out, settings, How(n_jobs, quiet, timeout_seconds))
 
 
 def plan(catalog: Catalog, out: Path, settings: ExtractSettings) -> list[Task[ExtractSettings]]:

@@ -91,8 +91,8 @@ def verify(path: str | Path, *, advance: Callable[[int], None] | None = None) ->
         read_store(files)  # says why there is none
     sealed = is_sealed(files)
     problems: list[Problem] = []
-    whole = expected = _expected(files, sealed, problems)
     owners = _Owners(files, problems)
+    whole = expected = expected_files(files, sealed, problems, owners.of)
     on_disk = set(files.names())
     moving = announced_files(files)
     partial = read_partial(files)
@@ -101,7 +101,7 @@ def verify(path: str | Path, *, advance: Callable[[int], None] | None = None) ->
     problems += owners.impossible(expected)
     unfit = {problem.file for problem in problems}
     hashed = {name: expected[name] for name in expected if name not in moving and name not in unfit}
-    for name, what in _check(files, hashed, advance):
+    for name, what in check_files(files, hashed, advance):
         problems.append(Problem(name, what, owners.of(name)))
     problems += owners.unmatched(whole) if sealed else []
     problems += [] if partial or problems else _master_problems(files, owners)  # what no hash tells
@@ -119,8 +119,10 @@ def verify(path: str | Path, *, advance: Callable[[int], None] | None = None) ->
     return Verification(sealed, len(expected), n_bytes, _unique(problems), notes)
 
 
-def _expected(files: StoreFiles, sealed: bool, problems: list[Problem]) -> Entries:
-    """Return every file that must be there."""
+def expected_files(
+    files: StoreFiles, sealed: bool, problems: list[Problem], videos_of: Callable[[str], tuple[str, ...]]
+) -> Entries:
+    """Return every file that must be there; records that cannot be read are added to `problems` with their videos."""
     if sealed:
         try:
             return read_manifest(files)
@@ -137,7 +139,7 @@ def _expected(files: StoreFiles, sealed: bool, problems: list[Problem]) -> Entri
             problems.append(Problem(name, "missing"))
             continue
         except InputError as error:
-            problems.append(Problem(name, str(error), _Owners(files, []).of(name)))
+            problems.append(Problem(name, str(error), videos_of(name)))
             continue
         entry = file_entry(path)
         if entry is not None:
@@ -146,7 +148,9 @@ def _expected(files: StoreFiles, sealed: bool, problems: list[Problem]) -> Entri
     return entries
 
 
-def _check(files: StoreFiles, expected: Entries, advance: Callable[[int], None] | None) -> list[tuple[str, str]]:
+def check_files(files: StoreFiles, expected: Entries, advance: Callable[[int], None] | None) -> list[tuple[str, str]]:
+    """Hash every file; return the name of each that is not as expected, and what is wrong with it."""
+
     def check(name: str) -> tuple[str, str] | None:
         wanted = expected[name]
         try:

@@ -11,8 +11,8 @@ import numpy as np
 
 from fsar.errors import InputError
 from fsar.files import atomic_path, remove_leftovers, write_atomic
-from fsar.pipeline.jobs.folder import sole_writer
 from fsar.pipeline.jobs.run import Failure, run_jobs, write_failures
+from fsar.pipeline.jobs.sole_writer import sole_writer
 from fsar.pipeline.synth.draw import FPS, Picture, draw_clip, draw_scene
 from fsar.pipeline.synth.motions import MOTIONS
 

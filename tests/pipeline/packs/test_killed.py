@@ -113,7 +113,7 @@ def test_a_kill_while_videos_are_added_is_mended_by_adding_again(videos, tmp_pat
 
     whole = pack_frames(videos[:3], tmp_path / "whole.frames", ONE_BY_ONE, quiet=True).path
     build.add_to_pack(whole, videos[:6], quiet=True)
-    for number, name in enumerate(("read_pack", "publish", "_decode", "seal_pack")):
+    for number, name in enumerate(("read_pack", "publish", "stream_jobs", "seal_pack")):
         out = pack_frames(videos[:3], tmp_path / f"{number}.frames", ONE_BY_ONE, quiet=True).path
 
         def killed(*args, **options):

@@ -108,6 +108,34 @@ class TestRace:
         slow.close()
         fast.close()
 
+    def test_what_a_dying_second_writer_announced_is_dropped(self, path: Path, tmp_path: Path) -> None:
+        """It comes after the record of the first, and dies before it has seen that: other bytes must not replace it."""
+        whole = write_sample(tmp_path / "whole" / path.name)
+        slow, fast = samples.open_sample(path), samples.open_sample(path)
+        chunk = slow.claim()
+        assert chunk is not None
+        others = samples.chunk_data(chunk, slow.videos)
+        others.features = {tap: array + 1 for tap, array in others.features.items()}
+        create = publishing.create_exclusive
+
+        def last_act(intent: Path, data: bytes, temporary: Path) -> bool:
+            patch.undo()
+            fast.commit(chunk, samples.chunk_data(chunk, fast.videos))
+            assert create(intent, data, temporary)
+            raise Crash
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(publishing, "create_exclusive", last_act)
+            with pytest.raises(Crash):
+                slow.commit(chunk, others)
+        assert list(home(path).rglob("*.intent"))
+        fill(fast)
+        fast.seal()
+        fast.close()
+        slow.close()
+        assert bytes_of(path.parent) == bytes_of(whole.parent)
+        assert verify(path).problems == []
+
 
 class TestPowerCut:
     def test_nothing_takes_its_place_before_it_is_on_the_disk(
