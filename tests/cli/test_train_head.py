@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 
 import pytest
 
 from fsar.cli import eval_head, train_head
 from fsar.cli.common import run_command
 from fsar.heads.run_folder import read_tensors
+from fsar.heads.training.interrupt import StopRequest
 from tests.heads.stores import PARTS, make_store, ordered_features, ordered_store, rows_of
 
 SHORT = ["--episodes-per-step", "2", "--steps", "6", "--val-episodes", "10", "--test-episodes", "20", "--quiet"]
@@ -318,9 +318,9 @@ def test_a_store_is_the_same_by_another_spelling_and_at_another_place(call, tmp_
 
 def test_after_an_interruption_the_seconds_are_those_of_the_steps_that_were_left(call, tmp_path, monkeypatch):
     line = ["otam", "-o", "adapter=linear", "--out", tmp_path / "run", *SHORT, "--steps", 30, "--validate-every", 10]
-    asked = iter([False] * 19 + [True])
+    looks = iter([False] * 19 + [True])
     with monkeypatch.context() as patch:
-        patch.setattr("fsar.heads.training.loop.stop_requests", lambda: nullcontext(lambda: next(asked)))
+        patch.setattr(StopRequest, "to_stop", property(lambda self: next(looks)))
         assert call(train_head, *line)[0] == 130
     code, out, err = call(train_head, *line)
     assert code == 0, err
