@@ -1,6 +1,8 @@
 """The programs in examples/ run as their readers run them, and stay short."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +46,21 @@ def test_a_store_read_by_plain_pytorch(store, tmp_path):
     assert len(losses) == 20
     assert losses[-1] < 0.8 * losses[0]
     assert re.search(r"\d+ of 12$", out.strip())
+
+
+def test_the_notebook_runs_from_videos_to_an_answer(tmp_path):
+    execute = Path(sys.executable).with_name("jupyter-execute")
+    if not execute.exists():
+        pytest.skip("no jupyter-execute beside this Python (packages nbclient and ipykernel)")
+    shutil.copy(EXAMPLES / "quickstart.ipynb", tmp_path)
+    line = [str(execute), "--output", "done", "quickstart.ipynb"]
+    ended = subprocess.run(line, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    cells = json.loads((tmp_path / "done.ipynb").read_text())["cells"]
+    printed = ["".join("".join(o.get("text", "")) for o in cell.get("outputs", [])) for cell in cells]
+    assert re.search(r"^otam +2 +1 +\d+\.\d\d ", "\n".join(printed), flags=re.M)
+    assert re.search(r"^decided by the seconds \(\d", printed[-1], flags=re.M)
+    assert not any(cell.get("outputs") for cell in json.loads((EXAMPLES / "quickstart.ipynb").read_text())["cells"])
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -27,7 +27,7 @@ option = partial(click.option, show_default=True)
 
 FRAME_COUNT = click.IntRange(1, MAX_FRAMES)
 RESIZE_MODES = ("squash", "short-side")
-NORMALISATIONS = ("backbone", "clip", "imagenet", "half", "none")
+NORMALISATIONS = ("backbone", "clip", "imagenet", "kinetics", "half", "none")
 PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 
 
