@@ -55,15 +55,16 @@ class FrameFetcher:
         video = self._store.videos[row]
         indices = np.asarray(self._store.frame_index([row]))[0, 0][self._frames]
         times = tuple(float(t) for t in np.asarray(self._store.frame_time([row]))[0, 0][self._frames])
+        path = self._store.video_path(row)
         try:
-            pack = self._pack or _pack_of(video.path)
-            found = _packed(pack, video.video_id, indices) if pack is not None else _decoded(video.path, indices)
+            pack = self._pack or _pack_of(path)
+            found = _packed(pack, video.video_id, indices) if pack is not None else _decoded(path, indices)
         except (VideoError, InputError, OSError) as error:
             return Strip(video.video_id, video.class_name, (), times, f"frames left out: {error}")
         return Strip(video.video_id, video.class_name, tuple(jpeg(frame) for frame in found), times)
 
 
-def _pack_of(path: str) -> "FramePack | None":
+def _pack_of(path: Path) -> "FramePack | None":
     """Return the pack that a store was made from; None where it was made from videos."""
     from fsar.pipeline.packs import FramePack, is_pack
 
@@ -79,7 +80,7 @@ def _packed(pack: "FramePack", video_id: str, indices: "Ints") -> "Pictures":
     return pack.frames(video_id, np.searchsorted(video.frame_index, indices))
 
 
-def _decoded(path: str, indices: "Ints") -> "Pictures":
+def _decoded(path: Path, indices: "Ints") -> "Pictures":
     """Return frames of a video file by their position."""
     wanted = np.unique(indices)
 
@@ -88,7 +89,7 @@ def _decoded(path: str, indices: "Ints") -> "Pictures":
             raise VideoError("too-short", f"{path} has {n_frames} frames, frame {wanted[-1]} was stored")
         return wanted
 
-    clip = decode_clip(Path(path), choose)
+    clip = decode_clip(path, choose)
     return clip.frames[np.searchsorted(wanted, indices)]
 
 

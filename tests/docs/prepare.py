@@ -144,12 +144,13 @@ def examples(folder: Path) -> None:
     fsar.train_head(
         "otam", store, options={"adapter": "temporal"}, way=3, steps=5, test_episodes=50, out=run, quiet=True
     )
-    videos = [video for video in store.videos if video.part == "test"]
-    for video in videos[:-1]:
-        target = folder / "examples" / video.class_name.replace("/", "-") / Path(video.path).name
+    rows = [row for row, video in enumerate(store.videos) if video.part == "test"]
+    for row in rows[:-1]:
+        source = store.video_path(row)
+        target = folder / "examples" / store.videos[row].class_name.replace("/", "-") / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(video.path, target)
-    shutil.copy(videos[-1].path, folder / "clip.webm")
+        shutil.copy(source, target)
+    shutil.copy(store.video_path(rows[-1]), folder / "clip.webm")
 
 
 PREPARE: dict[str, Callable[[Path], None]] = {

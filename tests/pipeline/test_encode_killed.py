@@ -81,7 +81,9 @@ class Encoder:
 
     def line(self) -> list[str]:
         assert self.process.stdout is not None
-        return self.process.stdout.readline().split()
+        text = self.process.stdout.readline()
+        assert text, f"the encoder itself ended with {self.process.wait()}"
+        return text.split()
 
 
 @pytest.fixture(scope="module")

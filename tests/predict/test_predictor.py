@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,8 +31,7 @@ def test_features_are_those_of_the_store(world):
     """The same frames, pixels and weights: what training read is what a prediction computes."""
     store = open_store(world.store)
     row = int(store.row_of("blue-0"))
-    video = store.videos[row]
-    features, times = ClipEncoder(store.recipe).clip(Path(video.path))
+    features, times = ClipEncoder(store.recipe).clip(store.video_path(row))
     np.testing.assert_array_equal(features["pooled"].numpy(), store.read("pooled", [row])[0])
     assert times == pytest.approx(list(store.frame_time([row])[0, 0]))
 

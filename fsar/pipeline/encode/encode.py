@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -72,11 +73,12 @@ def encode(
     Raises:
         InputError: nothing to encode, a store of another recipe (the message names the fields), no video could be read.
     """
+    from fsar.pipeline.store.portable import shared_folder
+
     todo = prepared or plan(rows, options, out)
+    source = _Source(todo.videos, shared_folder(os.path.abspath(video.path) for video in todo.videos), reuse)
     with open_or_make(out, todo, options) as writer:
-        return _fill(
-            writer, todo.videos, todo.recipe, todo.backbone, todo.taps, options.engine, reuse=reuse, quiet=quiet
-        )
+        return _fill(writer, source, todo.recipe, todo.backbone, todo.taps, options.engine, quiet=quiet)
 
 
 def open_or_make(out: Path, todo: EncodePlan, options: EncodeOptions) -> StoreWriter:
@@ -88,11 +90,12 @@ def open_or_make(out: Path, todo: EncodePlan, options: EncodeOptions) -> StoreWr
     from fsar.device import resolve_device
     from fsar.pipeline.encode.chunk_size import chunk_rows
     from fsar.pipeline.store import create_store
+    from fsar.pipeline.store.portable import portable_rows
 
     recipe = todo.recipe
     return create_store(
         out,
-        videos=todo.videos,
+        videos=portable_rows(todo.videos),
         taps=todo.taps,
         n_views=recipe.n_views,
         n_slots=recipe.n_slots,
@@ -130,10 +133,12 @@ def add_videos(
     """
     from fsar.device import resolve_device
     from fsar.pipeline.store import extend_store, open_writer
+    from fsar.pipeline.store.portable import folder_for, portable_rows, videos_folders
 
     options = engine or EngineOptions()
     with open_writer(path) as before:
-        known = {video.video_id for video in before.videos}
+        files, stored = before.files, before.videos
+        known = {video.video_id for video in stored}
         new = [video for video in videos if video.video_id not in known]
         pending = [before.videos[row].video_id for row in before.pending_rows()]
         recipe = Recipe.from_dict(before.layout.recipe)
@@ -147,9 +152,11 @@ def add_videos(
         backbone = backbone_of(recipe, weights)
         taps = _tap_specs(backbone, recipe)
     path_of = {video.video_id: video.path for video in videos}
-    with extend_store(path, videos) as writer:
+    folder = folder_for(stored, new, videos_folders(files)) if new else ""
+    listed = portable_rows(videos, folder) if new else videos
+    with extend_store(path, listed) as writer:
         rows = [replace(video, path=path_of.get(video.video_id, video.path)) for video in writer.videos]
-        return _fill(writer, rows, recipe, backbone, taps, options, quiet=quiet)
+        return _fill(writer, _Source(rows, folder), recipe, backbone, taps, options, quiet=quiet)
 
 
 def _check_source(path: Path, recipe: Recipe, videos: Sequence[VideoRow]) -> None:
@@ -182,23 +189,33 @@ def _tap_specs(backbone: Backbone, recipe: Recipe) -> dict[str, TapSpec]:
         return tap_specs(extractor, recipe)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Where rows come from."""
+
+    videos: list[VideoRow]
+    """With their paths on this machine."""
+    folder: str
+    """That the paths in the store count from; empty: nothing is added to it."""
+    reuse: Sequence[FeatureStore] = ()
+
+
 def _fill(
     writer: StoreWriter,
-    videos: list[VideoRow],
+    source: _Source,
     recipe: Recipe,
     backbone: Backbone | None,
     taps: dict[str, TapSpec],
     options: EngineOptions,
     *,
     quiet: bool,
-    reuse: Sequence[FeatureStore] = (),
 ) -> EncodeReport:
     from fsar.pipeline.backbones.taps import TapExtractor
     from fsar.pipeline.encode.forward import Forward
     from fsar.pipeline.store import open_store
     from fsar.progress import progress
 
-    n_resumed = writer.n_rows_done
+    videos, n_resumed = source.videos, writer.n_rows_done
     if n_resumed == len(videos) or backbone is None:
         run = EngineReport()
     else:
@@ -209,13 +226,15 @@ def _fill(
             progress("encode", len(videos), n_done=n_resumed, quiet=quiet) as advance,
         ):
             try:
-                run = Engine(writer, videos, recipe, taps, forward, options, advance, reuse=Reuse(reuse, recipe)).run()
+                run = Engine(
+                    writer, videos, recipe, taps, forward, options, advance, reuse=Reuse(source.reuse, recipe)
+                ).run()
             except KeyboardInterrupt as interrupt:
                 n_kept = writer.n_rows_done
                 raise type(interrupt)(f"{n_kept} of {len(videos)} videos are kept in {writer.path}") from interrupt
-        writer.record_run(_run_record(forward, recipe, options, run))
+        writer.record_run(_run_record(forward, recipe, options, run, source.folder))
     store = open_store(writer.path, allow_unsealed=True)
-    failures = _failures(store)
+    failures = _failures(store, videos)
     if len(failures) == len(videos):
         reason = f"{failures[0][2]}: {failures[0][3]}"
         raise InputError(
@@ -242,19 +261,26 @@ def _seal(writer: StoreWriter) -> None:
         )
 
 
-def _failures(store: FeatureStore) -> list[tuple[str, str, str, str]]:
-    videos = store.videos
-    return [(videos[row].video_id, videos[row].path, reason, message) for row, reason, message in store.failures()]
+def _failures(store: FeatureStore, videos: Sequence[VideoRow]) -> list[tuple[str, str, str, str]]:
+    """Return (video_id, path, reason, message) of failed videos, with paths on this machine."""
+    from fsar.pipeline.store.portable import message_here
+
+    return [
+        (videos[row].video_id, videos[row].path, reason, message_here(text, videos[row].path, store.videos[row].path))
+        for row, reason, text in store.failures()
+    ]
 
 
-def _run_record(forward: Any, recipe: Recipe, options: EngineOptions, run: EngineReport) -> dict[str, Any]:
+def _run_record(forward: Any, recipe: Recipe, options: EngineOptions, run: EngineReport, folder: str) -> dict[str, Any]:
     from importlib.metadata import version
 
     import torch
 
     from fsar.pipeline.store.journal.owner import worker_name
+    from fsar.pipeline.store.portable import FOLDER
 
     return {
+        **({FOLDER: folder} if folder else {}),
         "fsar": version("fsar"),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from fsar.pipeline.encode.staging import Item
 from fsar.pipeline.encode.workers import DecodePool
 from fsar.pipeline.encode.writer import WriterThread
 from fsar.pipeline.pixels.prepare import CENTRE, View, draw_view
+from fsar.pipeline.store.portable import portable_message
 
 if TYPE_CHECKING:
     from fsar.pipeline.store import StoreWriter, TapSpec, VideoRow
@@ -182,6 +183,9 @@ class Engine:
         clip = self._decoder.take(row)
         self.report.waiting_for_decode_seconds += time.perf_counter() - start
         self._top_up()
+        if isinstance(clip, DecodeFailure):
+            stored = self.writer.videos[row].path
+            clip = replace(clip, message=portable_message(clip.message, self.videos[row].path, stored))
         work.note(row, clip)
         if isinstance(clip, DecodeFailure):
             self.report.n_failed += 1

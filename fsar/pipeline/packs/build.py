@@ -6,9 +6,8 @@ the shards in hand and nothing else, several processes may fill one pack, and eq
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,7 @@ from fsar.pipeline.store.format.layout import VideoRow, check_videos, refuse_oth
 from fsar.pipeline.store.journal.claims import live_claims, metadata_claim
 from fsar.pipeline.store.journal.publish import publish, redo
 from fsar.pipeline.store.journal.records import intents, metadata_entries, stored_rows
+from fsar.pipeline.store.portable import message_here, portable_message, portable_rows
 from fsar.progress import Advance, progress
 
 POLL_SECONDS = 1.0
@@ -89,7 +89,7 @@ def pack_frames(
         with metadata_claim(files.folder(CLAIMS)):
             redo(files, METADATA_KEY)
             if not files.exists():
-                publish(files, METADATA_KEY, _metadata(new_layout(settings, len(videos)), _portable(videos)))
+                publish(files, METADATA_KEY, _metadata(new_layout(settings, len(videos)), portable_rows(videos)))
     _finish_interrupted(files)
     _refuse_differences(files, settings, videos)
     return _fill(files, videos, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds)
@@ -117,7 +117,7 @@ def add_to_pack(
     new = [video for video in videos if video.video_id not in known]
     if new:
         with metadata_claim(files.folder(CLAIMS)):
-            _append(files, _portable(new))
+            _append(files, portable_rows(new))
     paths = {video.video_id: video.path for video in videos}
     rows = [replace(video, path=paths.get(video.video_id, video.path)) for video in read_pack(files)[1]]
     return _fill(files, rows, n_jobs=n_jobs, quiet=quiet, timeout_seconds=timeout_seconds)
@@ -145,12 +145,6 @@ def _append(files: StoreFiles, new: Sequence[VideoRow]) -> None:
     rows = [*old, *new]
     files.locate(MANIFEST_FILE).unlink(missing_ok=True)
     publish(files, METADATA_KEY, _metadata(layout.grown(len(rows)), rows), keep=metadata_entries(files))
-
-
-def _portable(videos: Sequence[VideoRow]) -> list[VideoRow]:
-    """Return rows with paths below the folder that all share: a pack is handed on and names nobody's home folder."""
-    shared = os.path.commonpath([Path(video.path).absolute().parent for video in videos])
-    return [replace(video, path=Path(video.path).absolute().relative_to(shared).as_posix()) for video in videos]
 
 
 def _metadata(layout: PackLayout, videos: Sequence[VideoRow]) -> dict[str, list[Buffer]]:
@@ -186,7 +180,7 @@ def _refuse_differences(files: StoreFiles, settings: PackSettings, videos: Seque
 def _fill(
     files: StoreFiles, videos: Sequence[VideoRow], *, n_jobs: int, quiet: bool, timeout_seconds: float | None
 ) -> PackReport:
-    layout, _ = read_pack(files)
+    layout, stored = read_pack(files)
     shards = Shards(files, layout)
     n_done = sum(stored_rows(files).values())
     if n_done < len(videos) and not any(Path(video.path).exists() for video in videos):
@@ -196,13 +190,18 @@ def _fill(
     tasks = [PackTask(video.video_id, Path(video.path), layout.settings) for video in videos]
     how: dict[str, Any] = {"n_jobs": n_jobs, "key": _video_id, "timeout_seconds": timeout_seconds}
 
+    names = Names({task.video_id: str(task.path) for task in tasks}, {video.video_id: video.path for video in stored})
+
     def decode(chosen: Sequence[PackTask]) -> list[Outcome[VideoFrames]]:
-        return run_jobs(STAGE, chosen, video_frames, quiet=True, **how)
+        return [names.kept(outcome) for outcome in run_jobs(STAGE, chosen, video_frames, quiet=True, **how)]
 
     with shards, progress(STAGE, len(videos), n_done=n_done, quiet=quiet) as advance:
-        n_packed = _fill_pending(shards, layout, tasks, how, advance)
+        n_packed = _fill_pending(shards, layout, tasks, how, names.kept, advance)
         n_packed += mend_shards(files, layout, shards, failed, tasks, decode)
-    failures = pack_failures(files, videos)
+    failures = [
+        (video_id, path, reason, message_here(message, path, names.stored[video_id]))
+        for video_id, path, reason, message in pack_failures(files, videos)
+    ]
     if len(failures) == len(videos):
         reason = f"{failures[0][2]}: {failures[0][3]}"
         raise InputError(
@@ -214,7 +213,12 @@ def _fill(
 
 
 def _fill_pending(
-    shards: Shards, layout: PackLayout, tasks: Sequence[PackTask], how: Mapping[str, Any], advance: Advance
+    shards: Shards,
+    layout: PackLayout,
+    tasks: Sequence[PackTask],
+    how: Mapping[str, Any],
+    kept: Callable[[Outcome[VideoFrames]], Outcome[VideoFrames]],
+    advance: Advance,
 ) -> int:
     """Fill shards until none is pending, also not in another process's hands; return how many videos were decoded."""
     n_packed = 0
@@ -222,12 +226,28 @@ def _fill_pending(
         hand = ShardsInHand(shards, layout, tasks)
         with stream_jobs(STAGE, hand.tasks(), video_frames, **how) as outcomes:
             for _, outcome in outcomes:
-                hand.keep(outcome)
+                hand.keep(kept(outcome))
                 n_packed += 1
                 advance()
         if shards.pending():  # another process has the rest; should it die, its shards can be claimed
             time.sleep(POLL_SECONDS)
     return n_packed
+
+
+@dataclass(frozen=True)
+class Names:
+    """What videos are called here and in the pack, by their ids."""
+
+    here: Mapping[str, str]
+    stored: Mapping[str, str]
+
+    def kept(self, outcome: Outcome[VideoFrames]) -> Outcome[VideoFrames]:
+        """Return an outcome as the pack keeps it: a message names its video as videos.csv does."""
+        if outcome.failure is None:
+            return outcome
+        own, stored = self.here[outcome.key], self.stored[outcome.key]
+        message = portable_message(outcome.failure.message, own, stored)
+        return replace(outcome, failure=replace(outcome.failure, message=message))
 
 
 def _video_id(task: PackTask) -> str:

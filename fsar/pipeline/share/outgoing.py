@@ -1,15 +1,13 @@
 """What leaves this machine when a store is pushed: its files, without the paths that only mean something here.
 
-`videos.csv` and `failures.csv` hold the path of every video, and messages of failures repeat it. Absolute paths tell
-strangers about this machine and its users, and help nobody elsewhere, so a pushed store has them relative to the
-folder that all its videos share. Only tables and records change; the numbers do not.
+`videos.csv` and `failures.csv` hold the path of every video, and messages of failures repeat it. In stores of fsar 0.1
+they are absolute, which tells strangers about this machine and its users, and helps nobody elsewhere: pushed, such a
+store has them relative, as newer ones have from the beginning. Only tables and records change; the numbers do not.
 """
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
@@ -32,9 +30,7 @@ from fsar.pipeline.store.format.identity import checked_json
 from fsar.pipeline.store.format.layout import VideoRow
 from fsar.pipeline.store.journal.manifest import failures_in, read_manifest
 from fsar.pipeline.store.journal.records import chunk_key, chunk_records, read_record
-
-_FOLDERS = re.compile(r"(?<![\w./~-])(?:[A-Za-z]:[\\/]|/)(?:[^/\\\s'\":,;()\[\]]+[/\\])+")
-"""The folders of an absolute path somewhere in a text."""
+from fsar.pipeline.store.portable import is_absolute, portable_message, relative_paths, without_folders
 
 
 @dataclass(frozen=True)
@@ -64,37 +60,13 @@ def outgoing(files: StoreFiles) -> Outgoing:
     _refuse_paths(files)
     entries = read_manifest(files)
     _, videos = read_store(files)
-    n_relative = sum(_is_absolute(video.path) for video in videos)
+    n_relative = sum(is_absolute(video.path) for video in videos)
     changed = _without_paths(files, videos) if n_relative else {}
     listed = entries | {name: FileEntry.of([data]) for name, data in changed.items()}
     manifest = checked_json({"files": {name: _listed(listed[name]) for name in sorted(listed)}})
     sources: dict[str, Path | bytes] = {name: changed.get(name, files.locate(name)) for name in listed}
     identity = FileEntry.of([manifest]).sha256
     return Outgoing({**sources, MANIFEST_FILE: manifest}, listed, identity, n_relative)
-
-
-def relative_paths(paths: Sequence[str]) -> list[str]:
-    """Return paths relative to the folder that all absolute ones share; their names alone where they share none."""
-    absolute = [PurePosixPath(path) for path in paths if path.startswith("/")]
-    shared = PurePosixPath(os.path.commonpath([path.parent for path in absolute])) if absolute else PurePosixPath("/")
-
-    def relative(path: str) -> str:
-        if not _is_absolute(path):
-            return path
-        if path.startswith("/") and len(shared.parts) > 1:
-            return PurePosixPath(os.path.normpath(path)).relative_to(os.path.normpath(shared)).as_posix()
-        return PureWindowsPath(path).name if not path.startswith("/") else PurePosixPath(path).name
-
-    return [relative(path) for path in paths]
-
-
-def without_folders(text: str) -> str:
-    """Return a message with every absolute path in it cut to its last part."""
-    return _FOLDERS.sub("", text)
-
-
-def _is_absolute(path: str) -> bool:
-    return path.startswith("/") or PureWindowsPath(path).is_absolute()
 
 
 def _without_paths(files: StoreFiles, videos: Sequence[VideoRow]) -> dict[str, bytes]:
@@ -129,7 +101,7 @@ def _cleaned(failure: Sequence[Any], videos: Sequence[VideoRow], names: Mapping[
     """Return a failure whose message names its video as the pushed tables do, and no folder of this machine."""
     row, reason, message = failure
     own = videos[row].path
-    return [row, reason, without_folders(message.replace(own, names[own]))]
+    return [row, reason, portable_message(message, own, names[own])]
 
 
 def _results(files: StoreFiles, n_videos: int) -> list[tuple[int, int, str]]:
@@ -148,7 +120,7 @@ def _refuse_paths(files: StoreFiles) -> None:
     }
     for place, value in places.items():
         for text in _texts(value):
-            if _is_absolute(text) and without_folders(text) != text:
+            if is_absolute(text) and without_folders(text) != text:
                 raise InputError(
                     f"{files.path} is not pushed: {place} holds a path of this machine, {text[:100]!r}; make that "
                     "part anew from a relative path"

@@ -20,6 +20,7 @@ from fsar.pipeline.store.format.layout import STATUS_PENDING, Chunk, VideoRow, r
 from fsar.pipeline.store.format.text_table import TextTable
 from fsar.pipeline.store.journal.damage import intact_tables
 from fsar.pipeline.store.journal.manifest import PARTS
+from fsar.pipeline.store.portable import FOLDER, videos_folders
 from fsar.pipeline.store.reader import FeatureStore, open_store
 from fsar.pipeline.store.text_tables import write_text
 from fsar.pipeline.store.writer import StoreWriter
@@ -189,6 +190,8 @@ def _copy(
     )
     with writer:
         _refuse_older_copy(writer, sources)
+        for folder in sorted({folder for store in intact for folder in videos_folders(store.files)}):
+            writer.record_run({FOLDER: folder})
         for chunk in _chunks_to_copy(writer):
             writer.commit(chunk, _chunk_data(chunk, [sources[row] for row in chunk.rows], taps, intact))
             if advance:

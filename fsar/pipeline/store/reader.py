@@ -20,6 +20,7 @@ from fsar.pipeline.store.journal.manifest import describe_missing, is_sealed, re
 from fsar.pipeline.store.journal.records import metadata_entries, stored_rows
 from fsar.pipeline.store.journal.row_status import RowStates
 from fsar.pipeline.store.partial import ListedRows, Presence, Provide, manifest_rows, read_partial
+from fsar.pipeline.store.portable import find_video, videos_folders
 from fsar.pipeline.store.recycled import RecycledMemory
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class FeatureStore:
         self._memory = RecycledMemory()
         self._gathers: dict[str, Gather] = {}
         self._row_of: dict[str, int] = {}
+        self._folders: list[str] | None = None
         if self.sealed:
             self._check_manifest()
 
@@ -187,6 +189,12 @@ class FeatureStore:
     def duplicate_ids(self) -> list[list[str]]:
         """Return `duplicates` by video id."""
         return [[self.videos[row].video_id for row in group] for group in self.duplicates()]
+
+    def video_path(self, row: int) -> Path:
+        """Return where a video is on this machine, as far as the store can tell: `videos[row].path` may be relative."""
+        if self._folders is None:
+            self._folders = videos_folders(self.files)
+        return find_video(self.videos[row].path, self._folders)
 
     def missing_rows(self) -> Array:
         """Return the rows that are not committed, int64 ascending; none in a sealed store."""

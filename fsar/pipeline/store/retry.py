@@ -12,6 +12,7 @@ from fsar.pipeline.store.journal.claims import metadata_claim
 from fsar.pipeline.store.journal.publish import redo
 from fsar.pipeline.store.journal.records import chunk_key, chunk_records, intents, stored_rows
 from fsar.pipeline.store.partial import refuse_partial
+from fsar.pipeline.store.portable import find_video, videos_folders
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def reset_failed(path: str | Path, *, allow_losses: bool = False) -> Reset:
 
 
 def _refuse_losses(files: StoreFiles, videos: Sequence[VideoRow], rows: Sequence[int]) -> None:
-    gone = [row for row in rows if not Path(videos[row].path).exists()]
+    folders = videos_folders(files)
+    gone = [row for row in rows if not find_video(videos[row].path, folders).exists()]
     if gone:
         video = videos[gone[0]]
         raise InputError(

@@ -130,6 +130,7 @@ def test_a_video_that_fails_is_listed_and_the_rest_goes_on(videos, tmp_path):
     report = pack_frames(rows, tmp_path / "p.frames", PackSettings(frames=8), quiet=True)
     assert [(failure[0], failure[2]) for failure in report.failures] == [("bad", "not-a-video")]
     assert "bad" in (report.path / "failures.csv").read_text()
+    assert not any(str(tmp_path).encode() in data for data in tree(report.path).values())
     pack = FramePack.open(report.path)
     assert pack.video("bad").n_stored == 0
     with pytest.raises(VideoError, match="could not be decoded when"):

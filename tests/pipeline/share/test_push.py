@@ -10,9 +10,9 @@ import pytest
 import fsar
 from fsar.errors import InputError
 from fsar.pipeline.share import parse_address, pull, push
-from fsar.pipeline.share.outgoing import relative_paths, without_folders
 from fsar.pipeline.share.shelf import list_shelf
 from fsar.pipeline.store import VideoRow, open_store, write_text
+from fsar.pipeline.store.portable import relative_paths, without_folders
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.share.conftest import shared_sample
 from tests.pipeline.store import samples
