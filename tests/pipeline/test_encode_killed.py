@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -36,21 +37,27 @@ def run(out, jobs):
     options = EncodeOptions("random:timm/test_resnet", n_slots=4, size=32, chunk_bytes=8192, engine=engine)
     return encode(rows, out, options, quiet=True).n_resumed
 
+def tell(*words):
+    os.write(int(sys.argv[2]), (" ".join(map(str, words)) + "\\n").encode())
+
 if __name__ == "__main__":
-    print("ready", flush=True)
+    tell("ready")
     for line in sys.stdin:
         jobs, out = line.rstrip("\\n").split(" ", 1)
         child = os.fork()
         if child == 0:
             try:
-                print("resumed", run(Path(out), int(jobs)), flush=True)
+                tell("resumed", run(Path(out), int(jobs)))
             finally:
                 os._exit(0)
-        print("child", child, flush=True)
+        tell("child", child)
         os.waitpid(child, 0)
-        print("ended", flush=True)
+        tell("ended")
 """
-"""Imports everything once and forks for each encode: a run then takes a second, not the start of torch."""
+"""Imports everything once and forks for each encode: a run then takes a second, not the start of torch.
+
+It answers through a pipe of its own, a whole line at a time: what shares its stdout cannot come between.
+"""
 
 
 @dataclass
@@ -58,6 +65,7 @@ class Encoder:
     """A process that encodes the same videos into one store after the other."""
 
     process: "subprocess.Popen[str]"
+    answers: TextIO
 
     def begin(self, out: Path, jobs: int) -> int:
         """Start to encode; return the id of the process that does."""
@@ -80,8 +88,7 @@ class Encoder:
         return "".join(rest)
 
     def line(self) -> list[str]:
-        assert self.process.stdout is not None
-        text = self.process.stdout.readline()
+        text = self.answers.readline()
         assert text, f"the encoder itself ended with {self.process.wait()}"
         return text.split()
 
@@ -91,12 +98,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoder]:
     folder = tmp_path_factory.mktemp("videos")
     for index in range(N_VIDEOS):
         write_clip(folder / f"{index:02}.mp4", n_frames=8 + index)
-    command = [sys.executable, "-c", ENCODER, str(folder)]
+    ours, theirs = os.pipe()
+    command = [sys.executable, "-c", ENCODER, str(folder), str(theirs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # no threads before the fork
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        one = Encoder(process)
+    with (
+        open(ours) as answers,
+        subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, pass_fds=[theirs]) as process,
+    ):
+        os.close(theirs)
+        one = Encoder(process, answers)
         one.answer("ready")
         yield one
         process.kill()
