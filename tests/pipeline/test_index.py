@@ -47,7 +47,7 @@ def test_ssv2_takes_disjoint_annotation_files_as_base_and_novel_classes(ssv2, tm
     assert catalog.rows[0].bytes == len(b"video")
     assert report.missing == {"Closing something": ["3"]}
     assert report.notes == ["1 videos on disk have no annotation: left out"]
-    assert "warning: 1 listed videos are missing on disk" in report.to_text()
+    assert "warning: 1 listed video is missing on disk" in report.to_text()
 
 
 def test_ssv2_with_shared_classes_asks_for_a_split(ssv2, tmp_path):

@@ -134,6 +134,7 @@ def test_a_csv_may_write_its_parts_in_other_words(tmp_path, word, part):
         ("path;class\nv/a.mp4;x\n", "no column 'path'.*got 'path;class' .it is separated by semicolons: write commas"),
         ("path\tclass\n", "separated by tabs"),
         ("path,class\nv/a.mp4,x\n", r"none of the 1 listed videos exists \(the first: .*/v/a\.mp4\); relative paths"),
+        ("path,class\nv\\b.mp4,x\n", r"the first: .*v\\b\.mp4, also with slashes for backslashes\)"),
     ],
 )
 def test_a_csv_that_cannot_be_used_says_why(tmp_path, text, message):

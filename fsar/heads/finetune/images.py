@@ -37,7 +37,7 @@ def training_images(name: str, backbone: Backbone) -> PixelPipeline:
         raise InputError(f"network input must have at least 8 pixels, got {size}")
     mirror: tuple[Step, ...] = (Flip(),) if name.endswith(FLIP) else ()
     if kind == "squash":
-        steps = (ToFloat(), *mirror, Squash(resized), RandomCrop(size), Normalise(mean, std))
+        steps = (ToFloat(), *mirror, Squash(resized, resized), RandomCrop(size), Normalise(mean, std))
         test = ImageSpec("squash", resized, size, "bilinear", antialias=False, mean=mean, std=std)
     else:
         square: tuple[Step, ...] = (CentreCrop(resized),) if kind == "centre-square" else ()

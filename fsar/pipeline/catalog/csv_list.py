@@ -26,8 +26,10 @@ def scan_csv(file: Path, videos: Path | None) -> Scan:
         else:
             scan.rows.append(found)
     if not scan.rows:
+        first = str(rows[0][1].path)
+        tried = f"{first}, also with slashes for backslashes" if "\\" in first else first
         hint = "" if videos else "; relative paths count from the folder of the CSV, or from --videos"
-        raise InputError(f"{file}: none of the {len(rows)} listed videos exists (the first: {rows[0][1].path}){hint}")
+        raise InputError(f"{file}: none of the {len(rows)} listed videos exists (the first: {tried}){hint}")
     return scan
 
 

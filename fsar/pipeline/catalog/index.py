@@ -84,14 +84,16 @@ class IndexReport:
         ]
         lines += [f"note: {note}" for note in self.notes]
         if self.empty:
-            lines.append(
-                f"warning: {len(self.empty)} empty files or dead links, kept as failures to come: {_some(self.empty)}"
-            )
+            found = count_of(len(self.empty), "empty file or dead link", "empty files or dead links")
+            lines.append(f"warning: {found}, kept as failures to come: {_some(self.empty)}")
         if self.duplicates:
             lines.append(f"warning: {describe_duplicates(self.duplicates)}")
         if self.missing:
             counts = {name: len(ids) for name, ids in self.missing.items()}
-            lines.append(f"warning: {sum(counts.values())} listed videos are missing on disk")
+            missing = sum(counts.values())
+            lines.append(
+                f"warning: {count_of(missing, 'listed video')} {'is' if missing == 1 else 'are'} missing on disk"
+            )
             lines += [] if self.splits else _class_lines(counts, "missing")
         for name, part_reports in self.splits.items():
             for report in part_reports:

@@ -123,15 +123,16 @@ def _perrett(name: str, size: int, *, flip: bool, train_sampler: str, test_sampl
 
 
 def _clip_fsar(
-    name: str, size: int, *, normalisation: str, augmented: Role | None, interval: bool = False
+    name: str, size: int, *, normalisation: str, augmented: Role | None, interval: bool = False, wide: bool = False
 ) -> PixelPipeline:
     """The CLIP-FSAR code base: float from the start, squashed, cropped; one of the two roles may be augmented."""
     resized, (mean, std) = before_crop(size), NORMALISATIONS[normalisation]
-    crop = (Squash(resized), RandomCrop(size, reaches_end=False))
+    width = round(size * 320 / 224) if wide else resized
+    crop = (Squash(resized, width), RandomCrop(size, reaches_end=False))
     plain: tuple[Step, ...] = (ToFloat(), *crop, Normalise(mean, std))
     changed: tuple[Step, ...] = (ToFloat(), Flip(), *crop, ClipJitter(), Normalise(mean, std))
     support, query = (changed if augmented == role else plain for role in ("support", "query"))
-    test = ImageSpec("squash", resized, size, "bilinear", antialias=False, mean=mean, std=std)
+    test = ImageSpec("squash", resized, size, mean=mean, std=std, resize_width=width if wide else 0)
     samplers = ("clipfsar-interval-random", "clipfsar-interval") if interval else ("clipfsar-segment",) * 2
     return PixelPipeline(name, size, support, query, test, *samplers)
 
@@ -157,8 +158,10 @@ _BUILDERS: dict[str, Callable[[str, int], PixelPipeline]] = {
     "clip-fsar-kinetics": partial(_clip_fsar, normalisation="clip", augmented="query", interval=True),
     "clip-fsar-half": partial(_clip_fsar, normalisation="half", augmented=None),
     "hyrsm": _resnet,
+    "hyrsm-epic": partial(_resnet, wide=True),
     "hyrsm-kinetics": partial(_resnet, interval=True),
     "hyrsm++": _resnet,
+    "hyrsm++-epic": partial(_resnet, wide=True),
     "hyrsm++-kinetics": partial(_resnet, interval=True),
     "molo": _resnet,
     "molo-kinetics": partial(_resnet, interval=True),

@@ -48,12 +48,13 @@ class ShortSide:
 
 @dataclass(frozen=True)
 class Squash:
-    """Scale float pixels to a square by plain bilinear interpolation, not antialiased; the aspect is lost."""
+    """Scale float pixels to one shape by plain bilinear interpolation, not antialiased; the aspect is lost."""
 
-    pixels: int
+    height: int
+    width: int
 
     def __call__(self, clip: Tensor, draws: Draws) -> Tensor:  # noqa: D102
-        return resize_float(clip, (self.pixels, self.pixels), "bilinear", antialias=False)
+        return resize_float(clip, (self.height, self.width), "bilinear", antialias=False)
 
 
 @dataclass(frozen=True)

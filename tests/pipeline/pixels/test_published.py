@@ -61,13 +61,13 @@ def test_trx_and_its_relatives_do_what_pillow_does(name, shape):
     assert (pixel_pipeline(name, SIZE).evaluate(frames)[0] - pillow.to_tensor(centred)).abs().max() <= 1.01 * LEVEL
 
 
-def clip_fsar_by_torchvision(frames, draws, *, augmented, mean, std):
+def clip_fsar_by_torchvision(frames, draws, *, augmented, mean, std, width):
     """Restate the CLIP-FSAR code base: [0, 1], flip, squash, crop, grey, four changes in drawn order, normalise."""
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
     if augmented and draws.uniforms("flip", 1)[0] < 0.5:
         pixels = functional.hflip(pixels)
-    pixels = functional.resize(pixels, [64, 64], antialias=False)
-    top, left = (int(share * 8) for share in draws.uniforms("crop", 2))
+    pixels = functional.resize(pixels, [64, width], antialias=False)
+    top, left = (int(share * (side - SIZE)) for share, side in zip(draws.uniforms("crop", 2), (64, width), strict=True))
     pixels = functional.crop(pixels, top, left, SIZE, SIZE)
     if augmented:
         jitter = ClipJitter().draw(draws)
@@ -79,25 +79,29 @@ def clip_fsar_by_torchvision(frames, draws, *, augmented, mean, std):
 
 
 @pytest.mark.parametrize(
-    ("name", "augmented", "is_clip"),
+    ("name", "augmented", "is_clip", "width"),
     [
-        ("clip-fsar", (), True),
-        ("clip-fsar-half", (), False),
-        ("clip-fsar-kinetics", ("query",), True),
-        ("hyrsm", ("query",), False),
-        ("molo", ("query",), False),
-        ("emp-net", ("support",), True),
+        ("clip-fsar", (), True, 64),
+        ("clip-fsar-half", (), False, 64),
+        ("clip-fsar-kinetics", ("query",), True, 64),
+        ("hyrsm", ("query",), False, 64),
+        ("hyrsm-epic", ("query",), False, 80),
+        ("hyrsm++-epic", ("query",), False, 80),
+        ("molo", ("query",), False, 64),
+        ("emp-net", ("support",), True, 64),
     ],
 )
-def test_the_clip_fsar_code_base_role_by_role(name, augmented, is_clip):
+def test_the_clip_fsar_code_base_role_by_role(name, augmented, is_clip, width):
     mean, std = (CLIP_MEAN, CLIP_STD) if is_clip else ([0.45] * 3, [0.225] * 3)
     frames = clip()
     for step in range(5):
         for role in ("support", "query"):
             draws = Draws(3, step, "a/b.webm")
-            expected = clip_fsar_by_torchvision(frames, draws, augmented=role in augmented, mean=mean, std=std)
+            expected = clip_fsar_by_torchvision(
+                frames, draws, augmented=role in augmented, mean=mean, std=std, width=width
+            )
             torch.testing.assert_close(visit(name, role, frames, step), expected, atol=2e-5, rtol=0)
-    squashed = functional.resize(torch.from_numpy(frames).permute(0, 3, 1, 2) / 255, [64, 64], antialias=False)
+    squashed = functional.resize(torch.from_numpy(frames).permute(0, 3, 1, 2) / 255, [64, width], antialias=False)
     expected = functional.normalize(functional.center_crop(squashed, [SIZE, SIZE]), mean, std)
     torch.testing.assert_close(pixel_pipeline(name, SIZE).evaluate(frames), expected, atol=2e-5, rtol=0)
 
@@ -234,6 +238,7 @@ def test_frames_are_drawn_by_the_published_rule(name):
 def test_sizes_keep_their_proportion():
     assert pixel_pipeline("trx", 84).test.resize == 96
     assert pixel_pipeline("clip-fsar").test.resize == 256
+    assert pixel_pipeline("hyrsm-epic").test.resize_width == 320
     with pytest.raises(InputError, match="did you mean clip-fsar"):
         pixel_pipeline("clipfsar")
     with pytest.raises(InputError, match="at least 8 pixels"):
