@@ -44,7 +44,7 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
     "taps",
     multiple=True,
     default=["pooled"],
-    help="What to store; repeatable: pooled, map, tokens.K, steps.pooled …",
+    help="What to store; repeatable: pooled, map, tokens.K, tokens.all.raw, steps.pooled …",
 )
 @option("--split", help="Split (name or CSV): only its videos, in its order.")
 @option("--limit", type=click.IntRange(min=1), help="Only the first N videos.")

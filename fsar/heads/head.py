@@ -5,7 +5,7 @@ import importlib
 import importlib.metadata
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
@@ -35,6 +35,16 @@ class Input:
     """Names of taps that can fill the role, best first; a trailing '.' matches a family ("tokens.")."""
     shape: str
     """What one frame of it looks like, for error messages, e.g. "(D,)" or "(D, h, w)"."""
+    per_level: bool = False
+    """True for tokens of several depths of a transformer, each in a role of its own: see `at`."""
+
+    def at(self, levels: Iterable[int]) -> tuple["Input", ...]:
+        """Return the inputs of single levels, "ROLE.K": level 0 is what the first block is given, K what block K gives.
+
+        Blocks count from 1 here, and from 0 in the names of taps.
+        """
+        taps = {level: "tokens.in.raw" if level == 0 else f"tokens.{level - 1}.raw" for level in levels}
+        return tuple(Input(f"{self.role}.{level}", (tap,), self.shape) for level, tap in taps.items())
 
     def axes(self, n_axes: int) -> list[str] | None:
         """Return the names of the axes of a frame with `n_axes` of them; None if the input takes no such frame."""
@@ -54,7 +64,8 @@ class Head(nn.Module):
     `match`, so that evaluation embeds each test video once.
     """
 
-    inputs: ClassVar[tuple[Input, ...]] = (Input("frames", ("pooled", "avgpool"), "(D,)"),)
+    inputs: tuple[Input, ...] = (Input("frames", ("pooled", "avgpool"), "(D,)"),)
+    """Of a class whose heads read a choice of levels, the family; of such a head, its own."""
     text: ClassVar[Literal["none", "optional", "required"]] = "none"
     text_space: ClassVar[Literal["any", "image"]] = "any"
     """"image" if the text vectors must come from the text tower of the store's own backbone."""
@@ -63,6 +74,8 @@ class Head(nn.Module):
     training_unit: ClassVar[Literal["episodes", "pairs"]] = "episodes"
     reads_unlabelled: ClassVar[bool] = False
     """True for a head that learns from the videos without labels of an episode."""
+    starts_from_backbone: bool = False
+    """True for a head whose training begins at weights that `start_from_backbone` makes."""
     paper: ClassVar[str] = ""
     """Authors, title, venue, link."""
     old_options: ClassVar[Mapping[str, str | None]] = MappingProxyType({})
@@ -96,6 +109,10 @@ class Head(nn.Module):
         classification = cross_entropy(outputs["logits"], targets.query_labels)
         return {"classification": classification, "total": classification}
 
+    def start_from_backbone(self, tower: Mapping[str, Tensor]) -> None:
+        """Set first weights from the state dict of the image tower whose features the head reads."""
+        raise InputError(f"{type(self).__name__} does not start from a backbone")
+
     def explain(self, batch: EpisodeBatch) -> Explanation:
         """Return the logits for a batch and the evidence for them; call it in evaluation mode.
 
@@ -112,6 +129,9 @@ class Head(nn.Module):
 
 class TableHead(Head):
     """A head whose episode falls into per-video work (`embed`) and a comparison of embedded videos (`match`)."""
+
+    embeds_text: ClassVar[bool] = True
+    """False for a head that reads text in `match` alone: supports and queries are embedded alike."""
 
     @abstractmethod
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:

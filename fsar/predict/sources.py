@@ -12,7 +12,7 @@ from fsar.errors import InputError
 from fsar.heads.head import Head, Input, create_head, head_type
 from fsar.heads.run_folder import CONFIG, DESCRIPTION, load_head, n_parameters, read_json
 from fsar.heads.setup.options import typed_options
-from fsar.heads.setup.taps import default_options, feature_width
+from fsar.heads.setup.taps import at_levels, default_options, feature_width, levels_of, stored_levels
 from fsar.pipeline.encode.command import backbone_spec
 from fsar.predict.class_words import ClassWords
 from fsar.predict.encoder import ClipEncoder
@@ -109,9 +109,10 @@ def from_store(
 
     opened = open_store(store)
     _refuse_other_backbone(store, opened.recipe, backbone)
-    task = make_task(name, opened, split=split, taps=taps, text=text, device=device)
+    typed = typed_options(name, options)
+    task = make_task(name, opened, split=split, taps=taps, levels=typed.get("levels"), text=text, device=device)
     with seeded(0):
-        head = create_head(name, **task.head_options(typed_options(name, options), None)).to(device).eval()
+        head = create_head(name, **task.head_options(typed, None)).to(device).eval()
     table = opened.text(task.table) if task.table else None
     words = None
     if table is not None:
@@ -159,15 +160,18 @@ def from_backbone(
 
     kind = head_type(name)
     loaded = load_backbone(backbone, weights=weights, size=size)
-    chosen = _taps_of(name, kind.inputs, loaded, taps or {})
+    typed = typed_options(name, options)
+    inputs = at_levels(kind.inputs, typed.get("levels") or stored_levels(loaded.taps()))
+    chosen = _taps_of(name, inputs, loaded, taps or {})
     encode = EncodeOptions(
         backbone, weights, tuple(dict.fromkeys(chosen.values())), sampler=sampler, n_slots=n_frames, size=size
     )
     recipe, specs = recipe_of(loaded, encode)
     n_frames = recipe.n_slots  # of a network for clips, one or those that its time steps give
-    facts = {"dim": feature_width(kind.inputs[0], specs[chosen[kind.inputs[0].role]].shape), "n_frames": n_frames}
+    facts: dict[str, Any] = {"dim": feature_width(inputs[0], specs[chosen[inputs[0].role]].shape), "n_frames": n_frames}
+    facts |= {"levels": levels_of(chosen) or None, "text_dim": loaded.dim if kind.text_space == "image" else None}
     with seeded(0):
-        head = create_head(name, **default_options(kind, typed_options(name, options), facts)).to(device).eval()
+        head = create_head(name, **default_options(kind, typed, facts)).to(device).eval()
     forward = Forward(TapExtractor(loaded, recipe.taps), recipe, device)
     words = None
     if kind.text == "required":

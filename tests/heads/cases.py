@@ -136,4 +136,4 @@ def _features(case: Case, lead: tuple[int, ...], generator: torch.Generator, sca
     return {role: scale * torch.randn(*lead, *shape, generator=generator) for role, shape in shapes.items()}
 
 
-from tests.heads import cases_matching, cases_metric, cases_spatial, cases_vision_language  # noqa: E402, F401 - register their cases
+from tests.heads import cases_matching, cases_metric, cases_side, cases_spatial, cases_vision_language  # noqa: E402, F401 - register their cases

@@ -30,6 +30,7 @@ GRADIENT_PREFIXES = ("outputs.grad.", "outputs_grad.", "grads.")
 INPUT_GRADIENT = re.compile(
     r"(?:outputs\.grad_|outputs\.grad\.inputs\.|outputs_grad\.inputs\.|grads\.inputs\.)([\w.]+)"
 )
+INPUTS = "inputs."
 MUST_COMPARE = re.compile(r"(logits|loss)(?!.*act\.)")
 """Outputs whose name begins like this may not be passed over; other intermediates may."""
 
@@ -187,16 +188,18 @@ def check(method: str, path: Path) -> None:
 def _check_gradients(method: str, golden: Golden, head: Head, comparison: Comparison, noise: tuple[str, ...]) -> None:
     assert comparison.total is not None, "the file holds gradients, but the run gives no loss"
     official = official_format(method)
-    names = {name: our_name(official, name) for name in golden.grads.keys() | golden.gradnorms.keys()}
+    of_inputs = {name.removeprefix(INPUTS) for name in golden.gradnorms if name.startswith(INPUTS)}
+    of_parameters = {name for name in golden.grads.keys() | golden.gradnorms.keys() if not name.startswith(INPUTS)}
+    names = {name: our_name(official, name) for name in of_parameters}
     parameters = dict(head.named_parameters())
     wanted = {name: parameters[ours] for name, ours in names.items() if ours is not None}
-    inputs = {name: comparison.inputs[name] for name in golden.input_grads}
+    inputs = {name: comparison.inputs[name] for name in golden.input_grads.keys() | of_inputs}
     results = torch.autograd.grad(comparison.total, [*wanted.values(), *inputs.values()], allow_unused=True)
     filled = [
         torch.zeros_like(p) if g is None else g
         for p, g in zip((*wanted.values(), *inputs.values()), results, strict=True)
     ]
-    ours = dict(zip((*wanted, *(f"inputs.{name}" for name in inputs)), filled, strict=True))
+    ours = dict(zip((*wanted, *(f"{INPUTS}{name}" for name in inputs)), filled, strict=True))
     largest = max(float(g.abs().max()) for g in ours.values())
     for name, tensor in ours.items():
         if matches(name, noise):
@@ -206,9 +209,7 @@ def _check_gradients(method: str, golden: Golden, head: Head, comparison: Compar
             error = float((tensor.norm() - reference).abs())
             assert error <= GRADIENT_TOLERANCE * float(reference), f"gradient norm of {name}: off by {error:.2e}"
         else:
-            reference = (
-                golden.input_grads[name.removeprefix("inputs.")] if name.startswith("inputs.") else golden.grads[name]
-            )
+            reference = golden.input_grads[name.removeprefix(INPUTS)] if name.startswith(INPUTS) else golden.grads[name]
             error = float((tensor.view_as(reference) - reference).abs().max())
             bound = GRADIENT_TOLERANCE * float(reference.abs().max())
             assert error <= bound, f"gradient of {name}: off by {error:.2e}, allowed {bound:.2e}"
@@ -222,4 +223,4 @@ def assert_close(name: str, ours: Tensor, reference: Tensor) -> None:
     assert float(excess.max()) <= VALUE_TOLERANCE, f"{name}: off by {float(excess.max()):.2e}"
 
 
-from tests.heads import goldens_matching, goldens_metric, goldens_spatial, goldens_vision_language  # noqa: E402, F401 - register their methods
+from tests.heads import goldens_matching, goldens_metric, goldens_side, goldens_spatial, goldens_vision_language  # noqa: E402, F401 - register their methods

@@ -108,6 +108,49 @@ def test_an_official_checkpoint_comes_back_with_the_official_logits(case, tmp_pa
     assert_close("logits", comparison.values["logits"], golden.outputs["logits"])
 
 
+def side_config(options):
+    """The settings of TS-FSAR in sections, as its config files have them."""
+    names = ("RES_ALPHA", "TEMP_CLIP", "TEMP_SIDE", "FUSE_VISION", "FUSE_CLIP", "FUSE_SIDE", "KD_T")
+    model = {name: options[name.lower()] for name in names}
+    return {"MODEL": {**model, "LSN": {"DROPOUT": 0.7, "TEMP_LAYERS": options["temporal_layers"]}}}
+
+
+@pytest.mark.shared
+def test_ts_fsar_comes_without_its_trunk_and_with_the_settings_of_any_section(tmp_path):
+    golden = read_golden(GOLDENS / "ts_fsar/p2_5w5s_T4_eval.safetensors")
+    trunk = {f"model.{name}": torch.zeros(2) for name in ("embeddings.class_embedding", "layers.0.mlp.fc1.bias")}
+    trunk["model.projection.weight"] = torch.zeros(2, 2)
+    torch.save({**golden.state, **trunk}, tmp_path / "official.pth")
+    (tmp_path / "config.json").write_text(json.dumps(side_config(golden.metadata["options"])))
+    report = import_checkpoint(tmp_path / "official.pth", settings=tmp_path / "config.json")
+    assert report.method == "ts_fsar"
+    assert report.missing == ()
+    assert set(report.ignored) == set(trunk)
+    assert {"VIS_ALPHA", "KD_ALPHA"} <= set(report.assumed)
+    assert not {"RES_ALPHA", "TEMP_LAYERS", "DROPOUT"} & set(report.assumed)
+    write_import(report, tmp_path / "official.pth", tmp_path / "run")
+    head = load_head(tmp_path / "run")
+    assert head.dropout.p == 0.7
+    comparison = METHODS["ts_fsar"].run(golden, head)
+    assert_close("logits", comparison.values["logits"], golden.outputs["logits"])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"A": {"RES_ALPHA": 1.6}, "B": {"RES_ALPHA": 0.4}}, "give RES_ALPHA twice, as 1.6 and as 0.4"),
+        ({"RES_ALPHA": "high"}, "RES_ALPHA in the settings must be a number"),
+    ],
+)
+def test_settings_of_ts_fsar_that_mean_nothing_are_refused(settings, message, tmp_path):
+    golden = read_golden(GOLDENS / "ts_fsar/p2_5w5s_T4_eval.safetensors")
+    torch.save(golden.state, tmp_path / "official.pth")
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(tmp_path / "official.pth", settings=tmp_path / "config.json")
+
+
 @pytest.mark.shared
 def test_the_backbone_gets_the_names_of_its_library(tmp_path):
     golden = read_golden(GOLDENS / "trx/p2_5w5s_T8_ts2.safetensors")

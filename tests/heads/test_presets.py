@@ -47,7 +47,7 @@ def test_emp_net_falls_at_two_and_three_fifths(episode, factor):
     assert preset.reduction == "sum"
 
 
-@pytest.mark.parametrize("head", ["clip-fsar", "clip-mei", "emp-net", "hyrsm", "hyrsm++", "molo"])
+@pytest.mark.parametrize("head", ["clip-fsar", "clip-mei", "emp-net", "hyrsm", "hyrsm++", "molo", "ts-fsar"])
 def test_every_benchmark_has_a_recipe(head):
     names = [name for name in list_presets(head) if name.startswith(head)]
     assert len([name for name in names if not name.endswith("-5shot")]) == 5
@@ -69,7 +69,7 @@ def test_hyrsm_pp_and_molo_follow_the_released_rates(family, config):
         assert preset.lr * preset.schedule.factor(iteration, preset.n_episodes) == pytest.approx(rate, rel=1e-6)
 
 
-@pytest.mark.parametrize("head", ["clip-fsar", "emp-net", "hyrsm", "hyrsm++"])
+@pytest.mark.parametrize("head", ["clip-fsar", "emp-net", "hyrsm", "hyrsm++", "ts-fsar"])
 def test_more_shots_take_the_form_published_for_them(head):
     one, five = (get_preset("published", head, "ssv2-otam", n_shot=n_shot) for n_shot in (1, 5))
     assert (one.name, five.name) == (f"{head}-ssv2-otam", f"{head}-ssv2-otam-5shot")

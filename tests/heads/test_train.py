@@ -17,7 +17,7 @@ from fsar.heads.run_folder import STATE, load_head, read_json, read_tensors
 from fsar.heads.setup.task import make_task
 from fsar.heads.training import experiment as experiment_module
 from fsar.heads.training.experiment import Experiment, run
-from fsar.heads.training.optim import make_optimizer, parameter_groups
+from fsar.heads.training.optim import make_optimizer, parameter_groups, set_lr
 from tests.conftest import GOLDENS
 from tests.heads.stores import PARTS, make_store, ordered_features, ordered_store, rows_of
 
@@ -272,6 +272,24 @@ def test_weight_decay_spares_what_the_recipe_spares():
     assert [p.ndim for p in decayed["params"]] == [2]
     assert undecayed["weight_decay"] == 0
     assert isinstance(make_optimizer(head, Preset("x", optimizer="sgd")), torch.optim.SGD)
+
+
+def test_parts_of_a_head_learn_at_rates_of_their_own():
+    head = create_head("tsn", adapter="linear", dim=4)
+    (name, first), *_ = head.adapter.named_parameters(prefix="adapter")
+    preset = Preset("x", optimizer="sgd", lr=0.1, rates={name: 0.5})
+    optimizer = make_optimizer(head, preset)
+    rest, slow = optimizer.param_groups
+    assert (rest["lr"], slow["lr"]) == (0.1, 0.05)
+    assert slow["params"] == [first]
+    set_lr(optimizer, 0.2)
+    assert (rest["lr"], slow["lr"]) == (0.2, 0.1)
+    assert make_optimizer(head, replace(preset, optimizer="adamw", eps=1e-6)).defaults["eps"] == 1e-6
+
+
+def test_what_a_recipe_does_not_use_leaves_its_description_as_in_older_versions():
+    assert not {"rates", "eps"} & CACHED.describe().keys()
+    assert replace(CACHED, eps=1e-6).describe()["eps"] == 1e-6
 
 
 def test_presets_are_found_by_name_head_and_split():

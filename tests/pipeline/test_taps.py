@@ -50,6 +50,21 @@ def test_clip_vit_tokens_are_the_librarys_behind_its_norm_and_projection():
     assert features["tokens.0"].shape == (3, 17, 24)
 
 
+def test_the_tokens_below_the_first_block_are_clips_embeddings_behind_its_first_norm():
+    backbone = load_backbone("random:open_clip/tiny-vit")
+    alone = extract(backbone, "tokens.in.raw")["tokens.in.raw"]
+    with torch.inference_mode():
+        tower = backbone.clip.visual
+        patches = tower.conv1(frames(32)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([tower.class_embedding.expand(3, 1, -1), patches], 1) + tower.positional_embedding
+        close(alone, tower.ln_pre(tokens))
+    together = extract(backbone, "tokens.all.raw", "pooled")
+    assert list(together) == ["tokens.in.raw", "tokens.0.raw", "tokens.1.raw", "tokens.2.raw", "pooled"]
+    close(together["tokens.in.raw"], alone)
+    with torch.inference_mode():  # the first block, given them, gives what is stored of it
+        close(backbone.points.blocks[0](alone), together["tokens.0.raw"])
+
+
 def test_clip_resnet_pooled_and_map_are_the_librarys():
     backbone = load_backbone("random:open_clip/tiny-rn")
     features = extract(backbone, "map", "pooled", "avgpool", "map4max")
@@ -134,6 +149,7 @@ def test_relative_blocks_are_thirds_of_the_depth():
         (["poled"], "did you mean pooled.*resnet18 has pooled, avgpool, map, map4max"),
         (["tokens.3"], "unknown tap 'tokens.3'"),
         (["tokens.late"], "unknown tap"),
+        (["tokens.all.raw"], "unknown tap"),
         (["map", "map"], "once each"),
         ([], "got none"),
     ],

@@ -1,7 +1,7 @@
 """Published checkpoints to our files: the head as a run folder, the fine-tuned backbone as safetensors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ SIGNATURES = (
     (r"context2\..*", "clip_fsar"),
     (r"class_token_motion", "molo"),
     (r"st_transformer_encoder\..*", "hcl"),
+    (r"model\.side_LN\.0\.weight", "ts_fsar"),
     (r"fr_enrich\..*", "strm"),
     (r"mha\.in_proj_weight", "pal_perrett"),
     (r"key_head\.weight", "crosstransformer"),
@@ -105,7 +106,18 @@ def _assumed(method: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
 
     In a config of the CLIP-FSAR code base an absent key means the official default: nothing is assumed then.
     """
-    return () if train_flags(settings) else tuple(n for n in official_format(method).guessed if n not in settings)
+    if train_flags(settings):
+        return ()
+    named = set(_names(settings))
+    return tuple(name for name in official_format(method).guessed if name not in named)
+
+
+def _names(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of all values of a config, whatever section they stand in."""
+    for name, value in settings.items():
+        yield name
+        if isinstance(value, Mapping):
+            yield from _names(value)
 
 
 def recognise_method(path: Path, checkpoint: Checkpoint, bare: Mapping[str, Tensor]) -> str:

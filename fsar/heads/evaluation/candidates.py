@@ -52,9 +52,10 @@ class Reading:
     where: Where = "auto"
     allow_duplicates: bool = False
 
-    def task(self, head: str, store: "FeatureStore") -> Task:
-        """Return the task of a head on a store; raises InputError where something that it needs is missing."""
-        return make_task(head, store, **{item.name: getattr(self, item.name) for item in fields(self)})
+    def task(self, head: str, store: "FeatureStore", options: Mapping[str, Any] = MappingProxyType({})) -> Task:
+        """Return the task of a head with such options; raises InputError where something that it needs is missing."""
+        read = {item.name: getattr(self, item.name) for item in fields(self)}
+        return make_task(head, store, levels=options.get("levels"), **read)
 
 
 def load_subject(
@@ -81,9 +82,10 @@ def load_subject(
         raise InputError(f"{name} holds no trained head ({DESCRIPTION} is missing); is its training finished?")
     if name not in list_heads():
         raise _neither(name)
-    task = reading.task(name, store)
+    typed = typed_options(name, options)
+    task = reading.task(name, store, typed)
     with seeded(0):
-        head = create_head(name, **task.head_options(typed_options(name, options), None)).to(reading.device)
+        head = create_head(name, **task.head_options(typed, None)).to(reading.device)
     notes = task.parts.notes()
     if n_parameters(head) and not _has_pretrained_meaning(head):
         notes.append(f"head {name!r} is untrained: its {n_parameters(head)} parameters are random (seed 0)")
@@ -92,7 +94,7 @@ def load_subject(
 
 def _as_it_is(head: Head, store: "FeatureStore", reading: Reading, *, allow_recipe: bool) -> Subject:
     name = head_name(head)
-    task = reading.task(name, store)
+    task = reading.task(name, store, head.options)
     differing = check_recipe(head, store, allow=allow_recipe)
     notes = task.parts.notes()
     if differing:
@@ -125,7 +127,7 @@ def _load_run(path: Path, store: "FeatureStore", reading: Reading, *, allow_reci
         text=reading.text or _same_text(config, store),
         n_frames=reading.n_frames or config.get("n_frames"),
     )
-    task = reading.task(read_json(path / DESCRIPTION)["head"], store)
+    task = reading.task(read_json(path / DESCRIPTION)["head"], store, head.options)
     notes = task.parts.notes()
     _check_width(path, head, task)
     differing = check_recipe(head, store, allow=allow_recipe)
@@ -150,8 +152,7 @@ def _same_text(config: Mapping[str, Any], store: "FeatureStore") -> str | None:
 
 def _check_width(path: Path, head: Head, task: Task) -> None:
     dim = head.options.get("dim")
-    first = task.kind.inputs[0]
-    tap = task.taps[first.role]
+    first, tap = task.kind.inputs[0], next(iter(task.taps.values()))
     width = feature_width(first, task.store.taps[tap].shape)
     if dim is not None and dim != width:
         raise InputError(f"{path} takes features of width {dim}, tap {tap!r} of {task.store.path} has width {width}")

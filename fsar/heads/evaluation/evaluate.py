@@ -214,7 +214,7 @@ def _take(table: Tensor, places: Tensor) -> Tensor:
 def _embed(
     head: TableHead, data: EpisodeData, rows: Ints, classes: Ints, limit: int
 ) -> tuple[Features, Features] | None:
-    """Embed videos in chunks, as supports and as queries: one table for both if there is no class text.
+    """Embed videos in chunks, as supports and as queries: one table for both if no class text enters.
 
     `classes` says whose text each video has as a support. None if the tables would be larger than `limit` bytes.
     """
@@ -224,7 +224,7 @@ def _embed(
     for start in range(0, len(rows), chunk):
         features = data.source.gather(rows[start : start + chunk])
         embedded: tuple[Features, ...]
-        if text is None:
+        if text is None or not head.embeds_text:
             embedded = (head.embed(features),)
         else:
             own_text = text[torch.from_numpy(classes[start : start + chunk]).to(text.device)]

@@ -10,9 +10,7 @@ from fsar.heads.finetune.model import EndToEnd
 from fsar.heads.finetune.official_names import official_name
 from fsar.heads.finetune.tuning import Tuning
 from fsar.heads.recipes.presets import Preset
-
-RATE = "rate"
-"""Entry of a group: its learning rate as a share of the recipe's."""
+from fsar.heads.training.optim import RATE
 
 
 def finetune_optimizer(model: EndToEnd, preset: Preset, tuning: Tuning) -> torch.optim.Optimizer:
@@ -24,7 +22,7 @@ def finetune_optimizer(model: EndToEnd, preset: Preset, tuning: Tuning) -> torch
     if preset.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=preset.lr, momentum=preset.momentum, fused=True)
     kind = torch.optim.Adam if preset.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=preset.lr, betas=preset.betas, fused=True)
+    return kind(groups, lr=preset.lr, betas=preset.betas, eps=preset.eps, fused=True)
 
 
 def finetune_groups(model: EndToEnd, preset: Preset, tuning: Tuning) -> list[dict[str, Any]]:
@@ -32,8 +30,7 @@ def finetune_groups(model: EndToEnd, preset: Preset, tuning: Tuning) -> list[dic
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.head.named_parameters():
         if parameter.requires_grad:
-            decay = 0.0 if _holds(name, preset.undecayed) else preset.weight_decay
-            groups.setdefault((1.0, decay), []).append(parameter)
+            groups.setdefault((preset.rate_of(name), preset.decay_of(name)), []).append(parameter)
     for parameter, undecayed in _backbone_parameters(model, preset, tuning):
         if parameter.requires_grad:
             decay = 0.0 if undecayed else preset.weight_decay
@@ -59,9 +56,3 @@ def _normalisations(module: nn.Module) -> Iterator[nn.Module]:
 
 def _holds(name: str, fragments: tuple[str, ...]) -> bool:
     return any(fragment in name for fragment in fragments)
-
-
-def set_rates(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group to its share of `lr`."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get(RATE, 1.0)

@@ -12,7 +12,7 @@ from fsar.settings import Bounds, Count, Natural
 
 FRAMES = ("videos", "images", "size", "trainable", "batch_norm", "jobs", "decoder")
 """Fields that mean something where a backbone trains on frames."""
-ONLY_HERE = (*FRAMES, "weights", "backbone_lr", "compat", "micro_batch", "checkpoint_blocks", "precision")
+ONLY_HERE = (*FRAMES, "backbone_lr", "compat", "micro_batch", "checkpoint_blocks", "precision")
 """Fields that mean something where a backbone trains."""
 
 
@@ -26,7 +26,7 @@ class FinetuneSettings(TrainSettings):
     """Train this backbone (LIB:NAME/WEIGHTS) with the head, from frames; last:N trains the last N blocks of the store's
     backbone from its tokens."""
     weights: Path | None = None
-    """Checkpoint of the store's backbone, for last:N where a file was encoded with."""
+    """Checkpoint of the store's backbone, where a file was encoded with: for last:N and heads that start from it."""
     videos: Path | None = None
     """Where the frames are: a catalog.csv, or packed frames NAME.frames."""
     images: str | None = None

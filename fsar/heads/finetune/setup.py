@@ -1,7 +1,7 @@
 """What `--finetune` asks for, settled before anything trains: videos, backbone, images, class text, what trains."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from types import MappingProxyType
@@ -25,9 +25,10 @@ from fsar.heads.finetune.videos import VideoSet
 from fsar.heads.head import Head, head_type
 from fsar.heads.recipes.files import FIVE_SHOTS
 from fsar.heads.recipes.presets import Preset
+from fsar.heads.setup.options import typed_options
 from fsar.heads.setup.taps import choose_taps
 from fsar.heads.setup.task import Task
-from fsar.heads.training.experiment import Experiment, Trainer
+from fsar.heads.training.experiment import Experiment, FeatureTrainer, Trainer
 from fsar.heads.training.settings import TrainSettings
 from fsar.heads.training.train_head import chosen_preset, make_experiment
 from fsar.pipeline.backbones import Backbone, load_backbone, refuse_clips
@@ -84,7 +85,8 @@ def prepare(settings: TrainSettings) -> tuple[Experiment, Trainer | None]:
         InputError: anything that cannot work, before any training.
     """
     if not isinstance(settings, FinetuneSettings) or settings.finetune is None:
-        return make_experiment(settings), None
+        weights = settings.weights if isinstance(settings, FinetuneSettings) else None
+        return make_experiment(settings), FeatureTrainer(weights)
     table = load_split(settings.split) if isinstance(settings.split, str) else settings.split
     preset = chosen_preset(settings, table.name if table else "")
     make = finetune_task if settings.n_blocks is None else token_task
@@ -113,7 +115,8 @@ def finetune_task(settings: FinetuneSettings, preset: Preset, split: Split | Non
     parts = store_parts(store, split, allow_duplicates=settings.allow_duplicates)
     if settings.val_share is not None:
         parts = parts.with_val_share(settings.val_share)
-    chosen = _taps(name, kind, store, backbone, settings.taps)
+    levels = typed_options(name, settings.options).get("levels")
+    chosen = _taps(name, kind, store, backbone, settings.taps, levels)
     task = Task(store, parts, name, kind, chosen, next(iter(tables), None), n_frames, settings.chosen_device())
     trainer = FrameTrainer(
         backbone, tuning, _memory(settings), checkpointing=settings.checkpoint_blocks,
@@ -129,7 +132,8 @@ def token_task(settings: FinetuneSettings, preset: Preset, split: Split | None) 
     assert n_blocks is not None
     backbone = backbone_of(Recipe.from_dict(store.recipe), settings.weights)
     tokens = TokenStore(store, backbone, n_blocks)
-    task = settings.task(settings.head, cast("FeatureStore", tokens), val_share=settings.val_share)
+    levels = typed_options(settings.head, settings.options).get("levels")
+    task = settings.task(settings.head, cast("FeatureStore", tokens), val_share=settings.val_share, levels=levels)
     tuning = replace(_tuning(preset, settings, split).tuning, trainable=f"last:{n_blocks}")
     return task, TokenTrainer(
         backbone, tuning, _memory(settings), checkpointing=settings.checkpoint_blocks,
@@ -191,10 +195,15 @@ def _class_text(
 
 
 def _taps(
-    name: str, kind: type[Head], store: "FeatureStore", backbone: Backbone, taps: Mapping[str, str] | None
+    name: str,
+    kind: type[Head],
+    store: "FeatureStore",
+    backbone: Backbone,
+    taps: Mapping[str, str] | None,
+    levels: Sequence[int] | None,
 ) -> dict[str, str]:
     try:
-        return choose_taps(name, kind, store, taps)
+        return choose_taps(name, kind, store, taps, levels)
     except InputError as error:
         missing = [item for item in kind.inputs if item.role not in (taps or {})]
         if taps and not missing:

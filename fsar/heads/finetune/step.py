@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from fsar.heads.batch import PairBatch
-from fsar.heads.finetune.groups import set_rates
 from fsar.heads.finetune.memory import TwoPass
 from fsar.heads.finetune.model import EndToEnd, Task
 from fsar.heads.finetune.processes import Processes
 from fsar.heads.finetune.tuning import Tuning
 from fsar.heads.head import Losses, Outputs
 from fsar.heads.recipes.presets import Preset
+from fsar.heads.training.optim import set_lr
 from fsar.heads.training.step import StepMonitor, clip_gradients, update_weights
 
 ALONE = Processes()
@@ -74,7 +74,7 @@ def train_step(
         processes: Of which this is one; `tasks` are its own.
     """
     numbers = tuning.episodes_of(step, preset.episodes_per_step)
-    set_rates(optimizer, learning_rate(preset, tuning, step))
+    set_lr(optimizer, learning_rate(preset, tuning, step))
     optimizer.zero_grad(set_to_none=True)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with processes.shared_statistics(model.tower.module) as records:

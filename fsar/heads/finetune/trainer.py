@@ -100,6 +100,11 @@ class TunedTrainer(ABC):
             "memory": {**memory, "checkpointing": self.checkpointing},
         }
 
+    def start(self, experiment: Experiment, head: Head) -> None:
+        """Give a head that asks for it its first weights, from the backbone as it starts."""
+        if head.starts_from_backbone:
+            head.start_from_backbone(self.backbone.module.state_dict())
+
     def train(
         self, experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
     ) -> Trained:

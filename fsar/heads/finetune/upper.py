@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fsar.errors import InputError
 from fsar.heads.finetune.tower import Tower
 from fsar.pipeline.backbones import Backbone
+from fsar.pipeline.backbones.taps import BELOW, block_index
 
 BEHIND = ("ln_post", "proj", "norm", "fc_norm")
 """What follows the last block of a transformer, by open_clip's and timm's names."""
@@ -114,4 +115,4 @@ def tokens_below(backbone: Backbone, n_blocks: int) -> str:
 
 
 def _block_of(tap: str) -> int:
-    return int(tap.split(".")[1]) if tap.startswith("tokens.") else -1
+    return block_index(tap) if tap.startswith("tokens.") else BELOW

@@ -23,6 +23,7 @@ from fsar.heads.methods import (
 from fsar.heads.methods.emp_net import head as emp_net
 from fsar.heads.methods.hcl import head as hcl
 from fsar.heads.methods.strm import head as strm
+from fsar.heads.methods.ts_fsar import head as ts_fsar
 
 __all__ = [
     "bd_cspn",
@@ -43,6 +44,7 @@ __all__ = [
     "tarn",
     "team",
     "trx",
+    "ts_fsar",
     "tsn",
     "tuned_classifiers",
     "zero_shot",

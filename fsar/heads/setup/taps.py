@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fsar.errors import InputError, unknown_name
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def choose_taps(
-    name: str, kind: type[Head], store: "FeatureStore", chosen: Mapping[str, str] | None = None
+    name: str,
+    kind: type[Head],
+    store: "FeatureStore",
+    chosen: Mapping[str, str] | None = None,
+    levels: Sequence[int] | None = None,
 ) -> dict[str, str]:
     """Return role -> tap for head class `kind`, called `name` in messages.
 
@@ -23,22 +27,44 @@ def choose_taps(
         kind: Its class; says which roles it has and which taps can fill them.
         store: Says which taps there are.
         chosen: Roles that the user filled by name.
+        levels: Of tokens, for a head that reads a choice of them; None for all in the store.
 
     Raises:
         InputError: nothing in the store fills a role (the message holds the command that adds it), or several do.
     """
     chosen = dict(chosen or {})
-    roles = [item.role for item in kind.inputs]
+    inputs = at_levels(kind.inputs, levels or levels_of(chosen) or stored_levels(store.taps))
+    roles = [item.role for item in inputs]
     for role, tap in chosen.items():
         if role not in roles:
             raise unknown_name(f"input of head {name!r}", role, roles)
         if tap not in store.taps:
             raise unknown_name(f"tap of {store.path}", tap, store.taps)
-    for group in _families(kind.inputs):
+    absent = [item for item in inputs if _is_level(item) and item.role not in chosen and item.taps[0] not in store.taps]
+    if absent:
+        raise InputError(_missing(name, absent, store))
+    for group in _families(inputs):
         open_roles = [item for item in group if item.role not in chosen]
         if open_roles:
             chosen |= _fill(name, open_roles, store)
     return {role: chosen[role] for role in roles}
+
+
+def at_levels(inputs: Sequence[Input], levels: Sequence[int]) -> list[Input]:
+    """Return inputs with one in place of a family for each of `levels`; the family itself if there are none."""
+    return [one for item in inputs for one in (item.at(levels) if item.per_level and levels else (item,))]
+
+
+def stored_levels(taps: Iterable[str]) -> tuple[int, ...]:
+    """Return the levels that taps hold, ascending, numbered as by `Input.at`."""
+    found = [re.fullmatch(r"tokens\.(in|\d+)\.raw", tap) for tap in taps]
+    return tuple(sorted(0 if match[1] == "in" else int(match[1]) + 1 for match in found if match))
+
+
+def levels_of(roles: Iterable[str]) -> tuple[int, ...]:
+    """Return the levels among the roles of a head, ascending; none for most heads."""
+    found = [re.fullmatch(r"level\.(\d+)", role) for role in roles]
+    return tuple(sorted(int(match[1]) for match in found if match))
 
 
 def _families(inputs: Sequence[Input]) -> list[list[Input]]:
@@ -88,13 +114,28 @@ def _evenly_deep(depths: list[int], n_roles: int) -> list[int] | None:
 
 def _missing(name: str, group: list[Input], store: "FeatureStore") -> str:
     roles = " and ".join(repr(item.role) for item in group)
-    tap = group[0].taps[0] + ("early" if group[0].taps[0].endswith(".") else "")
-    taps = [*store.taps, tap] if len(group) == 1 else [*store.taps, *(f"{group[0].taps[0]}{d}" for d in _DEPTHS)]
+    named = " and ".join(dict.fromkeys(" or ".join(item.taps) for item in group))
     return (
-        f"head {name!r} needs {roles}: a tap named {' or '.join(group[0].taps)} with {group[0].shape} per frame; "
+        f"head {name!r} needs {roles}: a tap named {named} with {group[0].shape} per frame; "
         f"{store.path} has {', '.join(f'{t} {tuple(s.shape)}' for t, s in store.taps.items())}. Add it: "
-        f"{encode_command(store.recipe, taps)}"
+        f"{encode_command(store.recipe, [*store.taps, *_taps_to_add(group)])}"
     )
+
+
+def _taps_to_add(group: list[Input]) -> list[str]:
+    """Return names of taps that would fill the roles of a group."""
+    if group[0].per_level:
+        return ["tokens.all.raw"]
+    if _is_level(group[0]):
+        return [item.taps[0] for item in group]
+    tap = group[0].taps[0]
+    if len(group) > 1:
+        return [tap + depth for depth in _DEPTHS]
+    return [tap + "early" if tap.endswith(".") else tap]
+
+
+def _is_level(item: Input) -> bool:
+    return bool(levels_of([item.role]))
 
 
 _DEPTHS = ("early", "middle", "late")

@@ -14,7 +14,7 @@ from fsar.heads.episodes.sampler import EpisodePool, Ints
 from fsar.heads.episodes.split_parts import StoreParts, store_parts
 from fsar.heads.head import Head, head_type
 from fsar.heads.setup.class_text import choose_table, class_vectors
-from fsar.heads.setup.taps import choose_taps, default_options, feature_width
+from fsar.heads.setup.taps import choose_taps, default_options, feature_width, levels_of
 from fsar.splits import Split, load_split
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ class Task:
         Raises:
             InputError: another width than the features have, or fewer classes than there are to train on.
         """
-        first = self.kind.inputs[0]
-        tap = self.taps[first.role]
+        first, tap = self.kind.inputs[0], next(iter(self.taps.values()))
         width = feature_width(first, self.store.taps[tap].shape)
         if given.get("dim") not in (None, width):
             raise InputError(f"option dim is {given['dim']}, but tap {tap!r} of {self.store.path} has width {width}")
@@ -65,6 +64,7 @@ class Task:
             "n_frames": self.n_frames,
             "n_classes": pool.n_classes if pool else None,
             "text_dim": self.store.text(self.table).vectors.shape[-1] if self.table else None,
+            "levels": levels_of(self.taps) or None,
         }
         if pool and given.get("n_classes") is not None and given["n_classes"] < pool.n_classes:
             raise InputError(
@@ -79,6 +79,7 @@ def make_task(
     *,
     split: str | Split | None = None,
     taps: Mapping[str, str] | None = None,
+    levels: Sequence[int] | None = None,
     text: str | None = None,
     n_frames: int | None = None,
     device: str = "cpu",
@@ -93,6 +94,7 @@ def make_task(
         store: Where its features are.
         split: By name, alias or CSV path, or a table; None for the parts recorded in the store.
         taps: Role -> tap, for roles that shall not be filled by default.
+        levels: Of tokens, for a head that reads a choice of them; None for all in the store.
         text: Text table; None for the only one.
         n_frames: Frames that a video shows, of those stored; None for all.
         device: Of the features and the head.
@@ -104,7 +106,7 @@ def make_task(
         InputError: unknown head, split, tap or text table, or something the head needs is not in the store.
     """
     kind = head_type(name)
-    chosen = choose_taps(name, kind, store, taps)
+    chosen = choose_taps(name, kind, store, taps, levels)
     table = choose_table(name, kind, store, text)
     table_of_split = load_split(split) if isinstance(split, str) else split
     parts = store_parts(store, table_of_split, allow_duplicates=allow_duplicates)

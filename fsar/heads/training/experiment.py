@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from fsar.heads.evaluation.report import model_card
 from fsar.heads.head import Head, create_head, head_type, list_heads
 from fsar.heads.recipes.presets import CACHED, Preset
 from fsar.heads.run_folder import RESULT, SPLIT, RunFolder, n_parameters, open_run, read_json, save_head, write_json
+from fsar.heads.setup.start import start_from_store
 from fsar.heads.setup.task import Task, union_rows
 from fsar.heads.training.loop import Batch, TrainOptions, TrainReport, Validate, train
 from fsar.progress import say
@@ -90,6 +91,10 @@ class Trainer(Protocol):
         """Return what decides the run beside the experiment, for its config file."""
         ...
 
+    def start(self, experiment: Experiment, head: Head) -> None:
+        """Give a head that asks for it its first weights, from the backbone whose features it reads."""
+        ...
+
     def train(
         self, experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
     ) -> Trained:
@@ -103,10 +108,13 @@ class Trainer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
 class FeatureTrainer:
     """Trains heads on the features of a store."""
 
-    writes = True
+    weights: Path | None = None
+    """Checkpoint of the store's backbone, where it was encoded with a file and the head starts from it."""
+    writes: ClassVar[bool] = True
 
     def open_run(self, out: Path | None, name: str, config: Mapping[str, Any]) -> RunFolder:
         """Return the folder of the run."""
@@ -117,6 +125,10 @@ class FeatureTrainer:
         store = experiment.task.store
         recipe = {"recipe": dict(store.recipe), "recipe_id": store.recipe_id}
         return {"store": store.address, "store_manifest": store.identity, **recipe}
+
+    def start(self, experiment: Experiment, head: Head) -> None:
+        """Give a head that asks for it its first weights, from the backbone that made the store."""
+        start_from_store(head, experiment.task.store, self.weights)
 
     def train(
         self, experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool
@@ -158,6 +170,9 @@ def run(
         both = overlapping_classes(planned.pool.class_names, pool.class_names)
         refuse_overlap(both, "the head is trained on", planned)
     task.class_text(pool)  # a table that does not fit is found before anything is written
+    with seeded(experiment.seed):
+        head = create_head(task.name, **options)
+    trainer.start(experiment, head)  # a backbone that is not at hand is found before anything is written, too
     config = {**_config(experiment, options, pool, planned), **trainer.config(experiment)}
     name = f"{task.name}-{Path(task.parts.name).stem}"
     folder = trainer.open_run(out, name, config)
@@ -165,9 +180,7 @@ def run(
         write_atomic(folder.path / SPLIT, task.parts.split.to_csv())
     if folder.is_finished:
         return folder, read_json(folder.path / RESULT)
-    with seeded(experiment.seed):
-        head = create_head(task.name, **options).to(task.device)
-    report, notes = trainer.train(experiment, head, pool, folder, quiet=quiet)
+    report, notes = trainer.train(experiment, head.to(task.device), pool, folder, quiet=quiet)
     if not trainer.writes:
         return folder, {}
     facts = {"seed": experiment.seed, "preset": experiment.preset.name, "notes": [*pool_notes, *notes]}

@@ -5,30 +5,33 @@ from torch import nn
 
 from fsar.heads.recipes.presets import Preset
 
+RATE = "rate"
+"""Entry of a group: its learning rate as a share of the recipe's."""
+
 
 def make_optimizer(head: nn.Module, preset: Preset) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser over the trainable parameters of a head, with and without decay."""
+    """Return the recipe's optimiser over the trainable parameters of a head: decay and rate by parameter."""
     groups = parameter_groups(head, preset)
     if preset.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=preset.lr, momentum=preset.momentum, nesterov=preset.nesterov, fused=True)
     kind = torch.optim.Adam if preset.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=preset.lr, betas=preset.betas, fused=True)  # one pass over the weights instead of ten
+    return kind(groups, lr=preset.lr, betas=preset.betas, eps=preset.eps, fused=True)  # one pass over the weights
 
 
 def parameter_groups(head: nn.Module, preset: Preset) -> list[dict[str, object]]:
-    """Return the groups: weights with the recipe's decay, and those whose name contains an `undecayed` fragment."""
-    named = [(name, parameter) for name, parameter in head.named_parameters() if parameter.requires_grad]
-    decayed = [p for name, p in named if not _matches(name, preset.undecayed)]
-    undecayed = [p for name, p in named if _matches(name, preset.undecayed)]
-    groups = [(decayed, preset.weight_decay), (undecayed, 0.0)]
-    return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
-
-
-def _matches(name: str, fragments: tuple[str, ...]) -> bool:
-    return any(fragment in name for fragment in fragments)
+    """Return groups of parameters that share learning rate and weight decay, the recipe's own first."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, preset.weight_decay): []}
+    for name, parameter in head.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((preset.rate_of(name), preset.decay_of(name)), []).append(parameter)
+    return [
+        {"params": own, "weight_decay": decay, "lr": rate * preset.lr, RATE: rate}
+        for (rate, decay), own in groups.items()
+        if own
+    ]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group to its share of `lr`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get(RATE, 1.0)

@@ -125,7 +125,9 @@ def make_experiment(settings: TrainSettings, *, task: Task | None = None, preset
         InputError: something that the head or a setting needs is missing.
     """
     options = typed_options(settings.head, settings.options)
-    task = task or settings.task(settings.head, settings.opened(), val_share=settings.val_share)
+    if task is None:
+        levels = options.get("levels")
+        task = settings.task(settings.head, settings.opened(), val_share=settings.val_share, levels=levels)
     preset = preset or chosen_preset(settings, task.parts.name)
     query = preset.n_query if settings.query is None else settings.query
     plan = Plan(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 STEP_TAPS = ("steps.pooled", "steps.map", "steps.map4max", "steps.tokens")
 """What a network for clips gives for each of its time steps: each becomes a slot."""
+FIRST_TOKENS = "tokens.in.raw"
+"""The tokens below the first transformer block."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Backbone:
         names = ["pooled"]
         if self.points.map_module is not None:
             names += ["map", *STEP_TAPS] if self.video is not None else ["avgpool", "map", "map4max"]
+        if self.points.blocks:
+            names.append(FIRST_TOKENS)
         for index in range(len(self.points.blocks)):
             names += [f"tokens.{index}"] * (self.points.finish is not None) + [f"tokens.{index}.raw"]
         return names

@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fsar.errors import InputError, one_line, unknown_name
-from fsar.pipeline.backbones.base import Backbone
+from fsar.pipeline.backbones.base import FIRST_TOKENS, Backbone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 THIRDS = {"early": 1, "middle": 2, "late": 3, "last": 3}
 """Names of block numbers: so many thirds of the depth, so that 12 blocks give EMP-Net's 3, 7 and 11."""
+ALL_TOKENS = "tokens.all.raw"
+BELOW = -1
+"""The number of the block that would give what the first one is given."""
 
 
 class _ForwardDone(Exception):
@@ -40,6 +43,8 @@ class TapExtractor:
         self.taps = resolve_taps(backbone, taps)
         self._thread = threading.local()
         self._handles = [module.register_forward_hook(self._hook(key)) for key, module in self._points().items()]
+        if FIRST_TOKENS in self.taps:
+            self._handles.append(backbone.points.blocks[0].register_forward_pre_hook(self._hook_of_input()))
 
     def __call__(self, frames: Tensor) -> dict[str, Tensor]:
         """Return tap -> (B, *shape) for normalised input, in the precision of the forward pass.
@@ -93,20 +98,29 @@ class TapExtractor:
         of_map = [tap for tap in self.taps if tap != "pooled" and tap.removeprefix("steps.") in MAP_FEATURES]
         if points.map_module is not None and any(tap != "steps.pooled" or not by_module for tap in of_map):
             wanted["map"] = points.map_module
-        for index in sorted({block_index(tap) for tap in self.taps if tap.startswith("tokens.")}):
+        for index in sorted({block_index(tap) for tap in self.taps if tap.startswith("tokens.")} - {BELOW}):
             wanted[f"tokens.{index}"] = points.blocks[index]
         return wanted
 
     def _hook(self, key: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def capture(module: nn.Module, inputs: Any, output: Any) -> None:
-            captured = getattr(self._thread, "captured", None)
-            if captured is None:  # the pass is another extractor's
-                return
-            captured[key] = _tensor(output)
-            if "pooled" not in self.taps and len(captured) == len(self._handles):
-                raise _ForwardDone
+            self._capture(key, output)
 
         return capture
+
+    def _hook_of_input(self) -> Callable[[nn.Module, Any], None]:
+        def capture(module: nn.Module, inputs: Any) -> None:
+            self._capture(f"tokens.{BELOW}", inputs)
+
+        return capture
+
+    def _capture(self, key: str, output: Any) -> None:
+        captured = getattr(self._thread, "captured", None)
+        if captured is None:  # the pass is another extractor's
+            return
+        captured[key] = _tensor(output)
+        if "pooled" not in self.taps and len(captured) == len(self._handles):
+            raise _ForwardDone
 
     def _feature(self, tap: str, captured: dict[str, Tensor]) -> Tensor:
         if tap == "pooled":
@@ -155,10 +169,12 @@ MAP_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
 def resolve_taps(backbone: Backbone, taps: Sequence[str]) -> tuple[str, ...]:
     """Return the taps under their stored names: `tokens.early`, `.middle`, `.late` become block numbers.
 
+    `tokens.all.raw` becomes `tokens.in.raw` and `tokens.K.raw` of every block.
+
     Raises InputError for no tap, one given twice, or one that this backbone does not have (with those that it has).
     """
     known = backbone.taps()
-    resolved = tuple(_resolve(backbone, tap) for tap in taps)
+    resolved = tuple(name for tap in taps for name in _resolve(backbone, tap))
     for tap in resolved:
         if tap not in known:
             raise InputError(f"{unknown_name('tap', tap, known)}; {backbone.name} has {_summary(known)}")
@@ -173,22 +189,24 @@ def resolve_taps(backbone: Backbone, taps: Sequence[str]) -> tuple[str, ...]:
 
 
 def block_index(tap: str) -> int:
-    """Return K of `tokens.K` or `tokens.K.raw`."""
-    return int(tap.split(".")[1])
+    """Return K of `tokens.K` or `tokens.K.raw`; BELOW of `tokens.in.raw`."""
+    return BELOW if tap == FIRST_TOKENS else int(tap.split(".")[1])
 
 
-def _resolve(backbone: Backbone, tap: str) -> str:
+def _resolve(backbone: Backbone, tap: str) -> list[str]:
     match = re.fullmatch(r"tokens\.([a-z]+)(\.raw)?", tap)
     n_blocks = len(backbone.points.blocks)
+    if tap == ALL_TOKENS and n_blocks:
+        return [FIRST_TOKENS, *(f"tokens.{index}.raw" for index in range(n_blocks))]
     if match is None or match[1] not in THIRDS or not n_blocks:
-        return tap
-    return f"tokens.{max(n_blocks * THIRDS[match[1]] // 3 - 1, 0)}{match[2] or ''}"
+        return [tap]
+    return [f"tokens.{max(n_blocks * THIRDS[match[1]] // 3 - 1, 0)}{match[2] or ''}"]
 
 
 def _summary(known: Sequence[str]) -> str:
     plain = [tap for tap in known if not tap.startswith("tokens.")]
-    blocks = [block_index(tap) for tap in known if tap.startswith("tokens.")]
-    if not blocks:
+    last = max([block_index(tap) for tap in known if tap.startswith("tokens.")], default=BELOW)
+    if last == BELOW:
         return ", ".join(plain)
-    span = f"tokens.K.raw for K = 0..{max(blocks)}"
-    return ", ".join([*plain, f"tokens.K and {span}" if f"tokens.{blocks[0]}" in known else span])
+    span = f"tokens.K.raw for K = 0..{last}"
+    return ", ".join([*plain, f"tokens.K and {span}" if f"tokens.{last}" in known else span, FIRST_TOKENS])

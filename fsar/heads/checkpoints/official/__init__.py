@@ -1,6 +1,6 @@
 """Importers of published checkpoints, one file per code base. Importing a file registers its methods."""
 
-from fsar.heads.checkpoints.official import clip_fsar, clip_mei, emp_net, hcl, hyrsm, matching, metric, strm
+from fsar.heads.checkpoints.official import clip_fsar, clip_mei, emp_net, hcl, hyrsm, matching, metric, strm, ts_fsar
 from fsar.heads.checkpoints.official.formats import (
     TRANSFORMER_RENAMES,
     OfficialFormat,
@@ -25,4 +25,5 @@ __all__ = [
     "official_format",
     "register_official",
     "strm",
+    "ts_fsar",
 ]

@@ -43,7 +43,7 @@ class HCL(HCLParts):
     - a video's score with itself is left out of the contrast, not set to zero.
     """
 
-    inputs: ClassVar[tuple[Input, ...]] = (Input("map", ("map",), "(D, h, w)"),)
+    inputs = (Input("map", ("map",), "(D, h, w)"),)
     text: ClassVar[Literal["none", "optional", "required"]] = "optional"
     training_unit: ClassVar[Literal["episodes", "pairs"]] = "pairs"
     paper: ClassVar[str] = (

@@ -101,7 +101,7 @@ class STRMHead(TableHead):
     default it is trained and saved like the rest, and its dropout ends with training.
     """
 
-    inputs: ClassVar[tuple[Input, ...]] = (Input("patches", ("map4max", "map"), "(P, D) or (D, h, w)"),)
+    inputs = (Input("patches", ("map4max", "map"), "(P, D) or (D, h, w)"),)
     paper: ClassVar[str] = (
         "Thatipelli et al., Spatio-temporal Relation Modeling for Few-shot Action Recognition, CVPR 2022, "
         "arXiv:2112.05132"
