@@ -10,6 +10,7 @@ from fsar.errors import InputError
 
 if TYPE_CHECKING:
     from fsar.pipeline.encode.clip_task import ClipTask
+    from fsar.pipeline.packs.layout import PackSettings
     from fsar.pipeline.pixels.spec import ImageSpec
 
 
@@ -42,9 +43,9 @@ def command(clip: Path, store: str | None, out: Path, as_json: bool, **given: An
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise InputError(f"--out must end in .png or .jpg, got {out}")
-    task, spec = _settings(clip, store, given)
+    task, spec, packed = _settings(clip, store, given)
     try:
-        frames, seconds = seen_frames(clip, task, spec)
+        frames, seconds = seen_frames(task, spec, packed)
     except VideoError as error:
         raise InputError(str(error)) from error
     write_strip(frames, out)
@@ -57,9 +58,12 @@ def command(clip: Path, store: str | None, out: Path, as_json: bool, **given: An
     return EXIT_DONE
 
 
-def _settings(clip: Path, store: str | None, given: dict[str, Any]) -> "tuple[ClipTask, ImageSpec]":
+def _settings(
+    clip: Path, store: str | None, given: dict[str, Any]
+) -> "tuple[ClipTask, ImageSpec, PackSettings | None]":
     from fsar.pipeline.encode.clip_task import ClipTask
-    from fsar.pipeline.encode.recipe import Recipe, task_of
+    from fsar.pipeline.encode.packed_frames import one_clip, pack_settings_of
+    from fsar.pipeline.encode.recipe import Recipe
     from fsar.pipeline.pixels.spec import ImageSpec
     from fsar.pipeline.share import open_store
 
@@ -68,7 +72,7 @@ def _settings(clip: Path, store: str | None, given: dict[str, Any]) -> "tuple[Cl
         if named:
             raise InputError(f"--{named[0].replace('_', '-')} is the store's to say: leave it out")
         recipe = Recipe.from_dict(open_store(store).recipe)
-        return task_of(clip.stem, str(clip), recipe), recipe.image
+        return one_clip(clip, recipe), recipe.image, pack_settings_of(recipe)
     size = given["size"] or 224
     spec = ImageSpec(given["resize"] or "squash", given["resize_to"] or round(size * 256 / 224), size)
-    return ClipTask(clip.stem, str(clip), given["sampler"] or "uniform-center", given["frames"] or 8, 1, 0), spec
+    return ClipTask(clip.stem, str(clip), given["sampler"] or "uniform-center", given["frames"] or 8, 1, 0), spec, None

@@ -17,11 +17,11 @@ from fsar.files import write_safetensors
 from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.encode.clip_task import ClipTask, decode_task
 from fsar.pipeline.encode.forward import Forward
-from fsar.pipeline.encode.recipe import Recipe, task_of
+from fsar.pipeline.encode.packed_frames import as_packed, one_clip, pack_settings_of
+from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.recorded_backbone import backbone_of
 from fsar.pipeline.pixels.prepare import CENTRE
 from fsar.pipeline.video.source import source_sha256
-from fsar.predict.packed_frames import PackedFirst, as_packed, pack_settings_of
 
 CACHE_VERSION = 1
 
@@ -110,11 +110,7 @@ class ClipEncoder:
         return self._forward
 
     def _task(self, path: Path) -> ClipTask:
-        recipe = self.recipe
-        if self._packed is not None:
-            wanted = (path.stem, str(path), recipe.sampler, recipe.n_slots, 1, recipe.seed)
-            return PackedFirst(*wanted, settings=self._packed)
-        return task_of(path.stem, str(path), recipe)
+        return one_clip(path, self.recipe)
 
     def _cached_file(self, path: Path) -> Path | None:
         if self._cache is None or not path.exists():

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +52,20 @@ class RunStore:
             return None
         try:
             reading = Reading(split=self.split or split_of_run(self.run), device=self.device)
-            return load_subject(str(self.run), self.opened, reading, allow_recipe=self.allow_recipe).task
+            task = load_subject(str(self.run), self.opened, reading, allow_recipe=self.allow_recipe).task
+            return self._with_held_out_classes(task)
         except InputError as error:
             if self.given is not None:
                 raise
             self.notes.append(f"the run's store is not used: {error}")
             return None
+
+    def _with_held_out_classes(self, task: "Task") -> "Task":
+        """Return the task with the training classes as its validation part that the run held out (--val-share)."""
+        share = self.config.get("val_share")
+        if share is None or self.split is not None or "val" in task.parts.pools:
+            return task
+        return replace(task, parts=task.parts.with_val_share(float(share)))
 
     def recipe(self) -> Mapping[str, Any]:
         """Return the recipe of the features, as the run records it or as the store does."""

@@ -2,22 +2,29 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fsar.api import train_head
+from fsar.cli.prep_show import command as show
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
 from fsar.pipeline.encode.encode import EncodeOptions, encode
+from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.report import EngineOptions
+from fsar.pipeline.encode.show import GAP, normalised_back
 from fsar.pipeline.packs import FramePack
 from fsar.pipeline.packs.build import pack_frames
 from fsar.pipeline.packs.catalog import read_videos
 from fsar.pipeline.packs.layout import PackSettings
+from fsar.pipeline.pixels.prepare import prepare
 from fsar.pipeline.store import VideoRow, open_store
 from fsar.pipeline.video.decode import decode_clip
 from fsar.predict.encoder import ClipEncoder
@@ -126,3 +133,40 @@ def test_filmstrips_come_out_of_packs(packed, world, tmp_path):
     given = FrameFetcher(seen, list(range(8)), whole).strip(row)
     assert len(given.pictures) == 8
     assert "does not hold frame" in FrameFetcher(seen, list(range(8)), frames).strip(row).note
+
+
+def test_what_a_store_of_packed_frames_saw_is_shown(packed, tmp_path):
+    pack, path, rows = packed
+    video = rows[0]
+    ended = CliRunner().invoke(
+        show, [str(video.path), "--store", str(path), "--out", str(tmp_path / "strip.png"), "--json"]
+    )
+    assert ended.exit_code == 0, ended.output
+    store, frames = open_store(path), FramePack.open(pack)
+    row = [store.row_of(video.video_id)]
+    times = [float(t) for t in store.frame_time(row)[0, 0]]
+    assert json.loads(ended.stdout)["frame_times_seconds"] == pytest.approx(times)
+    stored = frames.video(video.video_id).frame_index.tolist()
+    places = [stored.index(int(i)) for i in store.frame_index(row)[0, 0]]
+    spec = Recipe.from_dict(store.recipe).image
+    expected = normalised_back(prepare(frames.frames(video.video_id, places), spec), spec)
+    frames.close()
+    strip = np.asarray(Image.open(tmp_path / "strip.png"))
+    for place, frame in enumerate(expected):
+        left = place * (spec.size + GAP)
+        np.testing.assert_array_equal(strip[:, left : left + spec.size], frame)
+
+
+def test_classes_that_a_run_held_out_calibrate_it(world, tmp_path):
+    """The store has no validation part; the run trained with --val-share, and does not remember those classes."""
+    rows = [replace(row, part="train" if row.part == "val" else row.part) for row in catalog_rows(world)]
+    options = EncodeOptions(BACKBONE, size=64, n_slots=8, engine=EngineOptions(jobs=0))
+    store = encode(rows, tmp_path / "two-parts.zarr", options, quiet=True).path
+    trained = train_head(
+        "otam", store, options={"adapter": "linear"}, val_share=0.5, way=2, steps=4, val_episodes=10,
+        episodes_per_step=1, query=1, test_episodes=10, device="cpu", quiet=True, out=tmp_path / "run",
+    )  # fmt: skip
+    predictor = Predictor.from_run(trained.folders[0], world.support, cache=tmp_path)
+    assert predictor.calibration is not None
+    assert predictor.calibration.source.startswith("3-way validation episodes")
+    predictor.close()

@@ -1,4 +1,4 @@
-"""Clips as a pack would have stored them, for heads whose features were made from packed frames."""
+"""Clips as a pack would have stored them, for recipes whose frames came from a pack."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fsar.errors import InputError
 from fsar.pipeline.encode.clip_task import ClipTask
-from fsar.pipeline.encode.recipe import Recipe
+from fsar.pipeline.encode.recipe import Recipe, task_of
 
 if TYPE_CHECKING:
     from fsar.pipeline.packs.layout import PackSettings
@@ -39,6 +39,15 @@ def pack_settings_of(recipe: Recipe) -> "PackSettings | None":
         return PackSettings(**recipe.packed)
     except TypeError as error:
         raise InputError(f"the recipe does not say how its frames were packed: {error}") from error
+
+
+def one_clip(path: Path, recipe: Recipe) -> ClipTask:
+    """Return what is decoded of a clip, so that the network sees of it what it saw of the videos of a store."""
+    packed = pack_settings_of(recipe)
+    if packed is None:
+        return task_of(path.stem, str(path), recipe)
+    wanted = (path.stem, str(path), recipe.sampler, recipe.n_slots, 1, recipe.seed)
+    return PackedFirst(*wanted, clip=recipe.clip_shape, settings=packed)
 
 
 def as_packed(frame: npt.NDArray[np.uint8], settings: "PackSettings") -> npt.NDArray[np.uint8]:
