@@ -230,7 +230,8 @@ def train_head(
         out: Run folder. [default: runs/<time>-<head>-<split>]
         finetune: Train this backbone (LIB:NAME/WEIGHTS) with the head, from frames; last:N trains the last N blocks of
             the store's backbone from its tokens.
-        weights: Checkpoint of the store's backbone, for last:N where a file was encoded with.
+        weights: Checkpoint of the store's backbone, where a file was encoded with: for last:N and heads that start
+            from it.
         videos: Where the frames are: a catalog.csv, or packed frames NAME.frames.
         images: How frames become input: squash, short-side, centre-square (+flip), or a published pipeline. [default:
             of the preset]
