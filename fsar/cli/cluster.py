@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ARGUMENTS = "fsar.arguments"
 """Where a command's context keeps what was typed after the command's name."""
-WITH_VALUE, FLAGS = ("--cluster", "--slurm"), ("--cancel", "--dry-run", "--json")
+WITH_VALUE, FLAGS = ("--cluster", "--slurm", "--resource"), ("--cancel", "--dry-run", "--json")
 """What the launcher takes for itself, and the workers do not get."""
 
 
@@ -30,17 +30,34 @@ class ClusterCommand(click.Command):
 
 
 def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--cluster`, `--slurm`, `--cancel`: the function gets them as one `cluster`, a `ClusterChoice` or None."""
+    """Add `--cluster` and what goes with it: the function gets all as one `cluster`, a `ClusterChoice` or None."""
 
     @functools.wraps(function)
-    def called(*arguments: Any, cluster: str | None, slurm: tuple[str, ...], cancel: bool, **rest: Any) -> Any:
-        chosen = ClusterChoice.of(cluster, slurm, cancel=cancel)
+    def called(
+        *arguments: Any,
+        cluster: str | None,
+        slurm: tuple[str, ...],
+        resource: tuple[str, ...],
+        cancel: bool,
+        **rest: Any,
+    ) -> Any:
+        chosen = ClusterChoice.of(cluster, slurm, resource, cancel=cancel)
         return function(*arguments, cluster=chosen, **rest)
 
     for option in (
         click.option("--cancel", is_flag=True, help="End the workers that the same command started on --cluster."),
+        click.option(
+            "--resource",
+            multiple=True,
+            metavar="KEY=AMOUNT",
+            help="What a worker needs of Dask's or Ray's resources: GPU=1; repeatable.",
+        ),
         click.option("--slurm", multiple=True, metavar="KEY=VALUE", help="Option of sbatch, verbatim; repeatable."),
-        click.option("--cluster", metavar="ENGINE", help="Start --workers processes: local or slurm."),
+        click.option(
+            "--cluster",
+            metavar="ENGINE",
+            help="Start --workers processes: local, slurm, dask=ADDRESS or ray=ADDRESS.",
+        ),
     ):
         option(called)
     return called
@@ -52,17 +69,24 @@ class ClusterChoice:
 
     cluster: str
     slurm: dict[str, str]
+    resources: dict[str, str]
     cancel: bool
 
     @classmethod
-    def of(cls, cluster: str | None, slurm: Sequence[str], *, cancel: bool) -> "ClusterChoice | None":
+    def of(
+        cls, cluster: str | None, slurm: Sequence[str], resources: Sequence[str], *, cancel: bool
+    ) -> "ClusterChoice | None":
         """Return what the options say, None where the command runs here. Raises InputError when they do not fit."""
         if cluster is None:
-            if slurm or cancel:
-                raise InputError(f"{'--slurm' if slurm else '--cancel'} needs --cluster")
+            for name, given in (("--slurm", slurm), ("--resource", resources), ("--cancel", cancel)):
+                if given:
+                    raise InputError(f"{name} needs --cluster")
             return None
-        pairs = (text.removeprefix("--").partition("=") for text in slurm)
-        return cls(cluster, {name: value for name, _, value in pairs}, cancel)
+        return cls(cluster, _pairs(slurm), _pairs(resources), cancel)
+
+
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (text.removeprefix("--").partition("=") for text in texts)}
 
 
 def prepare_launch(
@@ -85,7 +109,7 @@ def prepare_launch(
     from fsar.cluster.engines import open_engine
     from fsar.cluster.launch import Launch, new_name
 
-    engine, name, folder = open_engine(choice.cluster, choice.slurm), new_name(), workers_folder(out)
+    engine, name, folder = open_engine(choice.cluster, choice.slurm, choice.resources), new_name(), workers_folder(out)
     tasks = [
         Task(index, name, program, tuple(line), folder, Path.cwd().absolute()) for index, line in enumerate(arguments)
     ]

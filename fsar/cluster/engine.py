@@ -66,15 +66,20 @@ class Task:
         """Its appearance asks the worker to end, on engines that cannot send it a signal."""
         return self.folder / f"{self.index}.stop"
 
-    def argv(self, index: str | None = None) -> list[str]:
-        """Return what is run; `index` stands for the worker's number where the engine fills that in."""
-        number = str(self.index) if index is None else index
-        runner = [sys.executable, "-m", "fsar.cluster.worker", str(self.folder), self.launch, number]
-        return [*runner, *self.program, *self.arguments]
+    def argv(self, index: str | None = None, *, tied: bool = False) -> list[str]:
+        """Return what is run.
 
-    def command_line(self) -> str:
-        """Return what a person would type."""
-        return shlex.join([self.program[0], *self.arguments])
+        Args:
+            index: stands for the worker's number where the engine fills that in.
+            tied: the worker ends when its standard input does, or when `stop_file` appears.
+        """
+        number = str(self.index) if index is None else index
+        runner = [sys.executable, "-m", "fsar.cluster.worker", *(["--tied"] if tied else [])]
+        return [*runner, str(self.folder), self.launch, number, *self.program, *self.arguments]
+
+    def shell_line(self) -> str:
+        """Return what starts the worker in a shell."""
+        return f"{shlex.join(self.argv())} >>{shlex.quote(str(self.log))} 2>&1 &"
 
     def exit_code(self) -> int | None:
         """Return the exit code of its latest life; None while it lives, or when it was killed."""

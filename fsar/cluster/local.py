@@ -1,7 +1,6 @@
 """Workers on this machine, as processes that outlive the one that started them."""
 
 import os
-import shlex
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -52,7 +51,7 @@ class LocalEngine:
 
     def script(self, tasks: Sequence[Task]) -> str:
         """Return the command lines."""
-        return "\n".join(f"{shlex.join(task.argv())} >>{shlex.quote(str(task.log))} 2>&1 &" for task in tasks)
+        return "\n".join(task.shell_line() for task in tasks)
 
     def cancel_command(self, handles: Sequence[str]) -> str | None:
         """Return a `kill` of the processes."""

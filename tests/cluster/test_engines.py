@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from fsar.cluster.engine import State, Task
+from fsar.cluster import dask as dask_module
+from fsar.cluster.engine import EngineSilentError, State, Task
 from fsar.cluster.engines import open_engine
 from fsar.cluster.slurm import SlurmEngine
+from fsar.cluster.tied import amounts
 from fsar.errors import InputError
-from tests.cluster import slurm_here
+from tests.cluster import dask_here, ray_here, slurm_here
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 120
@@ -29,13 +31,36 @@ def slurm() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["local", "slurm"])
+@pytest.fixture(scope="module")
+def dask() -> Iterator[str]:
+    pytest.importorskip("distributed", reason="Dask is not installed: pip install 'fsar[dask]'")
+    with dask_here.dask() as address:
+        yield f"dask={address}"
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[str]:
+    if ray_here.INSIDE not in os.environ:
+        pytest.skip("Ray's tests run in a namespace: test_ray")
+    with ray_here.ray() as address:
+        yield f"ray={address}"
+
+
+@pytest.fixture(params=["local", "slurm", "dask", "ray"])
 def cluster(request: pytest.FixtureRequest) -> str:
     """The name of an engine that works here."""
     kind = request.param
-    if kind != "local":
-        request.getfixturevalue(kind)
-    return str(kind)
+    return kind if kind == "local" else request.getfixturevalue(kind) or kind
+
+
+def test_ray(tmp_path: Path) -> None:
+    reason = ray_here.why_not()
+    if reason:
+        pytest.skip(reason)
+    ended = ray_here.run_inside([__file__, "-k", "[ray] and not installed"], tmp_path / "inside")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "4 passed" in ended.stdout
+    assert "skipped" not in ended.stdout
 
 
 def tasks_of(folder: Path, codes: list[int]) -> list[Task]:
@@ -62,11 +87,11 @@ def test_workers_end_are_killed_and_are_cancelled(cluster: str, tmp_path: Path, 
     folder = tmp_path / 'logs of "100%" $HOME'
     folder.mkdir()
     tasks = tasks_of(folder, [0, 7, 0, 0])
-    starter = open_engine(cluster, {})
+    starter = open_engine(cluster, {}, {})
     handles = starter.start(tasks)
     request.addfinalizer((folder / "go").touch)
     pids = [here(folder, task.index) for task in tasks]
-    engine = open_engine(cluster, {})  # handles are good for who comes later, too
+    engine = open_engine(cluster, {}, {})  # handles are good for who comes later, too
     assert engine.states(handles) == [State.RUNNING] * 4
 
     os.kill(pids[2], signal.SIGKILL)
@@ -88,12 +113,46 @@ def test_workers_end_are_killed_and_are_cancelled(cluster: str, tmp_path: Path, 
 
 def test_one_worker_is_started_again(cluster: str, tmp_path: Path) -> None:
     """Alone, under its own number."""
-    engine, task = open_engine(cluster, {}), tasks_of(tmp_path, [0, 0])[1]
+    engine, task = open_engine(cluster, {}, {}), tasks_of(tmp_path, [0, 0])[1]
     (tmp_path / "go").touch()
     handles = engine.start([task])
     wait_for(lambda: engine.states(handles) == [State.ENDED], "its end")
     assert task.exit_code() == 0
     assert (tmp_path / "1.here").exists()
+
+
+@pytest.fixture
+def tying(cluster: str) -> str:
+    """An engine whose workers are children of its own processes."""
+    if cluster in ("local", "slurm"):
+        pytest.skip("nothing stands between this engine and its workers")
+    return cluster
+
+
+def test_a_worker_ends_with_the_process_that_runs_it(
+    tying: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    engine, task = open_engine(tying, {}, {}), tasks_of(tmp_path, [0])[0]
+    handles = engine.start([task])
+    request.addfinalizer((tmp_path / "go").touch)
+    pid = here(tmp_path, 0)
+    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    (tmp_path / "0.here").unlink()
+    os.kill(int(parent), signal.SIGKILL)
+    wait_for((tmp_path / "0.tidy").exists, "its tidying up")
+    if tying.startswith("dask"):  # which starts it elsewhere by itself
+        assert here(tmp_path, 0) != pid
+        assert engine.states(handles) == [State.RUNNING]
+    else:
+        wait_for(lambda: engine.states(handles) == [State.ENDED], "its end")
+
+
+def test_a_worker_that_waits_for_its_place_is_cancelled(tying: str, tmp_path: Path) -> None:
+    engine, [task] = open_engine(tying, {}, {"GPU": "1"}), tasks_of(tmp_path, [0])
+    handles = engine.start([task])
+    wait_for(lambda: engine.states(handles) == [State.WAITING], "its waiting")
+    engine.cancel([task], handles)
+    wait_for(lambda: engine.states(handles) == [State.CANCELLED], "its end")
 
 
 class TestScript:
@@ -137,11 +196,36 @@ class TestScript:
         ("slrum", {}, "did you mean slurm"),
         ("local=here", {}, "did you mean local"),
         ("local", {"time": "1"}, "does not go with"),
+        ("dask", {}, "needs an address: --cluster dask=tcp://HOST:8786"),
+        ("ray=", {}, "needs an address"),
     ],
 )
 def test_a_cluster_that_is_none_is_refused(cluster: str, slurm_options: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        open_engine(cluster, slurm_options)
+        open_engine(cluster, slurm_options, {})
+
+
+@pytest.mark.parametrize("amount", ["", "many", "-1", "inf", "nan"])
+def test_an_amount_that_is_none_is_refused(amount: str) -> None:
+    with pytest.raises(InputError, match="--resource GPU"):
+        amounts({"GPU": amount})
+
+
+def test_a_dask_that_is_not_there_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(dask_module, "TIMEOUT_SECONDS", 0.5)
+    engine = open_engine("dask=tcp://127.0.0.1:1", {}, {})
+    with pytest.raises(InputError, match="no Dask scheduler at tcp://"):
+        engine.start(tasks_of(tmp_path, [0]))
+    with pytest.raises(EngineSilentError):
+        engine.states(["one"])
+
+
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_an_engine_that_is_not_installed_says_what_to_install(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, {"dask": "distributed", "ray": "ray"}[kind], None)
+    with pytest.raises(InputError, match=rf"pip install 'fsar\[{kind}\]'"):
+        open_engine(f"{kind}=127.0.0.1:1", {}, {})
 
 
 def test_a_machine_without_slurm_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
