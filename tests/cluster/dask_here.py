@@ -11,6 +11,11 @@ def dask(n_workers: int = 2, **more: Any) -> Iterator[str]:
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=n_workers, threads_per_worker=2, host="127.0.0.1", dashboard_address=None, processes=True, **more
+        n_workers=n_workers,
+        threads_per_worker=2,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        processes=True,
+        **more,
     ) as cluster:
         yield cluster.scheduler_address

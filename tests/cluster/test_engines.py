@@ -40,13 +40,14 @@ def dask() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[str]:
-    if ray_here.INSIDE not in os.environ:
-        pytest.skip("Ray's tests run in a namespace: test_ray")
     with ray_here.ray() as address:
         yield f"ray={address}"
 
 
-@pytest.fixture(params=["local", "slurm", "dask", "ray"])
+ENGINES, TYING = (["ray"], ["ray"]) if ray_here.INSIDE in os.environ else (["local", "slurm", "dask"], ["dask"])
+
+
+@pytest.fixture(params=ENGINES)
 def cluster(request: pytest.FixtureRequest) -> str:
     """The name of an engine that works here."""
     kind = request.param
@@ -121,12 +122,10 @@ def test_one_worker_is_started_again(cluster: str, tmp_path: Path) -> None:
     assert (tmp_path / "1.here").exists()
 
 
-@pytest.fixture
-def tying(cluster: str) -> str:
+@pytest.fixture(params=TYING)
+def tying(request: pytest.FixtureRequest) -> str:
     """An engine whose workers are children of its own processes."""
-    if cluster in ("local", "slurm"):
-        pytest.skip("nothing stands between this engine and its workers")
-    return cluster
+    return str(request.getfixturevalue(request.param))
 
 
 def test_a_worker_ends_with_the_process_that_runs_it(
