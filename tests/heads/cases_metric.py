@@ -16,6 +16,8 @@ add_case("hyrsm", Case({"dim": 16}))
 add_case("hyrsm:videos", Case({"dim": 16, "relate": "videos", "n_classes": N_CLASSES}))
 add_case("hyrsm++", Case({"dim": 16, "n_classes": N_CLASSES}))
 add_case("hyrsm++:semi", Case({"dim": 16, "confidence": 0.3, "position": None}, unlabelled=5))
+add_case("bi-mhm", Case())
+add_case("bi-mhm:classes", Case({"dim": 16, "n_classes": N_CLASSES, "class_weight": 2.0}))
 MOLO = {"dim": 16, "hidden": 32}
 add_case("molo", Case(MOLO, roles={"map": (16, 3, 3)}))
 add_case(

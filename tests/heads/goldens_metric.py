@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from fsar.heads import Head
+from fsar.heads import EpisodeBatch, Head, Targets
 from fsar.heads.checkpoints.official.settings import DIVISOR
 from fsar.heads.head import cross_entropy
 from fsar.heads.layers.functional import frame_distances, soft_alignment
@@ -170,3 +170,26 @@ def molo(golden: Golden, head: Head) -> Comparison:
         values[f"logits_{name}"] = outputs[name]
         values[f"loss_ce_logits_{name}"] = cross_entropy(outputs[name], targets.query_labels)
     return Comparison(values, total, leaves(golden), passed_over)
+
+
+@golden_method("d2st_adapter")
+def d2st_adapter(golden: Golden, head: Head) -> Comparison:
+    """The head alone, on the official features; `finetune/test_adapters.py` makes them from pixels."""
+    golden.grads = {name: grad for name, grad in golden.grads.items() if name.startswith("classification_layer")}
+    if "logits" not in golden.outputs:  # adapters alone
+        golden.input_grads = {}
+        return Comparison({}, passed_over=("loss.*",))
+    inputs = golden.inputs
+    ids = {name: inputs[name][None] for name in ("support_class_ids", "query_class_ids")}
+    batch = EpisodeBatch(
+        {"frames": golden.outputs["support.frames"][None]},
+        inputs["support_labels"][None],
+        {"frames": golden.outputs["query.frames"][None]},
+        int(golden.metadata["way"]),
+    )
+    outputs = head.outputs(batch)
+    losses = head.loss(batch, outputs, Targets(inputs["query_labels"][None], **ids))
+    values = {"logits": outputs["logits"], "loss": losses["total"], "loss_fewshot": losses["classification"]}
+    if "classes" in losses:
+        values |= {"class_logits": outputs["class_logits"], "loss_class": losses["classes"]}
+    return Comparison(values, losses["total"])

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -24,6 +24,11 @@ CLIP_RESNETS: dict[tuple[int, ...], str] = {
     (6, 8, 18, 8): "RN50x16",
 }
 CLIP_VITS = {(768, 32): "ViT-B-32", (768, 16): "ViT-B-16", (1024, 14): "ViT-L-14"}
+CLIP_DIMS = {768: 512, 1024: 768}
+"""Width of CLIP's image transformers -> that of their features."""
+ADAPTER = re.compile(r"transformer\.resblocks\.(\d+)\.Adapter\.(.*)")
+"""The official names of D2ST-Adapters in a transformer."""
+OF_CLASSIFIER = ("classification_layer.", "head.classification_layer.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,9 @@ class ImportedBackbone:
     spec: str
     """Library and model, e.g. "open_clip:ViT-B-16"; the file's path follows after a slash."""
     state: dict[str, Tensor]
-    """Under the library's own names."""
+    """Under the library's own names; adapters beside them."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What the header of its file must say: which adapters it has."""
 
     @property
     def is_clip(self) -> bool:
@@ -42,7 +49,14 @@ class ImportedBackbone:
 
 
 def split_backbone(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the head's tensors and the backbone's; the latter without their prefix."""
+    """Return the head's tensors and the backbone's; the latter without their prefix.
+
+    D2ST-Adapter's module is the tower itself, with a classifier in it.
+    """
+    if has_adapters(state):
+        tower = {name: tensor for name, tensor in state.items() if not name.startswith(OF_CLASSIFIER)}
+        head = {name: tensor for name, tensor in state.items() if name not in tower}
+        return head, {re.sub(r"^(?:head\.)?(?:backbone\.)?", "", name): tensor for name, tensor in tower.items()}
     head = {name: tensor for name, tensor in state.items() if not PREFIX.match(name)}
     backbone = {PREFIX.sub("", name, count=1): tensor for name, tensor in state.items() if PREFIX.match(name)}
     return head, backbone
@@ -50,6 +64,8 @@ def split_backbone(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 
 def recognise_backbone(state: Mapping[str, Tensor]) -> ImportedBackbone | None:
     """Return the backbone that tensors (without prefix) belong to; None if they are of no kind known here."""
+    if has_adapters(state):
+        return _adapted(state)
     if any(mark in state for mark in CLIP_MARKS):
         name = _clip_name(state)
         return None if name is None else ImportedBackbone(f"open_clip:{name}", dict(state))
@@ -61,6 +77,32 @@ def recognise_backbone(state: Mapping[str, Tensor]) -> ImportedBackbone | None:
         renamed[f"{STAGES[position]}.{rest}"] = tensor
     known = RESNETS.get((_depths(renamed), "layer1.0.conv3.weight" in renamed))
     return None if known is None else ImportedBackbone(f"torchvision:{known}", renamed)
+
+
+def has_adapters(state: Mapping[str, Tensor]) -> bool:
+    """Tell whether a transformer with D2ST-Adapters is among tensors."""
+    return any(ADAPTER.search(name) for name in state)
+
+
+def adapter_name(official: str) -> str:
+    """Return our name of an official tensor of an adapted transformer; those of the tower keep theirs."""
+    if found := ADAPTER.fullmatch(official):
+        return f"adapters.layers.{found[1]}.adapter.{found[2]}"
+    return f"adapters.{official}" if official == "temporal_embedding" else official
+
+
+def _adapted(state: Mapping[str, Tensor]) -> ImportedBackbone | None:
+    """Return a CLIP transformer with adapters, whose features do not go through the projection."""
+    if not {"conv1.weight", "temporal_embedding"} <= state.keys() or (name := _clip_name(state)) is None:
+        return None
+    width = len(state["ln_post.weight"])
+    unused = {"proj": state["ln_post.weight"].new_zeros(width, CLIP_DIMS[width])}  # every file of a CLIP model has one
+    facts = {
+        "adapters": "d2st-adapter",
+        "adapter_frames": str(state["temporal_embedding"].shape[1]),
+        "adapter_projection": "false",
+    }
+    return ImportedBackbone(f"open_clip:{name}", {adapter_name(n): t for n, t in state.items()} | unused, facts)
 
 
 def _clip_name(state: Mapping[str, Tensor]) -> str | None:

@@ -1,5 +1,6 @@
 """Published checkpoints to our files: the head as a run folder, the fine-tuned backbone as safetensors."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from torch import Tensor
 from fsar.device import seeded
 from fsar.errors import InputError, unknown_name
 from fsar.files import sha256_file
-from fsar.heads.checkpoints.backbone import ImportedBackbone, recognise_backbone, split_backbone
+from fsar.heads.checkpoints.backbone import ImportedBackbone, has_adapters, recognise_backbone, split_backbone
 from fsar.heads.checkpoints.official import import_official, list_official, official_format
 from fsar.heads.checkpoints.official.formats import head_state, our_name
 from fsar.heads.checkpoints.official.settings import head_name, train_flags
@@ -85,7 +86,9 @@ def import_checkpoint(
         checkpoint = replace(checkpoint, settings=read_settings(settings))
     head_tensors, backbone_tensors = split_backbone(checkpoint.state)
     bare = head_state(head_tensors)
-    if method is None:
+    if method is None and has_adapters(checkpoint.state):
+        method = "d2st_adapter"
+    elif method is None:
         method = recognise_method(path, checkpoint, bare)
     elif method not in list_official():
         raise unknown_name("official method", method, list_official())
@@ -159,6 +162,8 @@ def write_import(report: ImportReport, source: Path, out: Path) -> dict[str, Any
     spec = None
     if report.backbone is not None:
         metadata = {"quick_gelu": "true"} if report.backbone.is_clip else {}
+        if report.backbone.facts:
+            metadata = {"fsar": json.dumps({**metadata, **report.backbone.facts}, sort_keys=True)}
         write_tensors(out / BACKBONE_FILE, report.backbone.state, metadata)
         spec = f"{report.backbone.spec}/{out / BACKBONE_FILE}"
     summary = {

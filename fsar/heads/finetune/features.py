@@ -73,6 +73,9 @@ class TowerFeatures:
 
 
 def embed_in_chunks(tower: Tower, frames: torch.Tensor, n_frames: int | None) -> Features:
-    """Return the features of frames (T, 3, H, W), at most `n_frames` at once."""
+    """Return the features of the frames of a video (T, 3, H, W), at most `n_frames` at once; clips are seen whole."""
+    if tower.frames_per_input > 1:
+        whole: Features = tower(frames)
+        return whole
     parts = [tower(chunk) for chunk in torch.split(frames, n_frames or len(frames))]
     return {role: torch.cat([part[role] for part in parts]) for role in parts[0]}

@@ -43,6 +43,7 @@ def _backbone_parameters(model: EndToEnd, preset: Preset, tuning: Tuning) -> Ite
     tower = model.tower
     normalising = {id(parameter) for module in _normalisations(tower.module) for parameter in module.parameters()}
     for name, parameter in tower.module.named_parameters():
+        name = name.removeprefix("tower.")  # where there are adapters
         if tuning.compat == "official":
             yield parameter, _holds(f"head.backbone.{official_name(tower.backbone.library, name)}", preset.undecayed)
         else:

@@ -1,7 +1,7 @@
 """A backbone and a head as the training loop sees them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fsar.heads.run_folder import save_head
 from fsar.heads.training.loop import seed_step
 from fsar.heads.training.step import StepMonitor
 from fsar.pipeline.backbones import Backbone, save_weights
+from fsar.pipeline.backbones.adapters import AdaptedTower, added_state
 
 BACKBONE = "backbone.safetensors"
 
@@ -72,11 +73,22 @@ class FinetuneLearner:
 
 
 def save_backbone(path: Path, backbone: Backbone) -> None:
-    """Write a backbone as `encode` takes it: a CLIP model with its text tower, as far as that was loaded."""
-    state: Mapping[str, torch.Tensor] = (backbone.clip or backbone.module).state_dict()
-    if backbone.clip is None and backbone.library == "open_clip":
-        state = {f"visual.{name}": tensor for name, tensor in state.items()}
-    save_weights(path, state, metadata={"quick_gelu": "true"} if backbone.quick_gelu else None)
+    """Write a backbone as `encode` takes it: a CLIP model with its text tower, as far as that was loaded.
+
+    Adapters cannot be merged into plain weights: they stand beside them, and the header says how to build them.
+    """
+    facts = {"quick_gelu": "true"} if backbone.quick_gelu else {}
+    tower, visual = backbone.module, "visual." if backbone.library == "open_clip" else ""
+    added: dict[str, torch.Tensor] = {}
+    if isinstance(tower, AdaptedTower):
+        facts |= tower.adaptation.facts()
+        added = added_state(tower)
+        if tower.left_out is not None:
+            added[f"{visual}proj"] = tower.left_out
+        tower = tower.tower
+    own = {f"{visual}{name}": tensor for name, tensor in tower.state_dict().items()}
+    state = own if backbone.clip is None else backbone.clip.state_dict()
+    save_weights(path, {**state, **added}, metadata=facts or None)
 
 
 @contextlib.contextmanager

@@ -41,7 +41,10 @@ class LiveStore:
         self.n_slots = n_frames
         self.status = np.full(len(videos.videos), STATUS_OK, np.uint8)
         self._text = dict(text or {})
-        extractor = TapExtractor(backbone, backbone.taps())
+        taps = backbone.taps()
+        if backbone.video is not None:
+            taps = [tap for tap in taps if tap.startswith("steps.")]
+        extractor = TapExtractor(backbone, taps)
         self.taps = {tap: TapSpec(shape, "float32") for tap, shape in extractor.shapes().items()}
         extractor.close()
         self._row_of: dict[str, int] = {}

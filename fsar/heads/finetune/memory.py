@@ -27,7 +27,7 @@ class TwoPass:
 
         Args:
             tower: Gives the features.
-            n_frames: Frames of a chunk.
+            n_frames: Frames of a chunk; a tower that sees clips gets at least one whole clip.
 
         Raises:
             InputError: the features of a frame depend on the others of its call, or on chance.
@@ -38,7 +38,7 @@ class TwoPass:
                 "on the frames beside it (batch norm in training mode) or on chance (dropout): use --batch-norm eval, "
                 "or --checkpoint-blocks, which keeps the calls whole"
             )
-        self._tower, self._n_frames = tower, n_frames
+        self._tower, self._n_inputs = tower, max(1, n_frames // tower.frames_per_input)
         self._calls: list[tuple[Tensor, Features]] = []
         self._last: Features = {}
         """The last chunk of the last call, with its graph."""
@@ -48,7 +48,7 @@ class TwoPass:
         dims = self._tower.input_dims
         flat, lead = frames.flatten(0, -dims - 1), frames.shape[:-dims]
         self._last = {}
-        *chunks, last = torch.split(flat, self._n_frames)
+        *chunks, last = torch.split(flat, self._n_inputs)
         with torch.no_grad():
             parts = [self._tower(chunk) for chunk in chunks]
         self._last = self._tower(last)
@@ -62,8 +62,8 @@ class TwoPass:
         """Send the gradients that the features have received into the tower; `precision` is that of the first pass."""
         for flat, leaves in reversed(self._calls):
             grads = {role: leaf.grad for role, leaf in leaves.items() if leaf.grad is not None}
-            for start in reversed(range(0, len(flat), self._n_frames)):
-                rows = slice(start, start + self._n_frames)
+            for start in reversed(range(0, len(flat), self._n_inputs)):
+                rows = slice(start, start + self._n_inputs)
                 features, self._last = self._last, {}
                 if not features:
                     with precision or nullcontext():

@@ -35,7 +35,8 @@ class FinetuneSettings(TrainSettings):
     size: Annotated[int, Bounds(8)] | None = None
     """Pixels of the input. [default: what the backbone was made for]"""
     trainable: str | None = None
-    """What trains of the backbone: all, none, norm, last:N, lora:R. [default: of the preset, else all]"""
+    """What trains of the backbone: all, none, norm, last:N, lora:R, st-adapter, d2st-adapter. [default: of the preset,
+    else all]"""
     backbone_lr: Annotated[float, Bounds(0)] | None = None
     """Learning rate of the backbone. [default: of the preset, else a tenth of the head's]"""
     batch_norm: Literal["train", "eval"] | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
+from fsar.device import seeded
 from fsar.errors import InputError
 from fsar.heads.episodes.split_parts import store_parts
 from fsar.heads.finetune.frame_trainer import FrameTrainer
@@ -32,6 +33,7 @@ from fsar.heads.training.experiment import Experiment, FeatureTrainer, Trainer
 from fsar.heads.training.settings import TrainSettings
 from fsar.heads.training.train_head import chosen_preset, make_experiment
 from fsar.pipeline.backbones import Backbone, load_backbone, refuse_clips
+from fsar.pipeline.backbones.adapters import ADAPTER_KINDS, Adaptation, with_adapters
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.recorded_backbone import backbone_of
 from fsar.pipeline.text.tables import class_texts, default_names, make_table
@@ -109,6 +111,7 @@ def finetune_task(settings: FinetuneSettings, preset: Preset, split: Split | Non
     backbone = load_backbone(settings.finetune, size=settings.size)
     tuning, images_name, _ = _tuning(preset, settings, split)
     _check(backbone, tuning, settings)
+    backbone = _adapted(backbone, tuning, n_frames, settings.seed)
     images = training_images(settings.images or images_name, backbone)
     tables = _class_text(name, kind, videos, backbone, split, settings.text)
     store = cast("FeatureStore", LiveStore(videos, backbone, images, n_frames=n_frames, text=tables))
@@ -161,6 +164,15 @@ def _tuning(preset: Preset, options: FinetuneSettings, split: Split | None) -> P
     return found._replace(
         tuning=replace(found.tuning, **{key: value for key, value in changes.items() if value is not None})
     )
+
+
+def _adapted(backbone: Backbone, tuning: Tuning, n_frames: int, seed: int) -> Backbone:
+    """Return the backbone with the adapters that shall train, if it is they."""
+    for kind in ADAPTER_KINDS:
+        if kind == tuning.trainable:
+            with seeded(seed):
+                return with_adapters(backbone, Adaptation(kind, n_frames, projected=tuning.adapters_projected))
+    return backbone
 
 
 def _check(backbone: Backbone, tuning: Tuning, options: FinetuneSettings) -> None:

@@ -21,7 +21,7 @@ class Tower(nn.Module):
     """
 
     input_dims = 3
-    """Dimensions of one input: a frame (3, H, W)."""
+    """Dimensions of one input: a frame (3, H, W), or of towers that see clips (T, 3, H, W)."""
 
     def __init__(self, backbone: Backbone, taps: Mapping[str, str], *, batch_norm: BatchNormMode = "train") -> None:
         """Hook the taps.
@@ -41,12 +41,22 @@ class Tower(nn.Module):
         self._extractor = TapExtractor(backbone, list(dict.fromkeys(taps.values())))
         names = dict(zip(dict.fromkeys(taps.values()), self._extractor.taps, strict=True))
         self.taps = {role: names[tap] for role, tap in taps.items()}
+        if backbone.video is not None:
+            self.input_dims = 4
 
     def forward(self, frames: Tensor) -> Features:
-        """Return role -> (..., *shape) for frames (..., 3, H, W), all of them in one call of the backbone."""
-        lead = frames.shape[: -self.input_dims]
-        features = self._extractor(frames.flatten(0, -self.input_dims - 1))
+        """Return role -> (..., *shape) for frames (..., 3, H, W), all of them in one call of the backbone.
+
+        A tower that sees clips (..., T, 3, H, W) gives a feature for each of their frames, (..., T, *shape).
+        """
+        features = self._extractor(frames.reshape(-1, *frames.shape[-self.input_dims :]))
+        lead = frames.shape[: -min(self.input_dims, 3)]  # of clips with the axis of their frames
         return {role: features[tap].reshape(*lead, *features[tap].shape[1:]) for role, tap in self.taps.items()}
+
+    @property
+    def frames_per_input(self) -> int:
+        """Frames that the tower sees together."""
+        return 1 if self.backbone.video is None else self.backbone.video.length
 
     def train(self, mode: bool = True) -> "Tower":
         """Set the mode; batch norm follows `batch_norm`, and keeps its statistics where its weights are frozen."""

@@ -1,4 +1,4 @@
-"""Which part of a backbone trains: all of it, its last blocks, its normalisations, low-rank additions, or nothing."""
+"""Which part of a backbone trains: all of it, its last blocks, its normalisations, additions to it, or nothing."""
 
 import re
 from dataclasses import dataclass
@@ -9,8 +9,11 @@ from torch.nn.utils import parametrize
 
 from fsar.errors import InputError
 from fsar.heads.finetune.tower import Tower
+from fsar.pipeline.backbones.adapters import ADAPTER_KINDS, AdaptedTower
 
-FORMS = "all, none, norm, last:N (the last N blocks or stages), or lora:R (rank R in every attention)"
+FORMS = "all, none, norm, last:N (the last N blocks or stages), lora:R (rank R in every attention), " + " or ".join(
+    ADAPTER_KINDS
+)
 
 
 def set_trainable(tower: Tower, choice: str) -> None:
@@ -19,7 +22,8 @@ def set_trainable(tower: Tower, choice: str) -> None:
     `last:N` counts transformer blocks, or the stages of a ResNet (layer1 to layer4), from the end, and includes what
     comes after them; `norm` is the scales and shifts of all normalisations; `lora:R` (Hu et al., ICLR 2022,
     https://arxiv.org/abs/2106.09685) adds a product of rank R to the query and value projections of every attention,
-    and `merge_lora` makes plain weights of the sum, exactly.
+    and `merge_lora` makes plain weights of the sum, exactly. Adapters are in the tower already (see `with_adapters`):
+    they train, and with those of D2ST-Adapter the class token and the norm behind the last block, as released.
 
     Raises:
         InputError: not one of these forms, or a part that this backbone does not have.
@@ -36,6 +40,8 @@ def set_trainable(tower: Tower, choice: str) -> None:
         add_lora(tower, int(number))
     elif choice == "norm":
         _let_norms_train(tower)
+    elif choice in ADAPTER_KINDS:
+        _let_adapters_train(tower, choice)
     elif choice not in ("all", "none"):
         raise InputError(f"what trains must be {FORMS}, got {choice!r}")
 
@@ -47,6 +53,14 @@ def _let_norms_train(tower: Tower) -> None:
         norm.requires_grad_(True)
     if not any(list(norm.parameters()) for norm in norms):
         raise InputError(f"{tower.backbone.name} has no normalisations with weights: choose another part to train")
+
+
+def _let_adapters_train(tower: Tower, kind: str) -> None:
+    module = tower.module
+    if not isinstance(module, AdaptedTower) or module.adaptation.kind != kind:
+        raise InputError(f"{tower.backbone.name} has no adapters of kind {kind} in it")
+    for parameter in module.trained():
+        parameter.requires_grad_(True)
 
 
 def last_parts(tower: Tower, n: int) -> list[nn.Module | nn.Parameter]:

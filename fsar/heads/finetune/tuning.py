@@ -13,7 +13,10 @@ class Tuning:
     """How the backbone trains. The defaults are the correct forms; `compat="official"` keeps published quirks."""
 
     trainable: str = "all"
-    """all, none, last:N (transformer blocks or stages), norm (affine parameters of normalisations), lora:R."""
+    """all, none, last:N (transformer blocks or stages), norm (affine parameters of normalisations), lora:R, st-adapter,
+    d2st-adapter."""
+    adapters_projected: bool = True
+    """Whether features of adapted CLIP models go through the last projection: D2ST-Adapter was published without."""
     backbone_rate: float = 1.0
     """Learning rate of the backbone as a share of the head's."""
     batch_norm: Literal["train", "eval", "eval-then-train"] = "train"

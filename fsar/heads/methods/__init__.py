@@ -2,6 +2,7 @@
 
 from fsar.heads.methods import (
     bd_cspn,
+    bi_mhm,
     chamfer,
     clip_fsar,
     clip_mei,
@@ -27,6 +28,7 @@ from fsar.heads.methods.ts_fsar import head as ts_fsar
 
 __all__ = [
     "bd_cspn",
+    "bi_mhm",
     "chamfer",
     "clip_fsar",
     "clip_mei",

@@ -55,14 +55,20 @@ class MultiStep:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """A factor for each stretch of episodes."""
+    """A factor for each stretch of episodes, after a linear warm-up to the first."""
 
     starts: tuple[int, ...]
     """Episodes at which the next factor starts to hold; the first is 0."""
     factors: tuple[float, ...]
+    start: float = 1.0
+    """Factor at episode 0 of the warm-up."""
+    warmup: int = 0
+    """Episodes of it."""
 
     def factor(self, episode: int, n_episodes: int) -> float:
         """Return the factor; the last one holds for ever."""
+        if episode < self.warmup:
+            return self.start + (self.factors[0] - self.start) * episode / self.warmup
         return self.factors[bisect.bisect_right(self.starts, episode) - 1]
 
 

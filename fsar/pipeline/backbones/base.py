@@ -110,6 +110,8 @@ class Backbone:
         names = ["pooled"]
         if self.points.map_module is not None:
             names += ["map", *STEP_TAPS] if self.video is not None else ["avgpool", "map", "map4max"]
+        elif self.points.steps_module is not None:
+            names.append("steps.pooled")
         if self.points.blocks:
             names.append(FIRST_TOKENS)
         for index in range(len(self.points.blocks)):

@@ -8,10 +8,11 @@ from pathlib import Path
 from fsar.errors import InputError, printable
 from fsar.pipeline.backbones.base import Backbone
 from fsar.pipeline.backbones.spec import LIBRARIES, BackboneSpec, parse_spec
+from fsar.pipeline.backbones.weights import read_adapters
 
 
 def load_backbone(spec: str | BackboneSpec, *, weights: Path | None = None, size: int | None = None) -> Backbone:
-    """Return the backbone that `spec` names, with its weights loaded.
+    """Return the backbone that `spec` names, with its weights loaded, and the adapters that its file may hold.
 
     Args:
         spec: `open_clip:NAME/TAG|FILE`, `torchvision:NAME/WEIGHTS|FILE`, `timm:NAME/TAG|FILE` or
@@ -33,6 +34,16 @@ def load_backbone(spec: str | BackboneSpec, *, weights: Path | None = None, size
             f"warning: {parsed.library} {printable(parsed.name)} has RANDOM weights (seed {parsed.seed})\n"
         )
     backbone.module.eval().requires_grad_(False)
+    return _with_adapters(backbone, parsed.file)
+
+
+def _with_adapters(backbone: Backbone, path: Path | None) -> Backbone:
+    if path is None or read_adapters(path) is None:
+        return backbone
+    from fsar.pipeline.backbones.adapters import with_saved_adapters
+
+    backbone = with_saved_adapters(backbone, path)
+    backbone.module.requires_grad_(False)
     return backbone
 
 

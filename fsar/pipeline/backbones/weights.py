@@ -22,6 +22,8 @@ NO_PARAMETERS = ("input_resolution", "context_length", "vocab_size", "attn_mask"
 """Last parts of names that archives hold among the parameters of CLIP models, and that their models make themselves."""
 METADATA_KEY = "fsar"
 """The entry of a safetensors header that holds our facts as JSON."""
+ADAPTERS = "adapters."
+"""How the names of adapters' tensors begin, in a file whose fact "adapters" says of which kind they are."""
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
@@ -39,10 +41,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the parameters in a checkpoint file and its metadata, without the `module.` of parallel training.
 
     Reads safetensors, `torch.save` files (tensors only: no code in the file is run) and OpenAI's TorchScript archives.
+    Adapters beside the backbone are left to `read_adapters`.
     Raises InputError when the file is none of these or holds no parameters.
     """
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
+        if "adapters" in metadata:
+            state = {name: value for name, value in state.items() if not name.startswith(ADAPTERS)}
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are about old formats; what matters is raised
@@ -53,13 +58,22 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def read_adapters(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Return the adapters' parameters in a safetensors file and the facts about them; None where there are none."""
+    if path.suffix != ".safetensors":
+        return None
+    state, metadata = _read_safetensors(path, only=ADAPTERS)
+    own = {name.removeprefix(ADAPTERS): value for name, value in state.items()}
+    return (own, metadata) if "adapters" in metadata else None
+
+
+def _read_safetensors(path: Path, only: str = "") -> tuple[dict[str, Any], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, _facts(file.metadata() or {})
+            names = [name for name in file.keys() if name.startswith(only)]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}, _facts(file.metadata() or {})
     except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file ({error})") from error
 

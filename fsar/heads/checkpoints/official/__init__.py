@@ -1,6 +1,17 @@
 """Importers of published checkpoints, one file per code base. Importing a file registers its methods."""
 
-from fsar.heads.checkpoints.official import clip_fsar, clip_mei, emp_net, hcl, hyrsm, matching, metric, strm, ts_fsar
+from fsar.heads.checkpoints.official import (
+    clip_fsar,
+    clip_mei,
+    d2st_adapter,
+    emp_net,
+    hcl,
+    hyrsm,
+    matching,
+    metric,
+    strm,
+    ts_fsar,
+)
 from fsar.heads.checkpoints.official.formats import (
     TRANSFORMER_RENAMES,
     OfficialFormat,
@@ -15,6 +26,7 @@ __all__ = [
     "OfficialFormat",
     "clip_fsar",
     "clip_mei",
+    "d2st_adapter",
     "emp_net",
     "hcl",
     "hyrsm",
