@@ -9,6 +9,7 @@ from fsar.cli.prep_text import command
 from fsar.errors import InputError
 from fsar.pipeline.encode.encode import EncodeOptions, encode
 from fsar.pipeline.store import open_store
+from fsar.pipeline.text.tables import load_text_encoder
 from tests.pipeline.backbone_helpers import add_tiny_clips
 from tests.pipeline.encode_helpers import made_up_rows
 from tests.pipeline.test_encode import INLINE
@@ -71,3 +72,64 @@ def test_hcls_published_vectors_become_a_table(store, tmp_path):
     both = run(store, "--import-hcl", *files, "--encoder", ENCODER)
     assert "either --encoder or --import-hcl" in str(both.exception)
     assert "either --encoder or --import-hcl" in str(run(store).exception)
+
+
+def descriptions(tmp_path, content):
+    (tmp_path / "d.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return tmp_path / "d.json"
+
+
+SENTENCES = {"Class_A": ["a hand moves", "something is moved", "it moves"], "class b": ["it stays"], "other": ["no"]}
+
+
+def test_descriptions_become_one_vector_of_their_mean_direction(store, tmp_path):
+    file = descriptions(tmp_path, SENTENCES)
+    result = run(store, "--encoder", ENCODER, "--descriptions", file)
+    assert result.exception is None, result.exception
+    assert "4 sentences (0 of them cut), 2 classes x 24" in result.stdout
+    table = open_store(store).text("descriptions")
+    raw = load_text_encoder(ENCODER, image_size=32).encode(SENTENCES["Class_A"])
+    lengths = np.linalg.norm(raw, axis=1, keepdims=True)
+    mean = (raw / lengths).mean(0)
+    first = table.vectors[0, table.class_names.index("class a")]
+    np.testing.assert_allclose(first / np.linalg.norm(first), mean / np.linalg.norm(mean), atol=1e-6)
+    assert np.linalg.norm(first) == pytest.approx(lengths.mean(), rel=1e-5)
+    assert table.encoder["n_descriptions"] == [3, 1]
+    assert table.templates == ("{}",)  # a class that it lacks is described by its name
+
+
+def test_a_sentence_that_is_too_long_is_refused_or_cut_where_the_model_stops(store, tmp_path):
+    long = "a hand moves a thing " * 40
+    file = descriptions(tmp_path, {"class a": [long], "class b": ["it stays"]})
+    assert "longer than" in str(run(store, "--encoder", ENCODER, "--descriptions", file).exception)
+    result = run(store, "--encoder", ENCODER, "--descriptions", file, "--cut")
+    assert "(1 of them cut)" in result.stdout
+    cut, longer = load_text_encoder(ENCODER, image_size=32).encode([long, long + "and more"], cut=True)
+    np.testing.assert_array_equal(cut, longer)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must be a JSON object"),
+        ({"class a": []}, "class 'class a' must have a list of sentences"),
+        ({"class a": ["x", 3]}, "class 'class a' must have a list of sentences"),
+        ({"class a": "x"}, "class 'class a' must have a list of sentences"),
+        ({"class a": ["x"], "Class_A": ["y"]}, "describes one class twice, as 'class a' and as 'Class_A'"),
+        ({"class a": ["x"]}, "describes 1 class of the store or split not: 'class b'"),
+    ],
+)
+def test_descriptions_of_another_form_are_refused(content, message, store, tmp_path):
+    result = run(store, "--encoder", ENCODER, "--descriptions", descriptions(tmp_path, content))
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+    assert open_store(store).text_tables() == []
+
+
+def test_descriptions_stand_in_place_of_prompts(store, tmp_path):
+    both = run(store, "--encoder", ENCODER, "--descriptions", tmp_path / "d.json", "--templates", "plain")
+    assert "leave those out" in str(both.exception)
+    hcl = run(store, "--import-hcl", "a", "b", "--descriptions", tmp_path / "d.json")
+    assert "needs an --encoder" in str(hcl.exception)
+    assert "--cut is for" in str(run(store, "--encoder", ENCODER, "--cut").exception)

@@ -42,20 +42,29 @@ class BertEncoder:
         sha256 = state_sha256(self._model.state_dict())
         return {"kind": "bert", "backbone": name, "text_sha256": sha256, "pooling": self.pooling}
 
-    def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+    def n_too_long(self, sentences: Sequence[str]) -> int:
+        """Return how many of the sentences do not fit."""
+        longest = self._longest()
+        return sum(len(ids) > longest for ids in self._tokenizer(list(sentences))["input_ids"])
+
+    def encode(self, sentences: Sequence[str], *, cut: bool = False) -> npt.NDArray[np.float32]:
         """Return raw vectors (n_sentences, D) in float32."""
         import torch
 
         parts = []
         with torch.inference_mode():
             for first in range(0, len(sentences), BATCH_SENTENCES):
-                batch = self._tokens(list(sentences[first : first + BATCH_SENTENCES]))
+                batch = self._tokens(list(sentences[first : first + BATCH_SENTENCES]), cut=cut)
                 parts.append(self._pool(self._model(**batch), batch["attention_mask"]))
         return torch.cat(parts).float().numpy()
 
-    def _tokens(self, sentences: list[str]) -> Any:
-        batch = self._tokenizer(sentences, padding=True, return_tensors="pt")
-        longest = int(self._model.config.max_position_embeddings)
+    def _longest(self) -> int:
+        return int(self._model.config.max_position_embeddings)
+
+    def _tokens(self, sentences: list[str], *, cut: bool) -> Any:
+        longest = self._longest()
+        options = {"truncation": True, "max_length": longest} if cut else {}
+        batch = self._tokenizer(sentences, padding=True, return_tensors="pt", **options)
         if batch["input_ids"].shape[1] > longest:
             raise InputError(
                 f"a prompt is longer than the {longest} tokens of {self._name}: {max(sentences, key=len)!r}"

@@ -48,20 +48,27 @@ class ClipTextEncoder:
             "pooling": "end-of-text",
         }
 
-    def tokens(self, sentences: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return token ids (n_sentences, context). Raises InputError for a sentence that does not fit."""
+    def n_too_long(self, sentences: Sequence[str]) -> int:
+        """Return how many of the sentences do not fit."""
+        return len(self._too_long(sentences))
+
+    def _too_long(self, sentences: Sequence[str]) -> list[str]:
         encode = getattr(self._tokenizer, "encode", None)
         context = int(self._tokenizer.context_length)
-        for sentence in sentences:
-            if encode is not None and len(encode(sentence)) + 2 > context:
-                raise InputError(f"prompt is longer than the {context} tokens of {self._backbone.name}: {sentence!r}")
+        return [text for text in sentences if encode is not None and len(encode(text)) + 2 > context]
+
+    def tokens(self, sentences: Sequence[str], *, cut: bool = False) -> npt.NDArray[np.int64]:
+        """Return token ids (n_sentences, context); raises InputError for a sentence that does not fit, or cuts it."""
+        if not cut and (long := self._too_long(sentences)):
+            context = int(self._tokenizer.context_length)
+            raise InputError(f"prompt is longer than the {context} tokens of {self._backbone.name}: {long[0]!r}")
         return self._tokenizer(list(sentences)).numpy()
 
-    def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return raw vectors (n_sentences, D)."""
+    def encode(self, sentences: Sequence[str], *, cut: bool = False) -> npt.NDArray[np.float32]:
+        """Return raw vectors (n_sentences, D); with `cut`, of the start of what does not fit."""
         import torch
 
-        batches = torch.split(torch.from_numpy(self.tokens(sentences)), BATCH_SENTENCES)
+        batches = torch.split(torch.from_numpy(self.tokens(sentences, cut=cut)), BATCH_SENTENCES)
         with torch.inference_mode():
             parts = [self._model.encode_text(batch, normalize=False).float() for batch in batches]
         return torch.cat(parts).numpy()

@@ -32,8 +32,15 @@ class TextEncoder(Protocol):
         """Return what made the vectors: model, sha256 of its weights, pooling."""
         ...
 
-    def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return raw vectors (n_sentences, D), not normalised."""
+    def n_too_long(self, sentences: Sequence[str]) -> int:
+        """Return how many of the sentences are longer than the encoder reads."""
+        ...
+
+    def encode(self, sentences: Sequence[str], *, cut: bool = False) -> npt.NDArray[np.float32]:
+        """Return raw vectors (n_sentences, D), not normalised.
+
+        With `cut`, the end of a sentence that is too long is left out; without it such a sentence is an InputError.
+        """
         ...
 
 

@@ -41,6 +41,10 @@ class TSFSAR(TableHead):
     between its two levels. In training every video is also told apart among all training classes, by a classifier that
     text teaches; `n_classes` comes from the training part.
 
+    Any text table of the same CLIP serves; several vectors of a class count as their mean direction. The published
+    numbers are with sentences that a language model wrote about each class: JSON files of the official repository,
+    which `fsar-prep text --descriptions FILE --cut` reads as they are.
+
     Published, the blocks start from principal components of CLIP's weights. `fsar-train-head` does that from the
     weights of the backbone that made the store, and refuses to go on where they are not at hand; `start=random` asks
     for random weights. A head made by `create_head` is random.
