@@ -9,6 +9,7 @@ from fsar.errors import count_of
 if TYPE_CHECKING:
     from fsar.pipeline.catalog.catalog import Catalog
     from fsar.pipeline.packs.build import PackReport
+    from fsar.pipeline.share import Address
     from fsar.pipeline.store import VideoRow
     from fsar.pipeline.store.verify import Verification
 
@@ -54,8 +55,12 @@ def add_packed(path: Path, catalog: Path, split: str | None, jobs: int, *, as_js
     return _report(report, {"added": report.n_videos - n_before}, as_json=as_json)
 
 
-def info_packed(path: Path, *, as_json: bool) -> int:
-    """Do `fsar-store info` on a pack."""
+def info_packed(path: "Path | Address", *, as_json: bool) -> int:
+    """Do `fsar-store info` on a pack; of one elsewhere, without reading any frame."""
+    if not isinstance(path, Path):
+        from fsar.cli.store_shelf import show_at
+
+        return show_at(path, as_json=as_json)
     from fsar.pipeline.packs.describe import describe_pack
 
     data = describe_pack(path)

@@ -40,7 +40,7 @@ def info(path: "Path | Address", as_json: bool) -> int:
       fsar-store info ssv2.zarr
       fsar-store info ssv2.frames
     """  # noqa: D301 - click wants the backspace itself
-    if isinstance(path, Path) and path.suffix == PACK_SUFFIX:
+    if Path(path.name).suffix == PACK_SUFFIX:
         return info_packed(path, as_json=as_json)
     from fsar.pipeline.encode.recipe import describe_pixels
     from fsar.pipeline.store.describe import describe_store

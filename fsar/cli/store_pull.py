@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsar.cli.common import EXIT_DONE, json_option, summary
+from fsar.cli.packs import PACK_SUFFIX
 from fsar.cli.store_address import ADDRESS, byte_progress
 from fsar.cli.store_text import size_text
 from fsar.errors import count_of
@@ -31,6 +32,7 @@ def pull_command(address: "Address", out: Path | None, update: bool, as_json: bo
 
     Every file is verified while it comes. Interrupted, the same command goes on where it stopped. Whole chunks come: a
     copy of a part may hold some more videos. What a partial copy lacks is an error that names the command to fetch it.
+    A pack of frames (NAME.frames) comes whole.
 
     \b
     Examples:
@@ -53,8 +55,11 @@ def pull_command(address: "Address", out: Path | None, update: bool, as_json: bo
         "kept": report.n_kept,
         "whole": report.is_whole,
     }
-    state = "the whole store" if report.is_whole else "a partial copy"
-    text = f"{path}: {state} of {report.address}, {report.n_files} files ({size_text(report.n_bytes)}) fetched"
+    noun = "pack" if address.name.endswith(PACK_SUFFIX) else "store"
+    state = f"the whole {noun}" if report.is_whole else "a partial copy"
+    text = (
+        f"{path}: {state} of {report.address}, {count_of(report.n_files, 'file')} ({size_text(report.n_bytes)}) fetched"
+    )
     summary(data, text + (f", {report.n_kept} were here" if report.n_kept else ""), as_json=as_json)
     return EXIT_DONE
 

@@ -25,7 +25,7 @@ WHERE = click.argument("where", type=STORE, required=False, metavar="[DIR|URL]")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 def push_command(store: Path, address: "Address", dry_run: bool, as_json: bool, quiet: bool) -> int:
-    """Verify a store and put it at an address; print the address to give to others.
+    """Verify a store or a pack of frames and put it at an address; print the address to give to others.
 
     It is written to URL/NAME/IDENTITY/, the manifest last. Nothing that is there is overwritten; interrupted, the same
     command goes on. Absolute paths of videos are made relative on the way.
@@ -34,7 +34,7 @@ def push_command(store: Path, address: "Address", dry_run: bool, as_json: bool, 
     Examples:
       fsar-store push ssv2.zarr s3://team/features
       fsar-store push ssv2.zarr hf://datasets/team/features
-      fsar-store push ssv2.zarr file:///mnt/shared/features
+      fsar-store push ssv2.frames file:///mnt/shared/features
     """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.share.push import plan_push, push
 
@@ -71,7 +71,7 @@ def push_command(store: Path, address: "Address", dry_run: bool, as_json: bool, 
 @WHERE
 @json_option
 def list_command(where: "Path | Address | None", as_json: bool) -> int:
-    """Show the stores in a folder or below an address: recipe, taps, videos, size, and which runs read them.
+    """Show the stores and packs in a folder or below an address: recipe, taps, videos, size, and which runs read them.
 
     Without DIR or URL: $FSAR_SHELF, else this folder. The exit code is 1 when a store cannot be read.
 
@@ -128,6 +128,11 @@ def head_command(address: "Address", as_json: bool) -> int:
     Example:
       fsar-store head https://data.lab.org/ssv2.zarr
     """  # noqa: D301 - click wants the backspace itself
+    return show_at(address, as_json=as_json)
+
+
+def show_at(address: "Address", *, as_json: bool) -> int:
+    """Print what is known of a store or a pack at an address by its documents alone."""
     from fsar.pipeline.share.shelf import look
 
     store = look(address)
@@ -145,7 +150,7 @@ def _store_lines(store: "OnShelf") -> list[str]:
         f"{store.name}: {size_text(store.n_bytes)}{f', {store.pushed}' if store.pushed else ''}{versions}",
         f"  {store.address}" + ("" if store.identity in store.address else f" (sha256={store.identity})"),
         f"  {store.recipe_line}",
-        f"  taps {taps}; videos {parts}; {store.n_failed} failed",
+        f"  {f'taps {taps}; ' if taps else ''}videos {parts}; {store.n_failed} failed",
     ]
     return [*lines, f"  read by {', '.join(store.runs)}"] if store.runs else lines
 

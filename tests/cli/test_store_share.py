@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fsar.cli import prep, store
-from tests.pipeline.share.conftest import shared_sample
+from tests.pipeline.share.conftest import packed_sample, shared_sample
 from tests.pipeline.share.test_pull import same_bytes
 
 
@@ -36,6 +36,28 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         return ended.value.code, captured.out, captured.err  # type: ignore[return-value]
 
     return run
+
+
+def test_a_pack_goes_round(call, tmp_path: Path) -> None:
+    pack, shelf = packed_sample(tmp_path / "made"), (tmp_path / "shelf").as_uri()
+    code, text, _ = call("push", pack, shelf, "--dry-run")
+    assert (code, "nothing sent" in text, (tmp_path / "shelf").exists()) == (0, True, False)
+    code, text, _ = call("push", pack, shelf, "--quiet")
+    address = text.splitlines()[0]
+    assert (code, address.startswith(f"{shelf}/sample.frames#sha256=")) == (0, True)
+    for command in ("list", "head", "info", "verify"):
+        code, text, _ = call(command, shelf if command == "list" else address)
+        assert code == 0, text
+        assert "sample.frames" in text
+        assert ("3 frames by uniform-center" in text) == (command != "verify")
+    code, text, _ = call("pull", address, "--quiet")
+    assert (code, text.startswith("sample.frames: the whole pack of")) == (0, True)
+    assert same_bytes(pack, tmp_path / "sample.frames")
+    code, _, error = call("pull", address, "--part", "train", "--out", "b.frames")
+    assert (code, "pulled whole" in error) == (1, True)
+    code, _, error = call("export", address, "--out", "c.zarr")
+    assert (code, "is a pack of frames" in error) == (1, True)
+    assert call("find", shelf)[0] == 1
 
 
 def test_a_store_goes_round(call, mine: Path, tmp_path: Path) -> None:

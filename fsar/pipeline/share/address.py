@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote, urlsplit
 
 from fsar.errors import InputError, unknown_name
+from fsar.pipeline.packs.layout import SUFFIX
 from fsar.pipeline.store import list_formats
 
 SCHEMES = ("https", "http", "file", "s3", "gs", "az", "hf")
@@ -49,14 +50,19 @@ class Address:
 
     def require_store_name(self) -> None:
         """Raise InputError unless the address names a store."""
-        if not self.name.endswith(tuple(list_formats())):
+        if not self.name.endswith(shared_suffixes()):
             raise InputError(
-                f"{self} names no store: an address ends in NAME{' or NAME'.join(list_formats())}; "
+                f"{self} names no store: an address ends in NAME{' or NAME'.join(shared_suffixes())}; "
                 f"`fsar-store list {self}` shows what is there"
             )
 
     def __str__(self) -> str:
         return f"{self.location}#sha256={self.pin}" if self.pin else self.location
+
+
+def shared_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of all that can lie at an address: stores, and packs of frames."""
+    return (*list_formats(), SUFFIX)
 
 
 def is_address(text: object) -> bool:

@@ -14,7 +14,7 @@ from fsar.errors import InputError
 from fsar.files import TEMPORARY_MARK
 from fsar.pipeline.share.download import Progress
 from fsar.pipeline.share.pull import CANNOT_WRITE, fetch_names, locked, write_documents
-from fsar.pipeline.share.upstream import OPENING, Upstream
+from fsar.pipeline.share.upstream import Upstream
 from fsar.pipeline.store import list_formats
 from fsar.pipeline.store.disk import list_names
 from fsar.pipeline.store.format.files import MANIFEST_FILE, StoreFiles
@@ -63,7 +63,7 @@ def enter(source: Upstream) -> StoreFiles:
     if find(source.identity, source.name) is None:
         with writing(files):
             Partial(str(source.address)).write(files)
-            write_documents(files, source, reversed(OPENING))  # the manifest last
+            write_documents(files, source, reversed(source.kind.opening))  # the manifest last
     return files
 
 

@@ -1,8 +1,9 @@
 """The card of a repository that holds stores: what is in it, where it comes from, how to load it."""
 
 from collections import Counter
+from collections.abc import Sequence
 
-from fsar.pipeline.store import STATUS_OK, open_store
+from fsar.pipeline.store import STATUS_OK, VideoRow, open_store
 from fsar.pipeline.store.format.files import StoreFiles
 
 CARD_FILE = "README.md"
@@ -59,6 +60,40 @@ Everything that decides the numbers; recipe id `{recipe_id}`.
 {recipe}
 ```
 """
+PACK_CARD = """---
+license: other
+license_name: unknown
+license_link: LICENSE
+pretty_name: {name}
+tags:
+- few-shot-learning
+- video-classification
+---
+
+# {name}
+
+Frames of {n_videos} videos, written by fsar: {frames}. **Licence**: not stated; whoever shares pictures of a dataset
+names its terms here and in the fields above.
+
+| split part | videos | classes |
+|---|---|---|
+{parts}
+
+{failures}
+
+## Load it
+
+```sh
+fsar-store pull {address}#sha256={identity}
+```
+
+```python
+from fsar.pipeline.packs import FramePack
+
+pack = FramePack.open("{name}")
+clip = pack.frames(pack.videos[0].video_id)  # (T, H, W, 3) uint8
+```
+"""
 ZARR = """import zarr
 
 group = zarr.open_group("{name}", mode="r")
@@ -73,22 +108,15 @@ def dataset_card(files: StoreFiles, manifest: str) -> str:
     """Return the card for a store whose manifest goes to the location …/NAME/IDENTITY/NAME/manifest.json."""
     store = open_store(files.path)
     name, tap = files.path.name, next(iter(store.taps))
-    version = manifest[: manifest.rindex(f"/{name}")]
-    address, _, identity = version.rpartition("/")
+    address, identity = _place(name, manifest)
     ok = [video for video, status in zip(store.videos, store.status.tolist(), strict=True) if status == STATUS_OK]
-    counts = Counter(video.part for video in ok)
-    classes = {part: len({video.class_name for video in ok if video.part == part}) for part in counts}
-    reasons = Counter(reason for _, reason, _ in store.failures())
-    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
     shapes = {tap: f"{store.n_views} x {store.n_slots} x {list(spec.shape)}" for tap, spec in store.taps.items()}
     return CARD.format(
         name=name,
         n_videos=len(ok),
         taps="\n".join(f"| `{tap}` | {shapes[tap]} | {spec.dtype} |" for tap, spec in store.taps.items()),
-        parts="\n".join(f"| {part or '(none)'} | {counts[part]} | {classes[part]} |" for part in sorted(counts)),
-        failures=f"{sum(reasons.values())} videos could not be encoded: {listed}."
-        if reasons
-        else "Every video was encoded.",
+        parts=_parts(ok),
+        failures=_failures([reason for _, reason, _ in store.failures()], "encoded"),
         address=address,
         identity=identity,
         tap=tap,
@@ -97,3 +125,41 @@ def dataset_card(files: StoreFiles, manifest: str) -> str:
         recipe_id=store.recipe_id,
         recipe="\n".join(f"{key} = {value}" for key, value in sorted(store.recipe.items())),
     )
+
+
+def pack_card(files: StoreFiles, manifest: str) -> str:
+    """Return the card for a pack of frames whose manifest goes to the location …/NAME/IDENTITY/NAME/manifest.json."""
+    from fsar.pipeline.packs.layout import read_pack
+    from fsar.pipeline.packs.seal import pack_failures
+
+    layout, videos = read_pack(files)
+    name, failed = files.path.name, pack_failures(files, videos)
+    lost = {video_id for video_id, *_ in failed}
+    ok = [video for video in videos if video.video_id not in lost]
+    address, identity = _place(name, manifest)
+    return PACK_CARD.format(
+        name=name,
+        n_videos=len(ok),
+        frames=layout.settings.describe(),
+        parts=_parts(ok),
+        failures=_failures([reason for _, _, reason, _ in failed], "read"),
+        address=address,
+        identity=identity,
+    )
+
+
+def _place(name: str, manifest: str) -> tuple[str, str]:
+    """Return the address below which a version lies, and its identity."""
+    address, _, identity = manifest[: manifest.rindex(f"/{name}")].rpartition("/")
+    return address, identity
+
+
+def _parts(videos: Sequence[VideoRow]) -> str:
+    counts = Counter(video.part for video in videos)
+    classes = {part: len({video.class_name for video in videos if video.part == part}) for part in counts}
+    return "\n".join(f"| {part or '(none)'} | {counts[part]} | {classes[part]} |" for part in sorted(counts))
+
+
+def _failures(reasons: Sequence[str], done: str) -> str:
+    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(Counter(reasons).items()))
+    return f"{len(reasons)} videos could not be {done}: {listed}." if reasons else f"Every video was {done}."

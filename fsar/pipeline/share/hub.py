@@ -13,8 +13,9 @@ from urllib.parse import quote, unquote
 
 from fsar.errors import InputError
 from fsar.pipeline.share.address import Address
-from fsar.pipeline.share.card import CARD_FILE, dataset_card
+from fsar.pipeline.share.card import CARD_FILE
 from fsar.pipeline.share.http_transport import HttpTransport
+from fsar.pipeline.share.kinds import kind_of
 from fsar.pipeline.share.transport import Body, NotThereError, TransientError, Upload, register_transport
 from fsar.pipeline.store.format.files import StoreFiles
 
@@ -113,7 +114,7 @@ class HubTransport:
         """Write manifest, pointer and card by one commit."""
         last = list(uploads)
         if any(not item.replace for item in uploads):
-            card = dataset_card(files, uploads[0].location)
+            card = kind_of(files.path.name).card(files, uploads[0].location)
             last.append(Upload(f"{self._root}/{CARD_FILE}", card.encode(), len(card), replace=True))
         self._commit(last, f"Add store {files.path.name}")
 

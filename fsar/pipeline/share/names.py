@@ -1,15 +1,12 @@
-"""Files that somebody else's manifest names: whether a store has such files, and what they are for."""
+"""Files that somebody else's manifest names: whether a store has such files, and where they lie."""
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from pathlib import Path
 
 from fsar.errors import InputError
+from fsar.pipeline.share.kinds import kind_of
 from fsar.pipeline.store.format.files import MANIFEST_FILE, StoreFiles
-from fsar.pipeline.store.format.layout import Layout
 from fsar.pipeline.store.format.names import checked_name, refuse_collisions
-from fsar.pipeline.store.format.registry import StoreFormat
-from fsar.pipeline.store.partial import RECORD_NAME
 
 MAX_NAMES = 1_000_000
 
@@ -27,39 +24,6 @@ def check_names(files: StoreFiles, names: Collection[str]) -> None:
         raise InputError(f"the manifest names {clash[0]!r} as a file and as a folder")
 
 
-@dataclass(frozen=True)
-class NamedFiles:
-    """What the files of a store are for: numbers of a chunk, or everything else."""
-
-    layout: Layout
-    n_videos: int
-    store_format: StoreFormat
-    _chunks: dict[str, tuple[int, set[str]]] = field(default_factory=dict)
-    """File -> its chunk and the arrays in it."""
-
-    def __post_init__(self) -> None:
-        for spec in self.layout.arrays().values():
-            for index in range(self.layout.n_chunks(self.n_videos)):
-                name = self.store_format.chunk_file(spec, index)
-                self._chunks.setdefault(name, (index, set()))[1].add(spec.name)
-
-    def chunk_of(self, name: str) -> int | None:
-        """Return the chunk that a file belongs to, None for what every copy has."""
-        record = RECORD_NAME.fullmatch(name)
-        return int(record[1]) if record else self._chunks.get(name, (None,))[0]
-
-    def wanted(self, names: Iterable[str], chunks: Collection[int], taps: Collection[str]) -> list[str]:
-        """Return the files of some chunks and taps, their small arrays and records, and all metadata."""
-        others = {f"features/{tap}" for tap in self.layout.taps if tap not in taps}
-
-        def is_wanted(name: str) -> bool:
-            chunk = self.chunk_of(name)
-            arrays = self._chunks[name][1] if name in self._chunks else None
-            return chunk is None or (chunk in chunks and not (arrays is not None and arrays <= others))
-
-        return [name for name in names if is_wanted(name)]
-
-
-def below(store_name: str, store_format: StoreFormat, name: str) -> str:
+def below(store_name: str, name: str) -> str:
     """Return where a file lies relative to the folder that its store is in: `x.zarr/zarr.json`, `x.h5.parts/…`."""
-    return store_format.locate(Path(store_name), name).as_posix()
+    return kind_of(store_name).files(Path(store_name)).locate(name).as_posix()

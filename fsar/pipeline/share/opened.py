@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fsar.errors import InputError
+from fsar.pipeline.packs.layout import SUFFIX
 from fsar.pipeline.share import cache
 from fsar.pipeline.share.address import Address, is_address, parse_address
 from fsar.pipeline.share.download import Progress
@@ -38,6 +40,8 @@ def open_store(
 
 def _open_address(address: Address, progress: Progress | None) -> "RemoteFeatureStore":
     address.require_store_name()
+    if address.name.endswith(SUFFIX):
+        raise InputError(f"{address} is a pack of frames: `fsar-store pull {address}` copies it here, to be read there")
     files = cache.find(address.pin, address.name)
     upstream = _Lazily(lambda: open_upstream(address))
     if files is None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError
+from fsar.files import read_plain
 from fsar.pipeline.store.disk import FileEntry
 from fsar.pipeline.store.format.files import (
     FAILURE_COLUMNS,
     FAILURES_FILE,
     JOURNAL,
     MANIFEST_FILE,
+    MAX_TABLE_BYTES,
     METADATA_KEY,
     STORE_FILE,
     VIDEOS_FILE,
@@ -67,6 +69,23 @@ def outgoing(files: StoreFiles) -> Outgoing:
     sources: dict[str, Path | bytes] = {name: changed.get(name, files.locate(name)) for name in listed}
     identity = FileEntry.of([manifest]).sha256
     return Outgoing({**sources, MANIFEST_FILE: manifest}, listed, identity, n_relative)
+
+
+def outgoing_pack(files: StoreFiles) -> Outgoing:
+    """Return what is pushed of a finished pack: its files as they are, since packs hold no path of a machine.
+
+    Raises:
+        InputError: somebody has put such a path in.
+    """
+    from fsar.pipeline.packs.layout import read_pack
+
+    _, videos = read_pack(files)
+    if absolute := [video.path for video in videos if is_absolute(video.path)]:
+        raise InputError(f"{files.path} is not pushed: it holds a path of a machine, {absolute[0][:100]!r}")
+    entries = read_manifest(files)
+    manifest = read_plain(files.locate(MANIFEST_FILE), MAX_TABLE_BYTES)
+    sources: dict[str, Path | bytes] = {name: files.locate(name) for name in entries}
+    return Outgoing({**sources, MANIFEST_FILE: manifest}, entries, FileEntry.of([manifest]).sha256, 0)
 
 
 def _without_paths(files: StoreFiles, videos: Sequence[VideoRow]) -> dict[str, bytes]:

@@ -13,8 +13,10 @@ from pathlib import Path
 from fsar.errors import InputError, unknown_name
 from fsar.files import TEMPORARY_MARK, sync_folder, write_atomic
 from fsar.pipeline.share.address import Address
+from fsar.pipeline.share.contents import FeatureContents
 from fsar.pipeline.share.download import Progress, fetch_all
-from fsar.pipeline.share.upstream import METADATA_FILE, OPENING, Upstream, open_upstream
+from fsar.pipeline.share.kinds import METADATA_FILE
+from fsar.pipeline.share.upstream import Upstream, open_upstream
 from fsar.pipeline.store.disk import cannot_write, file_entry, list_names
 from fsar.pipeline.store.format.files import MANIFEST_FILE, RUNS, StoreFiles
 from fsar.pipeline.store.format.layout import VideoRow
@@ -45,15 +47,18 @@ class Selection:
         """Return the files that are wanted: whole chunks, whose other videos come along.
 
         Raises:
-            InputError: a tap, part or class that the store does not have, or nothing is in all that was named.
+            InputError: a tap, part or class that the store does not have, or nothing is in all that was named; or what
+                is there is a pack, which is pulled whole.
         """
-        layout = upstream.layout
+        if self.is_all:
+            return list(upstream.entries)
+        contents = upstream.contents
+        if not isinstance(contents, FeatureContents):
+            raise InputError(f"{upstream.address} is a {upstream.kind.noun} of frames, which is pulled whole")
         for tap in self.taps:
-            if tap not in layout.taps:
-                raise unknown_name("tap", tap, layout.taps)
-        rows = self._rows(upstream.videos)
-        chunks = {row // layout.chunk_rows for row in rows}
-        return upstream.files().wanted(upstream.entries, chunks, set(self.taps) or set(layout.taps))
+            if tap not in contents.taps:
+                raise unknown_name("tap", tap, contents.taps)
+        return contents.wanted(upstream.entries, self._rows(upstream.videos), set(self.taps) or set(contents.taps))
 
     def _rows(self, videos: Sequence[VideoRow]) -> list[int]:
         for kind, wanted, known in (
@@ -114,7 +119,7 @@ def pull(
 
     Args:
         address: where the store is.
-        out: NAME.zarr or NAME.h5, of the same format as the store.
+        out: NAME.zarr, NAME.h5 or NAME.frames, of the same format as what is there.
         selection: what of it; a second pull with another selection adds to the first.
         update: replace a finished copy of another identity; files that are the same in both stay.
         upstream: what `open_upstream(address)` has returned, if it was called before.
@@ -126,9 +131,10 @@ def pull(
         OSError: the network or the disk fails; what is complete stays.
     """
     chosen, source = selection or Selection(), upstream or open_upstream(address)
-    files = StoreFiles.at(out)
-    if files.format.suffix != source.format.suffix:
-        raise InputError(f"{address} is a store {source.format.suffix}, name the copy NAME{source.format.suffix}")
+    suffix = Path(source.name).suffix
+    if out.suffix != suffix:
+        raise InputError(f"{address} is a {source.kind.noun} {suffix}, name the copy NAME{suffix}, not {out}")
+    files = source.kind.files(out)
     names = chosen.names(source)
     try:
         with locked(files.home):
@@ -144,12 +150,12 @@ def pull(
 def _fill(
     files: StoreFiles, source: Upstream, names: Sequence[str], state: "_Folder", progress: Progress | None
 ) -> PullReport:
-    last = [METADATA_FILE]
-    numbers = [name for name in names if name not in OPENING]
+    opening, last = source.kind.opening, [METADATA_FILE]
+    numbers = [name for name in names if name not in opening]
     missing = [name for name in numbers if not state.has(name)]
     fetch_names(files, source, missing, progress)
-    write_documents(files, source, [name for name in OPENING if name not in (MANIFEST_FILE, *last)])
-    is_whole = all(files.locate(name).exists() for name in source.entries if name not in OPENING)
+    write_documents(files, source, [name for name in opening if name not in (MANIFEST_FILE, *last)])
+    is_whole = all(files.locate(name).exists() for name in source.entries if name not in opening)
     if is_whole:
         (files.home / PARTIAL_FILE).unlink(missing_ok=True)
     else:

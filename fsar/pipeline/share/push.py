@@ -10,17 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fsar.errors import InputError
-from fsar.pipeline.share.address import Address
+from fsar.pipeline.share.address import Address, shared_suffixes
 from fsar.pipeline.share.download import Progress, read_small, with_patience
+from fsar.pipeline.share.kinds import Kind, kind_of
 from fsar.pipeline.share.names import below
-from fsar.pipeline.share.outgoing import Outgoing, outgoing
+from fsar.pipeline.share.outgoing import Outgoing
 from fsar.pipeline.share.transport import Transport, Upload, open_transport
 from fsar.pipeline.share.upload import put_all
 from fsar.pipeline.share.upstream import LATEST_FILE, MAX_BYTES
-from fsar.pipeline.store import list_formats, open_store
 from fsar.pipeline.store.format.files import MANIFEST_FILE, StoreFiles
-from fsar.pipeline.store.partial import refuse_partial
-from fsar.pipeline.store.verify import verify
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,11 @@ def destination(address: Address, store: Path) -> Address:
     Raises:
         InputError: another format's suffix, or another name for an HDF5 store, whose files hold its name.
     """
-    if not address.name.endswith(tuple(list_formats())):
+    if not address.name.endswith(shared_suffixes()):
         return address.child(store.name)
     if not address.name.endswith(store.suffix):
         raise InputError(f"{store} cannot be pushed as {address.name}: name it NAME{store.suffix}")
-    if store.suffix != ".zarr" and address.name != store.name:
+    if store.suffix == ".h5" and address.name != store.name:
         raise InputError(f"the files of {store} hold its name: push it as {store.name}, or rename and seal it first")
     return address
 
@@ -58,10 +56,10 @@ def plan_push(store: Path, address: Address) -> tuple[Address, Outgoing]:
     """Return where a store would go and what would be sent; raises what `push` raises, but for damage."""
     if address.pin:
         raise InputError(f"{address}: what is pushed decides the identity, leave #sha256=... out")
-    target, files = destination(address, store), StoreFiles.at(store)
-    open_store(store)
-    refuse_partial(files, "push it")
-    return target, outgoing(files)
+    kind = kind_of(store.name)
+    files = kind.files(store)
+    kind.identity(files)
+    return destination(address, store), kind.leaving(files)
 
 
 def push(
@@ -70,7 +68,7 @@ def push(
     """Verify a store and put it at an address; interrupted, the same call goes on.
 
     Args:
-        store: a sealed store on this disk.
+        store: a sealed store, or a finished pack of frames, on this disk.
         address: a prefix such as s3://bucket/features, below which the store gets its own name.
         progress: makes a context in which bytes on their way are counted.
         check: the same for the bytes that are verified first.
@@ -79,9 +77,10 @@ def push(
         InputError: the store is damaged, not sealed, or a partial copy.
         OSError: the place cannot be written.
     """
-    files = StoreFiles.at(store)
-    identity_here = open_store(store).identity
-    _refuse_damage(files, check)
+    kind = kind_of(store.name)
+    files = kind.files(store)
+    identity_here = kind.identity(files)
+    _refuse_damage(kind, files, check)
     target, leaving = plan_push(store, address)
     transport, root = open_transport(target), f"{target.location}/{leaving.identity}"
     uploads = [_upload(target, files, leaving, root, name) for name in leaving.entries]
@@ -90,7 +89,7 @@ def push(
     sent: list[Upload] = []
     if present is None:
         sent = put_all(transport, uploads, progress)
-        _refuse_change(files, identity_here)
+        _refuse_change(kind, files, identity_here)
     elif present != manifest.source:
         raise InputError(f"{manifest.location} has another content than its folder's name says: somebody changed it")
     _finish(transport, target, leaving, [manifest] if present is None else [], files)
@@ -112,15 +111,15 @@ def _finish(
 def _upload(target: Address, files: StoreFiles, leaving: Outgoing, root: str, name: str) -> Upload:
     source = leaving.sources[name]
     n_bytes = len(source) if isinstance(source, bytes) else leaving.entries[name].n_bytes
-    return Upload(f"{root}/{target.quoted(below(target.name, files.format, name))}", source, n_bytes)
+    return Upload(f"{root}/{target.quoted(below(target.name, name))}", source, n_bytes)
 
 
-def _refuse_damage(files: StoreFiles, check: Progress | None) -> None:
+def _refuse_damage(kind: Kind, files: StoreFiles, check: Progress | None) -> None:
     if check is None:
-        result = verify(files.path)
+        result = kind.verify(files, None)
     else:
         with check(len(files.names())) as advance:
-            result = verify(files.path, advance=advance)
+            result = kind.verify(files, advance)
     if result.problems:
         first = result.problems[0]
         raise InputError(
@@ -129,7 +128,7 @@ def _refuse_damage(files: StoreFiles, check: Progress | None) -> None:
         )
 
 
-def _refuse_change(files: StoreFiles, identity: str) -> None:
+def _refuse_change(kind: Kind, files: StoreFiles, identity: str) -> None:
     """Raise InputError where somebody changed the store while it was on its way: its manifest must not follow."""
-    if open_store(files.path).identity != identity:
+    if kind.identity(files) != identity:
         raise InputError(f"{files.path} was changed while it was being pushed: push it again")

@@ -10,12 +10,12 @@ from typing import Any
 
 from fsar.errors import InputError
 from fsar.files import read_plain
-from fsar.pipeline.share.address import Address, parse_address
+from fsar.pipeline.share.address import Address, parse_address, shared_suffixes
 from fsar.pipeline.share.download import read_small, with_patience
 from fsar.pipeline.share.file_transport import local_path
 from fsar.pipeline.share.transport import open_transport
 from fsar.pipeline.share.upstream import LATEST_FILE, MAX_POINTER_BYTES, Upstream, open_upstream, read_pointer
-from fsar.pipeline.store import STATUS_FAILED, list_formats, recipe_id
+from fsar.pipeline.store import STATUS_FAILED, recipe_id
 from fsar.pipeline.store.format.files import VIDEOS_FILE
 from fsar.pipeline.store.partial import listed_cells
 from fsar.splits import load_split, match_videos
@@ -47,13 +47,15 @@ class OnShelf:
     n_versions: int = 1
     runs: Sequence[str] = ()
     """Run folders beside it that were trained on it."""
+    frames: str = ""
+    """How a pack's frames were made; empty for a store of features."""
     problem: str = ""
     """Why it cannot be read; the fields above are empty then."""
 
     @property
     def recipe_line(self) -> str:
-        """The recipe in one line."""
-        return recipe_line(self.recipe)
+        """The recipe in one line, or how the frames of a pack were made."""
+        return self.frames or recipe_line(self.recipe)
 
     @property
     def where(self) -> Path | Address:
@@ -62,7 +64,8 @@ class OnShelf:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON data."""
-        known = {"recipe_id": recipe_id(self.recipe), "recipe_line": self.recipe_line} if self.identity else {}
+        is_store = bool(self.identity and not self.frames)
+        known = {"recipe_id": recipe_id(self.recipe), "recipe_line": self.recipe_line} if is_store else {}
         return {**vars(self), "recipe": dict(self.recipe), "parts": dict(self.parts), "runs": list(self.runs), **known}
 
 
@@ -109,10 +112,9 @@ def list_shelf(where: str | Path | Address) -> list[OnShelf]:
 
 
 def stores_at(place: Path | Address) -> list[OnShelf]:
-    """Return the stores of a shelf that can be read, or the one store that a place names."""
-    name = place.name
-    if not name.endswith(tuple(list_formats())):
-        return [store for store in list_shelf(place) if not store.problem]
+    """Return the stores of features on a shelf that can be read, or the one store that a place names."""
+    if not place.name.endswith(shared_suffixes()):
+        return [store for store in list_shelf(place) if not store.problem and not store.frames]
     return [look(place if isinstance(place, Address) else parse_address(place.absolute().as_uri()))]
 
 
@@ -122,11 +124,11 @@ def look(address: Address) -> OnShelf:
 
 
 def _store_names(place: Address) -> list[str]:
-    if place.name.endswith(tuple(list_formats())):
+    if place.name.endswith(shared_suffixes()):
         raise InputError(f"{place} is a store, not a folder of stores: `fsar-store head` shows it")
     children = with_patience(lambda: open_transport(place).children(place.location))
     names = {child.rstrip("/") for child in children}
-    return sorted(name for name in names if name.endswith(tuple(list_formats())))
+    return sorted(name for name in names if name.endswith(shared_suffixes()))
 
 
 def _look(address: Address, runs: Mapping[str, list[str]]) -> OnShelf:
@@ -147,14 +149,15 @@ def _describe(source: Upstream, runs: Mapping[str, list[str]]) -> OnShelf:
         name=source.name,
         address=_shown(source.address if source.folder != source.address.parent else source.address.pinned("")),
         identity=source.identity,
-        recipe=source.layout.recipe,
-        taps={name: {"shape": list(tap.shape), "dtype": tap.dtype} for name, tap in source.layout.taps.items()},
+        recipe=source.contents.recipe,
+        taps={name: {"shape": list(tap.shape), "dtype": tap.dtype} for name, tap in source.contents.taps.items()},
         parts={part: counts[part] for part in ordered},
         n_failed=failed,
         n_bytes=source.n_bytes,
         pushed=pushed,
         n_versions=n_versions,
         runs=sorted(set(users)),
+        frames=source.contents.frames,
     )
 
 
@@ -228,7 +231,7 @@ class Match:
 
 def find(where: str | Path | Address, wish: Wish) -> list[Match]:
     """Return the stores of a shelf that fit, those with the most of the wanted videos first."""
-    found = [(store, _match(store, wish)) for store in list_shelf(where) if not store.problem]
+    found = [(store, _match(store, wish)) for store in list_shelf(where) if not store.problem and not store.frames]
     return sorted((match for _, match in found if match), key=lambda match: -match.n_found)
 
 

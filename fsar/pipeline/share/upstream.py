@@ -3,34 +3,25 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fsar.errors import InputError, MissingError
 from fsar.pipeline.share.address import Address
+from fsar.pipeline.share.contents import Contents
 from fsar.pipeline.share.download import Download, read_together
-from fsar.pipeline.share.names import NamedFiles, below, check_names
+from fsar.pipeline.share.kinds import Kind, kind_of
+from fsar.pipeline.share.names import below, check_names
 from fsar.pipeline.share.transport import Transport, open_transport
 from fsar.pipeline.store.disk import FileEntry
-from fsar.pipeline.store.format.files import (
-    JOURNAL,
-    MANIFEST_FILE,
-    METADATA_KEY,
-    STORE_FILE,
-    VIDEOS_FILE,
-    StoreFiles,
-    read_store,
-)
-from fsar.pipeline.store.format.layout import Layout, VideoRow
-from fsar.pipeline.store.format.registry import StoreFormat, format_of
+from fsar.pipeline.store.format.files import MANIFEST_FILE, StoreFiles
+from fsar.pipeline.store.format.layout import VideoRow
 from fsar.pipeline.store.journal.manifest import read_manifest
 
 LATEST_FILE = "latest.json"
 """Beside the versions of a pushed store: which one is the newest."""
-METADATA_FILE = f"{JOURNAL}/{METADATA_KEY}.json"
-OPENING = (MANIFEST_FILE, STORE_FILE, VIDEOS_FILE, METADATA_FILE)
-"""What a store is opened by, asked for at once."""
 MAX_BYTES = 256 << 20
 MAX_POINTER_BYTES = 64 << 10
 
@@ -47,11 +38,10 @@ class Upstream:
     identity: str
     """sha256 of the manifest."""
     documents: dict[str, bytes]
-    """The files of `OPENING`, each as the manifest has it."""
+    """The files of the kind's `opening`, each as the manifest has it."""
     entries: dict[str, FileEntry]
     """Every file that the manifest names."""
-    layout: Layout
-    videos: list[VideoRow]
+    contents: Contents
 
     @property
     def name(self) -> str:
@@ -59,22 +49,23 @@ class Upstream:
         return self.address.name
 
     @property
-    def format(self) -> StoreFormat:
-        """How its files look."""
-        return format_of(Path(self.name))
+    def kind(self) -> Kind:
+        """A store, or a pack of frames."""
+        return kind_of(self.name)
+
+    @property
+    def videos(self) -> Sequence[VideoRow]:
+        """Its rows, in order."""
+        return self.contents.videos
 
     @property
     def n_bytes(self) -> int:
         """Size of all its files."""
         return sum(entry.n_bytes for entry in self.entries.values()) + len(self.documents[MANIFEST_FILE])
 
-    def files(self) -> NamedFiles:
-        """Return what its files are for."""
-        return NamedFiles(self.layout, len(self.videos), self.format)
-
     def location(self, name: str) -> str:
         """Return where a file is."""
-        return f"{self.folder}/{self.address.quoted(below(self.name, self.format, name))}"
+        return f"{self.folder}/{self.address.quoted(below(self.name, name))}"
 
     def download(self, name: str, files: StoreFiles | None) -> Download:
         """Return how to fetch a file into a copy, or to read it for its hash alone."""
@@ -108,9 +99,8 @@ def open_upstream(address: Address) -> Upstream:
 
 
 def _ask(transport: Transport, address: Address, folders: list[str], others: list[str]) -> list[list[bytes | None]]:
-    """Return the documents of `OPENING` in each folder and some other small files, all asked for at once."""
-    store_format = format_of(Path(address.name))
-    names = [address.quoted(below(address.name, store_format, name)) for name in OPENING]
+    """Return the documents of a store in each folder and some other small files, all asked for at once."""
+    names = [address.quoted(below(address.name, name)) for name in kind_of(address.name).opening]
     locations = [f"{folder}/{name}" for folder in folders for name in names]
     found = read_together(transport, [*locations, *others], max_bytes=MAX_BYTES)
     n = len(names)
@@ -144,25 +134,26 @@ def _checked(address: Address, folder: str, transport: Transport, documents: lis
     identity = _sha256(documents[0] or b"")
     if address.pin and identity != address.pin:
         raise InputError(f"{address}: the manifest there has another sha256, {identity}")
-    found = {name: data for name, data in zip(OPENING, documents, strict=False) if data is not None}
-    lacking = [name for name in OPENING if name not in found]
+    kind = kind_of(address.name)
+    found = {name: data for name, data in zip(kind.opening, documents, strict=False) if data is not None}
+    lacking = [name for name in kind.opening if name not in found]
     if lacking:
-        raise InputError(f"{address}: {lacking[0]} is missing, the store there is incomplete")
+        raise InputError(f"{address}: {lacking[0]} is missing, the {kind.noun} there is incomplete")
     with tempfile.TemporaryDirectory(prefix="fsar-") as scratch:
-        files = StoreFiles.at(Path(scratch) / address.name)
+        files = kind.files(Path(scratch) / address.name)
         for name, data in found.items():
             files.locate(name).parent.mkdir(parents=True, exist_ok=True)
             files.locate(name).write_bytes(data)
         try:
             entries = read_manifest(files)
             check_names(files, entries)
-            for name in OPENING[1:]:
+            for name in kind.opening[1:]:
                 if entries.get(name) != FileEntry.of([found[name]]):
                     raise InputError(f"{name} is not what the manifest names: it has changed, or is just changing")
-            layout, videos = read_store(files)
+            contents = kind.read(files)
         except InputError as error:
             raise InputError(f"{address}: {str(error).replace(scratch + '/', '')}") from None
-    return Upstream(address.pinned(identity), folder, transport, identity, found, entries, layout, videos)
+    return Upstream(address.pinned(identity), folder, transport, identity, found, entries, contents)
 
 
 def _sha256(data: bytes) -> str:

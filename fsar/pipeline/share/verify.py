@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fsar.errors import InputError
 from fsar.pipeline.share.download import N_CONNECTIONS, Advance, fetch
 from fsar.pipeline.share.transport import NotThereError
-from fsar.pipeline.share.upstream import OPENING, Upstream
+from fsar.pipeline.share.upstream import Upstream
 from fsar.pipeline.store.verify import Problem, Verification
 
 
@@ -27,7 +27,7 @@ def verify_upstream(source: Upstream, advance: Advance) -> Verification:
             return Problem(name, "damaged: it is not what the manifest names", _videos(source, name))
         return None
 
-    names = [name for name in source.entries if name not in OPENING]  # these are known to be right
+    names = [name for name in source.entries if name not in source.kind.opening]  # these are known to be right
     with ThreadPoolExecutor(N_CONNECTIONS, thread_name_prefix="fsar-verify") as pool:
         try:
             found = list(pool.map(check, names))
@@ -40,6 +40,6 @@ def verify_upstream(source: Upstream, advance: Advance) -> Verification:
 
 
 def _videos(source: Upstream, name: str) -> tuple[str, ...]:
-    chunk = source.files().chunk_of(name)
-    rows = range(0) if chunk is None else source.layout.chunk_range(chunk, len(source.videos))
+    chunk = source.contents.chunk_of(name)
+    rows = range(0) if chunk is None else source.contents.rows_of(chunk)
     return tuple(source.videos[row].video_id for row in rows)

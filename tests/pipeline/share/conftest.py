@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fsar.pipeline.packs.layout import PackSettings
 from fsar.pipeline.share import download
-from fsar.pipeline.store import TextTable, list_formats, write_text
+from fsar.pipeline.store import TextTable, VideoRow, list_formats, write_text
+from tests.pipeline.packs.samples import packed, write_videos
 from tests.pipeline.share.servers import FolderServer, serving
 from tests.pipeline.store.samples import videos, write_sample
 
@@ -37,6 +39,15 @@ def shared_sample(path: Path) -> Path:
     )
     write_text(path, table)
     return path
+
+
+def packed_sample(folder: Path) -> Path:
+    """Return a finished pack of two clips and a file that is no video, each in a shard of its own."""
+    rows = [*write_videos(folder / "v", (5, 7)), VideoRow("page", "class1", "", str(folder / "v" / "page.mp4"))]
+    (folder / "v" / "page.mp4").write_text("<!DOCTYPE html>")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fsar.pipeline.packs.layout.MAX_SHARD_ROWS", 1)
+        return packed(folder, rows, PackSettings(frames=3), name="sample")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import fsar
 from fsar.pipeline.share import parse_address, pull
 from fsar.pipeline.share.cache import cache_folder
-from fsar.pipeline.store.verify import verify
+from fsar.pipeline.share.kinds import kind_of
 from tests.pipeline.share.conftest import shared_sample
 from tests.pipeline.share.servers import Fault, FolderServer, Handler
 from tests.pipeline.share.test_pull import home, same_bytes
@@ -76,6 +76,7 @@ def killer(process: subprocess.Popen[str], n_requests: int) -> Fault:
 
 @pytest.mark.parametrize("n_moments", MOMENTS)
 def test_a_killed_pull_is_gone_on_with(server: FolderServer, store: Path, tmp_path: Path, n_moments: int) -> None:
+    kind = kind_of(store.name)
     whole = tmp_path / "whole" / store.name
     pull(parse_address(f"{server.url}/{store.name}"), whole)
     n_requests = len(server.requests)
@@ -87,10 +88,10 @@ def test_a_killed_pull_is_gone_on_with(server: FolderServer, store: Path, tmp_pa
         go(process)
         killed += ended(process) == -signal.SIGKILL
         server.fault = None
-        assert not (home(out) / "manifest.json").exists() or verify(out).problems == []
+        assert not (home(out) / "manifest.json").exists() or kind.verify(kind.files(out), None).problems == []
         pull(parse_address(address), out)
         assert same_bytes(store, out)
-        assert verify(out).problems == []
+        assert kind.verify(kind.files(out), None).problems == []
         left_over = [path for path in (tmp_path / str(moment)).rglob(".*") if path.is_file()]
         assert left_over == []
     assert killed > 0
@@ -116,7 +117,8 @@ def test_a_killed_push_is_gone_on_with(store: Path, tmp_path: Path, n_moments: i
         out = tmp_path / f"out-{moment}" / store.name
         pull(parse_address(f"{shelf.as_uri()}/{store.name}"), out)
         assert same_bytes(store, out)
-        assert verify(out).problems == []
+        kind = kind_of(store.name)
+        assert kind.verify(kind.files(out), None).problems == []
     assert killed > 0
 
 

@@ -8,6 +8,8 @@ import pytest
 
 import fsar
 from fsar.errors import InputError
+from fsar.pipeline.packs.describe import describe_pack
+from fsar.pipeline.packs.verify import verify_pack
 from fsar.pipeline.share import Selection, parse_address, pull, push
 from fsar.pipeline.share.shelf import Wish, find, list_shelf, look
 from fsar.pipeline.share.transport import NotThereError, open_transport
@@ -15,7 +17,7 @@ from fsar.pipeline.share.upstream import open_upstream
 from fsar.pipeline.share.verify import verify_upstream
 from fsar.pipeline.store import extend_store
 from fsar.pipeline.store.verify import verify
-from tests.pipeline.share.conftest import shared_sample
+from tests.pipeline.share.conftest import packed_sample, shared_sample
 from tests.pipeline.share.places import PLACES, Place
 from tests.pipeline.share.test_pull import same_bytes
 from tests.pipeline.store.samples import expected, fill, videos
@@ -44,6 +46,11 @@ def place(running_place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
 @pytest.fixture(params=[".zarr", ".h5"])
 def mine(request, tmp_path: Path, running_place: Place) -> Path:
     return shared_sample(tmp_path / f"{request.node.originalname[5:25]}{request.param}")
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packed_sample(tmp_path_factory.mktemp("pack"))
 
 
 def there(place: Place, store: Path):
@@ -77,6 +84,22 @@ def test_stores_are_opened_in_part(place, mine, tmp_path):
     out = tmp_path / "out" / mine.name
     pull(there(place, mine), out, Selection(taps=("pooled",), parts=("test",)))
     np.testing.assert_array_equal(fsar.open_store(out).read("pooled", [9], views=None), expected("pooled")[9:])
+
+
+def test_packs_of_frames_travel_too(place, pack, tmp_path):
+    report = pushed(place, pack)
+    assert report.identity == describe_pack(pack)["identity"]
+    copy = pull(there(place, pack), tmp_path / "out" / pack.name)
+    assert copy.is_whole
+    assert same_bytes(pack, copy.path)
+    assert verify_pack(copy.path).problems == []
+    assert pushed(place, pack).n_files == 0
+    assert verify_upstream(open_upstream(there(place, pack)), lambda n_bytes: None).problems == []
+    (entry,) = [entry for entry in list_shelf(parse_address(place.prefix)) if entry.name == pack.name]
+    assert (entry.identity, entry.parts, entry.n_failed) == (report.identity, {"": 2}, 1)
+    assert entry.recipe_line.startswith("3 frames by uniform-center")
+    assert pack.name not in {match.store.name for match in find(parse_address(place.prefix), Wish())}
+    json.dumps(entry.as_json())
 
 
 def test_versions_stand_side_by_side(place, mine, tmp_path):

@@ -22,14 +22,14 @@ def address_of(server: FolderServer, store: Path):
 
 
 def home(path: Path) -> Path:
-    return path if path.suffix == ".zarr" else path.with_name(path.name + ".parts")
+    return path.with_name(path.name + ".parts") if path.suffix == ".h5" else path
 
 
 def same_bytes(a: Path, b: Path) -> bool:
     mine, others = bytes_of(home(a)), bytes_of(home(b))
     runs = {name for name in (*mine, *others) if name.startswith("runs/")}
     return {k: v for k, v in mine.items() if k not in runs} == {k: v for k, v in others.items() if k not in runs} and (
-        a.suffix == ".zarr" or a.read_bytes() == b.read_bytes()
+        a.suffix != ".h5" or a.read_bytes() == b.read_bytes()
     )
 
 
