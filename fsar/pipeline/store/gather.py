@@ -1,6 +1,6 @@
 """Pick rows of one array out of its chunk files."""
 
-import mmap
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from fsar.errors import InputError
-from fsar.pipeline.store.address_space import AddressSpace
 from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.format.layout import ArraySpec, Layout
 from fsar.pipeline.store.journal.chunk_rows import stored_chunk
 from fsar.pipeline.store.journal.records import read_chunk_record
-from fsar.pipeline.store.recycled import RecycledMemory
 
 Array = np.ndarray[Any, Any]
-WILL_NEED_BYTES = 128 << 10
-"""Rows of this size and more are asked for ahead the first time they are read: the disk then serves many at once."""
+LARGE_BYTES = 16 << 10
+"""Pieces of this size are copied one by one."""
+MAX_MAPS = 16_384
+"""Chunks of one array that are mapped at a time; Linux allows a process 65,530 mappings."""
 
 
 class Gather:
@@ -30,32 +30,31 @@ class Gather:
         spec: ArraySpec,
         stored: Mapping[int, int],
         n_videos: int,
-        memory: RecycledMemory,
         ensure: Callable[[Iterable[int]], None] | None = None,
     ) -> None:
         self._files, self._layout, self._spec, self._stored = files, layout, spec, stored
-        self._n_videos, self._memory, self._ensure = n_videos, memory, ensure
+        self._n_videos, self._ensure = n_videos, ensure
         self._lock = threading.Lock()
-        self._n_chunks = layout.n_chunks(n_videos)
-        self._ready = np.zeros(self._n_chunks, bool)
-        self._touched = np.zeros(n_videos, bool)
-        self._space: AddressSpace | None = None
         self._chunks: dict[int, Array] = {}
-        self._portable = False
 
     def read(self, rows: Array, views: Array | int | None, frames: Array | None) -> Array:
         """Return a fresh array of the rows (R, …), one or all of their views, some or all of their slots."""
-        if not len(rows):
-            return _pick(np.empty((1, *self._spec.tail), self._spec.numpy_dtype), rows, views, frames, self._memory)
-        chunks, inside = np.divmod(rows, self._layout.chunk_rows)
-        if not self._ready[chunks].all():
-            self._map(np.unique(chunks[~self._ready[chunks]]))
-        space = self._space
-        if space is None:
-            return self._read_by_chunk(chunks, inside, views, frames)
-        if self._spec.row_bytes >= WILL_NEED_BYTES and not self._touched[rows].all():
-            self._fetch(space, rows, chunks, inside)
-        return _pick(space.rows, chunks * space.stride_rows + inside, views, frames, self._memory)
+        of_row, inside = np.divmod(rows, self._layout.chunk_rows)
+        index, depth = _pieces(inside, views, frames, self._spec.tail)
+        shape = self._spec.tail[depth - 1 :]
+        out = np.empty((*index.shape, *shape), self._spec.numpy_dtype)
+        one_by_one = math.prod(shape) * out.itemsize >= LARGE_BYTES
+        numbers = np.unique(of_row).tolist()
+        for number, chunk in zip(numbers, self._mapped(numbers), strict=True):
+            pieces = chunk.reshape(-1, *shape)
+            own = np.flatnonzero(of_row == number)
+            if one_by_one:  # numpy would gather them beside their place, and copy them again
+                for row in own.tolist():
+                    for place, piece in np.ndenumerate(index[row]):
+                        out[(row, *place)] = pieces[piece]
+            else:
+                out[own] = pieces[index[own]]
+        return out
 
     def chunk(self, index: int) -> Array:
         """Return a whole chunk, padding included, mapped read-only."""
@@ -71,75 +70,35 @@ class Gather:
             )
         return read_chunk_record(self._files, index, n_stored)
 
-    def _map(self, chunks: Array) -> None:
-        with self._lock:
-            if self._ensure:
-                self._ensure(chunks.tolist())
-            for index in map(int, chunks):
-                if not self._ready[index]:
-                    self._map_one(index)
-                    self._ready[index] = True
+    def _mapped(self, numbers: list[int]) -> list[Array]:
+        found = [self._chunks.get(number) for number in numbers]
+        there = [chunk for chunk in found if chunk is not None]
+        return there if len(there) == len(numbers) else self._map(numbers)
 
-    def _map_one(self, index: int) -> None:
-        offset = self._record(index)["offsets"].get(self._spec.name, 0)
-        chunk = self.chunk(index)  # also checks that the file is there and long enough
-        if not self._portable:
-            try:
-                self._place(index, offset)
-                return
-            except OSError:
-                self._leave_address_space()
-        self._chunks[index] = chunk
-
-    def _place(self, index: int, offset: int) -> None:
-        delta = offset % mmap.ALLOCATIONGRANULARITY
-        if self._space is None:
-            self._space = AddressSpace(self._spec, self._layout.chunk_rows, self._n_chunks, delta)
-        if delta != self._space.delta:
-            raise OSError("chunk files differ in where their rows begin")
-        self._space.place(index, self._files.locate(self._files.format.chunk_file(self._spec, index)), offset)
-
-    def _leave_address_space(self) -> None:
-        """Go on with one map per chunk, where the system grants no range of addresses."""
-        self._portable = True
-        for index in map(int, np.flatnonzero(self._ready)):
-            self._chunks[index] = self.chunk(index)
-        self._space = None
-
-    def _fetch(self, space: AddressSpace, rows: Array, chunks: Array, inside: Array) -> None:
-        fresh = ~self._touched[rows]
-        self._touched[rows] = True
-        for index, row in zip(chunks[fresh].tolist(), inside[fresh].tolist(), strict=True):
-            space.will_need(index, row * self._spec.row_bytes, self._spec.row_bytes)
-
-    def _read_by_chunk(self, chunks: Array, inside: Array, views: Array | int | None, frames: Array | None) -> Array:
-        def pieces(part: Array) -> Array:
-            own_views = views[part] if isinstance(views, np.ndarray) else views
-            own_frames = frames[part] if frames is not None and frames.ndim == 2 else frames
-            return _pick(self._chunks[int(chunks[part[0]])], inside[part], own_views, own_frames, self._memory)
-
-        parts = [np.flatnonzero(chunks == index) for index in np.unique(chunks)]
-        first = pieces(parts[0])
-        out = self._memory.empty((len(chunks), *first.shape[1:]), first.dtype)
-        out[parts[0]] = first
-        for part in parts[1:]:
-            out[part] = pieces(part)
-        return out
+    def _map(self, numbers: list[int]) -> list[Array]:
+        with self._lock:  # not on the usual way: a fork at that moment would leave it closed for ever
+            missing = [number for number in numbers if number not in self._chunks]
+            if missing and self._ensure:
+                self._ensure(missing)
+            if missing and len(self._chunks) + len(missing) > MAX_MAPS:
+                self._chunks.clear()
+                missing = numbers
+            for number in missing:
+                self._chunks[number] = np.asarray(self.chunk(number))
+            return [self._chunks[number] for number in numbers]
 
 
-def _pick(array: Array, rows: Array, views: Array | int | None, frames: Array | None, memory: RecycledMemory) -> Array:
-    """Return array[rows, views, frames] for a contiguous array (rows, V, T, …), always a copy.
+def _pieces(rows: Array, views: Array | int | None, frames: Array | None, tail: tuple[int, ...]) -> tuple[Array, int]:
+    """Return which pieces of a chunk (rows, *tail) are meant, (R, …), and how many axes a piece does not have.
 
     Whatever is chosen, it is a list of equal pieces of the file: rows, views of rows or slots of views.
     """
     index, depth = rows, 1
     if views is not None:
-        index, depth = rows * array.shape[1] + views, 2
+        index, depth = rows * tail[0] + views, 2
     elif frames is not None:
-        index, depth = rows[:, None] * array.shape[1] + np.arange(array.shape[1]), 2
+        index, depth = rows[:, None] * tail[0] + np.arange(tail[0]), 2
     if frames is not None:
         own = frames if frames.ndim == 1 or views is not None else frames[:, None]
-        index, depth = index[..., None] * array.shape[2] + own, 3
-    pieces = array.reshape(-1, *array.shape[depth:])
-    out = memory.empty((*index.shape, *pieces.shape[1:]), array.dtype)
-    return np.take(pieces, index, axis=0, out=out, mode="clip")  # "raise" would copy once more; rows are checked
+        index, depth = index[..., None] * tail[1] + own, 3
+    return index, depth

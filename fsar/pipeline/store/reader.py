@@ -21,7 +21,6 @@ from fsar.pipeline.store.journal.records import metadata_entries, stored_rows
 from fsar.pipeline.store.journal.row_status import RowStates
 from fsar.pipeline.store.partial import ListedRows, Presence, Provide, manifest_rows, read_partial
 from fsar.pipeline.store.portable import find_video, videos_folders
-from fsar.pipeline.store.recycled import RecycledMemory
 
 if TYPE_CHECKING:
     import h5py
@@ -87,7 +86,6 @@ class FeatureStore:
         if copied:
             self._presence = Presence(files, self.layout, self.videos, self._stored, copied, provide)
             self._rows = ListedRows(files, self.videos, self._presence)
-        self._memory = RecycledMemory()
         self._gathers: dict[str, Gather] = {}
         self._row_of: dict[str, int] = {}
         self._folders: list[str] | None = None
@@ -384,7 +382,7 @@ class FeatureStore:
         if gather is None:
             spec = self.layout.arrays()[name]
             ensure = None if self._presence is None else partial(self._presence.ensure, [spec])
-            gather = Gather(self.files, self.layout, spec, self._stored, self.n_videos, self._memory, ensure)
+            gather = Gather(self.files, self.layout, spec, self._stored, self.n_videos, ensure)
             gather = self._gathers.setdefault(name, gather)
         return gather
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from fsar.errors import InputError
 from fsar.pipeline.store import FeatureStore, open_store
-from fsar.pipeline.store.address_space import AddressSpace
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import N_SLOTS, N_VIEWS, TAPS, expected
 
@@ -123,34 +122,21 @@ class TestReading:
         again = pickle.loads(pickle.dumps(store))
         np.testing.assert_array_equal(again.read("pooled", [8]), store.read("pooled", [8]))
 
-    def test_reads_without_a_range_of_addresses(self, store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*_: object) -> None:
-            raise OSError("no such range")
-
-        monkeypatch.setattr("fsar.pipeline.store.gather.AddressSpace", refuse)
-        plain = open_store(store.path)
-        frames = np.array([[1, 0], [2, 2], [3, 1]])
-        for views in (0, None, np.array([1, 0, 1])):
-            a, b = (s.read("map", [9, 0, 9], views=views, frames=frames) for s in (plain, store))
-            np.testing.assert_array_equal(a, b)
-
-    def test_goes_on_by_chunk_when_the_system_grants_no_more_mappings(
+    def test_no_more_chunks_stay_mapped_than_the_system_allows(
         self, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        placed: list[int] = []
-        place = AddressSpace.place
-
-        def refuse_the_third(self: AddressSpace, index: int, path: Path, offset: int) -> None:
-            if len(placed) == 2:
-                raise OSError("Cannot allocate memory")
-            placed.append(index)
-            place(self, index, path, offset)
-
-        monkeypatch.setattr(AddressSpace, "place", refuse_the_third)
+        monkeypatch.setattr("fsar.pipeline.store.gather.MAX_MAPS", 2)
         limited = open_store(store.path)
+        frames = np.array([[1, 0], [2, 2], [3, 1]])
+        for views in (0, None, np.array([1, 0, 1])):
+            a, b = (s.read("map", [9, 0, 9], views=views, frames=frames) for s in (limited, store))
+            np.testing.assert_array_equal(a, b)
         for rows in ([0, 4], [8, 1, 9, 3], range(10)):
             np.testing.assert_array_equal(limited.read("map", rows), store.read("map", rows))
-        assert placed == [0, 1]
+        once = open_store(store.path)
+        for row in range(10):
+            once.read("map", [row])
+            assert len(once._gather("map")._chunks) <= 2
 
     def test_data_loader_workers_read_it(self, store: FeatureStore) -> None:
         store.read("pooled", [0])  # workers may inherit maps or open their own
