@@ -14,8 +14,10 @@ DEFAULT_TEMPLATES = "clip-fsar"
 
 @click.command("text")
 @click.argument("store", type=LOCAL_STORE)
-@click.option("--encoder", help="open_clip:NAME/TAG|FILE, random:open_clip/NAME, bert:FOLDER|NAME, bert.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint of the CLIP model, in place of a tag.")
+@click.option("--encoder", help="open_clip:NAME/TAG|FILE, hf:REPO|FOLDER, random:LIB/NAME, bert:FOLDER|NAME, bert.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Checkpoint (hf: folder) of the CLIP model, in place of a tag."
+)
 @click.option("--templates", help=f"clip-fsar, emp-net, plain, hcl, or a file [{DEFAULT_TEMPLATES}].")
 @click.option("--pooling", type=click.Choice(["cls", "pooler", "mean"]), help="For BERT [the folder's own, else cls].")
 @click.option("--table", help="Name of the table [that of the templates].")
@@ -102,7 +104,14 @@ def _encode(
 ) -> Any:
     from fsar.errors import InputError
     from fsar.pipeline.text.descriptions import make_description_table
-    from fsar.pipeline.text.tables import check_same_model, class_texts, default_names, load_text_encoder, make_table
+    from fsar.pipeline.text.tables import (
+        TWO_TOWERS,
+        check_same_model,
+        class_texts,
+        default_names,
+        load_text_encoder,
+        make_table,
+    )
     from fsar.pipeline.text.templates import load_templates
     from fsar.splits import load_split
 
@@ -113,7 +122,7 @@ def _encode(
     template_set = load_templates(templates or DEFAULT_TEMPLATES)
     chosen = load_split(split) if split else None
     rows = class_texts(store, split=chosen, file=file, names=names or default_names(template_set))
-    image_size = store.recipe["size"] if store.recipe.get("library") == "open_clip" else None
+    image_size = store.recipe["size"] if store.recipe.get("library") in TWO_TOWERS else None
     text_encoder = load_text_encoder(encoder, weights=weights, pooling=pooling, image_size=image_size)
     if not allow_mismatch:
         check_same_model(store.recipe, text_encoder.describe())

@@ -48,13 +48,23 @@ def command(backbone: str, file: Path | None, as_json: bool) -> int:
         *([f"  page    {found.page} (it lists the files and their hashes)"] if found.page else []),
         f"  sha256  {_hash_text(found.sha256, found.page)}",
         f"  here    {found.cached or f'no; {spec.library} would keep it in {found.cache}'}",
-        f"  use it  fsar-prep encode CATALOG --backbone {found.spec} --weights {file or found.file_name} --out STORE",
+        *_use(found.spec, spec.library, file or found.file_name),
     ]
     if file is not None:
         data["problem"] = _problem(backbone, file, found.sha256)
         lines.append(f"  {file}: {data['problem'] or 'is the right file and loads'}")
     summary(data, "\n".join(lines), as_json=as_json)
     return EXIT_FAILED if data.get("problem") else EXIT_DONE
+
+
+def _use(name: str, library: str, file: Path | str) -> list[str]:
+    if library != "hf":
+        return [f"  use it  fsar-prep encode CATALOG --backbone {name} --weights {file} --out STORE"]
+    return [
+        "  with    config.json, preprocessor_config.json (or video_preprocessor_config.json), and for class text the",
+        "          tokenizer's files, all in one folder",
+        f"  use it  fsar-prep encode CATALOG --backbone {name} --weights FOLDER --out STORE",
+    ]
 
 
 def _hash_text(sha256: str, page: str) -> str:

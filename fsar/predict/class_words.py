@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fsar.errors import InputError
 from fsar.files import write_safetensors
-from fsar.pipeline.encode.command import backbone_spec
-from fsar.pipeline.text.tables import NAME_FORMS, default_names, load_text_encoder
+from fsar.pipeline.encode.command import backbone_spec, has_text_tower
+from fsar.pipeline.text.tables import NAME_FORMS, TWO_TOWERS, default_names, load_text_encoder
 from fsar.pipeline.text.templates import TemplateSet, load_templates
 from fsar.splits import class_key
 
@@ -91,16 +91,16 @@ class ClassWords:
         made_by = {} if self._table is None else self._table.encoder
         if made_by.get("kind") == "bert":
             return f"bert:{made_by['backbone']}"
-        if self._recipe.get("library") != "open_clip":
+        if not has_text_tower(self._recipe):
             raise InputError(
                 f"this head needs class text and {backbone_spec(self._recipe)} has no text tower: name --text-encoder"
             )
         if self._recipe.get("pretrained") == "file":
-            return f"open_clip:{self._recipe['backbone']}"
+            return f"{self._recipe['library']}:{self._recipe['backbone']}"
         return backbone_spec(self._recipe)
 
     def _image_size(self) -> int | None:
-        return int(self._recipe["size"]) if self._recipe.get("library") == "open_clip" else None
+        return int(self._recipe["size"]) if self._recipe.get("library") in TWO_TOWERS else None
 
     def _pooling(self) -> str | None:
         is_bert = self._encoder.partition(":")[0] == "bert"

@@ -227,7 +227,7 @@ def _has(backbone: "Backbone", tap: str) -> bool:
 
 def _refuse_other_backbone(where: str | Path, recipe: Mapping[str, Any], backbone: str | None) -> None:
     own = backbone_spec(recipe)
-    if backbone is not None and backbone.partition("@")[0] != own:
+    if backbone is not None and backbone.partition("@")[0] != own.partition("@")[0]:
         raise InputError(f"{where} was made with {own}, not with {backbone}: leave --backbone out")
 
 

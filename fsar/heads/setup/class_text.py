@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fsar.errors import InputError, unknown_name
 from fsar.heads.head import Head
-from fsar.pipeline.encode.command import backbone_spec
+from fsar.pipeline.encode.command import backbone_spec, has_text_tower
 from fsar.splits import class_key
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def choose_table(name: str, kind: type[Head], store: "FeatureStore", wanted: str
         return None
     tables = store.text_tables()
     if not tables:
-        if kind.text_space == "image" and store.recipe.get("library", "open_clip") != "open_clip":
+        if kind.text_space == "image" and not has_text_tower(store.recipe):
             raise InputError(
                 f"head {name!r} compares videos with class text and needs features of a CLIP model; {store.path} has "
                 f"those of {backbone_spec(store.recipe)}, which has no text tower: encode the videos with "

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fsar.errors import InputError
 from fsar.pipeline.pixels.spec import ImageSpec
@@ -28,6 +29,8 @@ class VideoInput:
     """Frames of a clip: what it was trained with, or was asked for."""
     fixed_length: bool = False
     """Whether it takes no other length."""
+    multiple: int = 1
+    """Frames that it sees as one: lengths are multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class TapPoints:
     """Where a tower can be tapped."""
 
     map_module: nn.Module | None = None
-    """Gives the last feature map (B, C, h, w); of clips, what `grid` turns into one."""
+    """Gives the last feature map (B, C, h, w), or what `grid` turns into one."""
     grid: Callable[[Tensor], Tensor] | None = None
-    """For clips: what `map_module` gives to the feature map (B, C, t, h, w), with t time steps."""
+    """What `map_module` gives to the feature map: (B, C, h, w), or of clips (B, C, t, h, w) with t time steps."""
     steps_module: nn.Module | None = None
     """For clips: gives one vector for each time step (B, t, D); None: the mean of the map over positions."""
     blocks: tuple[nn.Module, ...] = ()
@@ -46,6 +49,16 @@ class TapPoints:
     """False where blocks give (L, B, W)."""
     finish: Callable[[Tensor], Tensor] | None = None
     """Final normalisation and, for CLIP, projection of every token; None where it is not defined."""
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """The text tower of a model of transformers."""
+
+    model: Any
+    """The whole model; `get_text_features` is asked."""
+    tokenizer: Path | None
+    """Folder with the files of its tokenizer; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,9 @@ class Backbone:
     """Hash of the rest of a CLIP model (its text tower); empty where there is none."""
     quick_gelu: bool = False
     clip: nn.Module | None = field(default=None, repr=False)
-    """The whole CLIP model where its text tower has weights too."""
+    """The whole CLIP model of open_clip where its text tower has weights too."""
+    text: TextTower | None = field(default=None, repr=False)
+    """The text tower of a model of transformers."""
     image: ImageSpec | None = None
     """How its library prepares pictures for these weights, at `size` pixels; None where ours cannot do the same."""
 
@@ -94,6 +109,12 @@ class Backbone:
         if self.video.fixed_length and length != self.video.length:
             raise InputError(
                 f"{self.library}:{self.name} takes clips of {self.video.length} frames, got --clip-length {length}"
+            )
+        multiple = self.video.multiple
+        if length % multiple:
+            raise InputError(
+                f"{self.library}:{self.name} sees {multiple} frames as one: --clip-length must be a multiple of that, "
+                f"got {length}"
             )
         return replace(self, video=replace(self.video, length=length))
 

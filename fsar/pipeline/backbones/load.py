@@ -15,9 +15,9 @@ def load_backbone(spec: str | BackboneSpec, *, weights: Path | None = None, size
     """Return the backbone that `spec` names, with its weights loaded, and the adapters that its file may hold.
 
     Args:
-        spec: `open_clip:NAME/TAG|FILE`, `torchvision:NAME/WEIGHTS|FILE`, `timm:NAME/TAG|FILE` or
-            `random:LIBRARY/NAME[@SEED]`.
-        weights: checkpoint file to load instead of published weights.
+        spec: `open_clip:NAME/TAG|FILE`, `torchvision:NAME/WEIGHTS|FILE`, `timm:NAME/TAG|FILE`,
+            `hf:REPOSITORY[@REVISION]|FOLDER` or `random:LIBRARY/NAME[@SEED]`.
+        weights: checkpoint file (of transformers: a folder) to load instead of published weights.
         size: height and width of the frames in pixels; None takes the size that the model was made for.
 
     Raises:

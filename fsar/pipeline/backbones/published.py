@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fsar.errors import InputError
-from fsar.pipeline.backbones.spec import BackboneSpec
+from fsar.pipeline.backbones.spec import MAIN, BackboneSpec
 
 CONNECT_SECONDS = 5.0
 """Longest wait for a server that may be there; libraries try again for a minute."""
@@ -45,7 +45,8 @@ def published_weights(spec: BackboneSpec) -> PublishedWeights:
     Raises InputError where the library names no address for them.
     """
     name = f"{spec.library}:{spec.name}/{spec.tag}"
-    found = {"open_clip": _of_open_clip, "timm": _of_timm, "torchvision": _of_torchvision}[spec.library](name, spec)
+    find = {"open_clip": _of_open_clip, "timm": _of_timm, "torchvision": _of_torchvision, "hf": _of_hf}[spec.library]
+    found = find(name, spec)
     if not found.url:
         raise InputError(f"{spec.library} names no address for the weights {name}")
     return found
@@ -69,9 +70,15 @@ def require_weights(spec: BackboneSpec) -> None:
 def unreachable(spec: str, reason: str) -> InputError:
     """Return the error for published weights that cannot be fetched, with every way on."""
     library, _, rest = spec.partition(":")
+    missing = f"the weights {spec} are not on this machine and cannot be fetched ({_shortened(reason)}). "
+    if library == "hf":
+        return InputError(
+            f"{missing}`fsar-prep weights {spec}` says which files to bring from a connected machine; pass their "
+            "folder with --weights FOLDER or as --backbone hf:FOLDER, or try things out with --backbone "
+            "random:hf/videomae-tiny"
+        )
     return InputError(
-        f"the weights {spec} are not on this machine and cannot be fetched ({_shortened(reason)}). "
-        f"`fsar-prep weights {spec}` says which file to bring from a connected machine; "
+        f"{missing}`fsar-prep weights {spec}` says which file to bring from a connected machine; "
         f"pass it with --weights FILE, or try things out with --backbone random:{library}/{rest.partition('/')[0]}"
     )
 
@@ -151,13 +158,23 @@ def _in_torch_hub(name: str, url: str) -> PublishedWeights:
     return PublishedWeights(name, url, "", part[1] if part else "", str(folder), _existing(folder / file))
 
 
-def _on_hub(name: str, repository: str, files: tuple[str, ...]) -> PublishedWeights:
-    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
+def _of_hf(name: str, spec: BackboneSpec) -> PublishedWeights:
+    short = f"hf:{spec.name}" + (f"@{spec.tag}" if spec.tag != MAIN else "")
+    return _on_hub(short, spec.name, ("model.safetensors", "model.safetensors.index.json"), revision=spec.tag)
 
-    found = [try_to_load_from_cache(repository, file) for file in files]
+
+def _on_hub(name: str, repository: str, files: tuple[str, ...], *, revision: str | None = None) -> PublishedWeights:
+    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    folder = str(constants.HF_HUB_CACHE)
+    try:
+        found = [try_to_load_from_cache(repository, file, cache_dir=folder, revision=revision) for file in files]
+    except HFValidationError as error:
+        raise InputError(f"{repository!r} is no name of a repository: {error}") from error
     cached = next((Path(path) for path in found if isinstance(path, str)), None)
     page = f"{_hub()}/{repository}"
-    return PublishedWeights(name, hf_hub_url(repository, files[0]), page, "", str(constants.HF_HUB_CACHE), cached)
+    return PublishedWeights(name, hf_hub_url(repository, files[0], revision=revision), page, "", folder, cached)
 
 
 def _hub() -> str:

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fsar.errors import InputError, unknown_name
+from fsar.errors import InputError, MissingError, unknown_name
 
-LIBRARIES = {"open_clip": "open_clip", "torchvision": "torchvision", "timm": "timm"}
+LIBRARIES = {"open_clip": "open_clip", "torchvision": "torchvision", "timm": "timm", "hf": "hf.build"}
 """Name of a library -> the module here that builds its networks (`build`)."""
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth", ".bin", ".tar", ".ckpt")
-SHAPES = "open_clip:NAME/TAG|FILE, torchvision:NAME/WEIGHTS|FILE, timm:NAME/TAG|FILE or random:LIBRARY/NAME[@SEED]"
+SHAPES = (
+    "open_clip:NAME/TAG|FILE, torchvision:NAME/WEIGHTS|FILE, timm:NAME/TAG|FILE, hf:REPOSITORY[@REVISION]|FOLDER "
+    "or random:LIBRARY/NAME[@SEED]"
+)
+MAIN = "main"
+"""Revision of a repository where none is named."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class BackboneSpec:
     tag: str = ""
     """Name of published weights, as the library calls them."""
     file: Path | None = None
-    """A checkpoint with the library's own parameter names."""
+    """A checkpoint with the library's own parameter names; of transformers a model's folder."""
     seed: int | None = None
     """Seed of a random initialisation."""
     file_tag: str = ""
@@ -44,6 +49,8 @@ def parse_spec(text: str, weights: Path | None = None) -> BackboneSpec:
         return _parse_random(text, rest, weights)
     if library not in LIBRARIES:
         raise unknown_name(f"backbone library in {text!r} (a backbone is {SHAPES}):", library, [*LIBRARIES, "random"])
+    if library == "hf" and rest:
+        return _parse_hf(rest, weights)
     name, _, source = rest.partition("/")
     if not name:
         raise InputError(f"backbone {text!r} has no model name: write {SHAPES}")
@@ -57,6 +64,23 @@ def parse_spec(text: str, weights: Path | None = None) -> BackboneSpec:
     if source.endswith(WEIGHT_SUFFIXES) or Path(source).is_file():
         return BackboneSpec(library, name, file=_existing(Path(source)))
     return BackboneSpec(library, name, tag=source)
+
+
+def _parse_hf(text: str, weights: Path | None) -> BackboneSpec:
+    """Return what follows `hf:`: a folder (or a file in it) is recorded by its last name, a repository by its own."""
+    here = Path(text).expanduser()
+    given = weights if weights is not None else here if here.exists() or _is_path(text) else None
+    name, _, revision = text.partition("@")
+    if given is None:
+        return BackboneSpec("hf", name, tag=revision or MAIN)
+    if not given.exists():
+        raise MissingError(f"there is no folder {given}: hf: takes a model's folder or a repository like OWNER/NAME")
+    folder = given.resolve() if given.is_dir() else given.resolve().parent
+    return BackboneSpec("hf", name if weights is not None and not here.is_dir() else folder.name, file=folder)
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", ".", "~")) or text.count("/") > 1 or text.endswith(WEIGHT_SUFFIXES)
 
 
 def _parse_random(text: str, rest: str, weights: Path | None) -> BackboneSpec:

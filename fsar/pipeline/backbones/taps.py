@@ -129,10 +129,11 @@ class TapExtractor:
             return self._tokens(tap, captured[f"tokens.{block_index(tap)}"])
         if tap == "steps.pooled" and "steps" in captured:
             return captured["steps"].flatten(0, 1)
-        if self.backbone.points.grid is None:
-            return MAP_FEATURES[tap](captured["map"])
-        grid = self.backbone.points.grid(captured["map"])  # (B, C, t, h, w)
-        return grid if tap == "map" else MAP_FEATURES[tap.removeprefix("steps.")](grid.transpose(1, 2).flatten(0, 1))
+        grid = self.backbone.points.grid
+        last_map = grid(captured["map"]) if grid is not None else captured["map"]  # (B, C, h, w) or (B, C, t, h, w)
+        if self.backbone.video is None or tap == "map":
+            return MAP_FEATURES[tap](last_map)
+        return MAP_FEATURES[tap.removeprefix("steps.")](last_map.transpose(1, 2).flatten(0, 1))
 
     def _tokens(self, tap: str, tokens: Tensor) -> Tensor:
         points = self.backbone.points

@@ -18,7 +18,14 @@ def backbone_spec(recipe: Mapping[str, Any]) -> str:
         return str(backbone or "BACKBONE")
     if str(tag).startswith("random"):
         return f"random:{library}/{backbone}"
+    if library == "hf":
+        return f"hf:{backbone}" if tag == "file" else f"hf:{backbone}@{tag}"
     return f"{library}:{backbone}/{'FILE' if tag == 'file' else tag}"
+
+
+def has_text_tower(recipe: Mapping[str, Any]) -> bool:
+    """Return whether the model of a recipe has a text tower in the space of its pictures."""
+    return bool(recipe.get("text_sha256")) or recipe.get("library", "open_clip") == "open_clip"
 
 
 def _settings(recipe: Mapping[str, Any]) -> str:

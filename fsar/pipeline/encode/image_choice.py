@@ -54,6 +54,7 @@ def choose_image(options: PixelOptions, size: int, backbone: Backbone | None) ->
         mean=mean,
         std=std,
         arithmetic=options.arithmetic or (base.arithmetic if antialias else "float32"),  # type: ignore[arg-type]
+        centre=base.centre,
     )
 
 
@@ -85,7 +86,9 @@ def _normalisation(
     return NORMALISATIONS[name]
 
 
-IMAGE_FIELDS = ("resize_mode", "resize", "resize_width", "interpolation", "antialias", "mean", "std", "arithmetic")
+IMAGE_FIELDS = (
+    "resize_mode", "resize", "resize_width", "interpolation", "antialias", "mean", "std", "arithmetic", "centre",
+)  # fmt: skip
 """Fields of a recipe that `choose_image` decides, but for the size, which is the backbone's."""
 
 

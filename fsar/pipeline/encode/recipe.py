@@ -19,7 +19,7 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 PACKED = "packed"
 """The decoder of frames that were decoded before."""
 DTYPES = ("float16", "float32")
-_LATER: Mapping[str, Any] = {"arithmetic": "float32", "packed": None, "resize_width": 0, "clip": None}
+_LATER: Mapping[str, Any] = {"arithmetic": "float32", "packed": None, "resize_width": 0, "clip": None, "centre": "even"}
 """Fields that older recipes do not have, and what these mean by that."""
 
 
@@ -72,6 +72,8 @@ class Recipe:
     """Width before the crop where frames are squashed to another width than height `resize`."""
     clip: Mapping[str, int] | None = None
     """`length`, `stride` and `steps` of clips (see `ClipShape`); None for a network that sees single frames."""
+    centre: Literal["even", "floor"] = "even"
+    """How the place of a centre crop is rounded."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -107,7 +109,7 @@ class Recipe:
         """The geometry and normalisation of a frame."""
         mean, std = tuple(self.mean), tuple(self.std)
         geometry = (self.resize_mode, self.resize, self.size, self.interpolation, self.antialias)
-        return ImageSpec(*geometry, mean, std, self.arithmetic, self.resize_width)  # type: ignore[arg-type]
+        return ImageSpec(*geometry, mean, std, self.arithmetic, self.resize_width, self.centre)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types; later ones only where they say something, so that older ids stay."""

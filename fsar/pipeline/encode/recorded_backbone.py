@@ -21,10 +21,14 @@ def backbone_of(recipe: Recipe, weights: Path | None = None) -> Backbone:
         backbone = load_backbone(f"random:{recipe.library}/{recipe.backbone}@{recipe.pretrained[7:]}", size=recipe.size)
     elif recipe.pretrained == "file":
         if weights is None:
-            raise InputError(f"the store was made with a checkpoint file of {name}: pass it with --weights FILE")
+            or_folder = " (its folder)" if recipe.library == "hf" else ""
+            raise InputError(
+                f"the store was made with a checkpoint file of {name}: pass it with --weights FILE{or_folder}"
+            )
         backbone = load_backbone(name, weights=weights, size=recipe.size)
     else:
-        backbone = load_backbone(f"{name}/{recipe.pretrained}", weights=weights, size=recipe.size)
+        between = "@" if recipe.library == "hf" else "/"
+        backbone = load_backbone(f"{name}{between}{recipe.pretrained}", weights=weights, size=recipe.size)
     if recipe.clip is not None:
         backbone = backbone.with_clips_of(recipe.clip["length"])
     if backbone.weights_sha256 != recipe.weights_sha256:

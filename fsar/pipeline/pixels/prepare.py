@@ -71,7 +71,7 @@ def _prepare_8_bit(pixels: Tensor, spec: ImageSpec, view: View) -> Tensor:
     shape = resized_shape(pixels.shape[2], pixels.shape[3], spec)
     if view.flip:
         pixels = pixels.flip(3)
-    return to_float(_crop(resize_8_bit(pixels, shape, spec.interpolation), spec.size, view))
+    return to_float(_crop(resize_8_bit(pixels, shape, spec.interpolation), spec, view))
 
 
 def _prepare_float(pixels: Tensor, spec: ImageSpec, view: View) -> Tensor:
@@ -83,7 +83,7 @@ def _prepare_float(pixels: Tensor, spec: ImageSpec, view: View) -> Tensor:
     floats = pixels.to(torch.float32, memory_format=layout).div_(255)
     if view.flip:
         floats = floats.flip(3)
-    return _crop(resize_float(floats, shape, spec.interpolation, antialias=spec.antialias), spec.size, view)
+    return _crop(resize_float(floats, shape, spec.interpolation, antialias=spec.antialias), spec, view)
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -102,12 +102,14 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return pixels
 
 
-def _crop(pixels: Tensor, size: int, view: View) -> Tensor:
-    top = _offset(pixels.shape[2] - size, view.top)
-    left = _offset(pixels.shape[3] - size, view.left)
+def _crop(pixels: Tensor, spec: ImageSpec, view: View) -> Tensor:
+    size = spec.size
+    top = _offset(pixels.shape[2] - size, view.top, spec)
+    left = _offset(pixels.shape[3] - size, view.left, spec)
     return pixels[:, :, top : top + size, left : left + size]
 
 
-def _offset(play: int, share: float) -> int:
-    # Centre as torchvision's centre crop; otherwise each of the play + 1 offsets is as likely.
-    return round(play / 2) if share == 0.5 else min(int(share * (play + 1)), play)
+def _offset(play: int, share: float, spec: ImageSpec) -> int:
+    if share == 0.5:
+        return play // 2 if spec.centre == "floor" else round(play / 2)
+    return min(int(share * (play + 1)), play)  # each of the play + 1 offsets is as likely

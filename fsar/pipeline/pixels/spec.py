@@ -10,6 +10,7 @@ from fsar.errors import InputError, unknown_name
 RESIZE_MODES = ("squash", "short-side")
 INTERPOLATIONS = ("bilinear", "bicubic")
 ARITHMETICS = ("float32", "uint8")
+CENTRES = ("even", "floor")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -41,6 +42,9 @@ class ImageSpec:
     """Of resizing. `uint8` rounds to whole levels after each pass, as Pillow does; it needs `antialias`."""
     resize_width: int = 0
     """Width before the crop of frames that are squashed to a height of `resize`; 0: a square."""
+    centre: Literal["even", "floor"] = "even"
+    """Where a centre crop begins if an odd number of pixels is left over: half of it rounded to the even number, as
+    torchvision does, or down, as transformers does."""
 
     def __post_init__(self) -> None:
         if self.mode not in RESIZE_MODES:
@@ -49,6 +53,8 @@ class ImageSpec:
             raise unknown_name("interpolation", self.interpolation, INTERPOLATIONS)
         if self.arithmetic not in ARITHMETICS:
             raise unknown_name("arithmetic of resizing", self.arithmetic, ARITHMETICS)
+        if self.centre not in CENTRES:
+            raise unknown_name("centre of a crop", self.centre, CENTRES)
         if self.arithmetic == "uint8" and not self.antialias:
             raise InputError("resizing in uint8 is Pillow's, which always low-passes: ask for antialias, too")
         if not 1 <= self.size <= self.resize:

@@ -22,6 +22,8 @@ POOLINGS = ("cls", "pooler", "mean")
 NAME_FORMS: dict[str, Callable[[str], str]] = {"verbatim": str, "published": published_name, "cleaned": cleaned_name}
 PUBLISHED_SETS = ("clip-fsar", "emp-net")
 """Template sets of papers whose lists of class names are known."""
+TWO_TOWERS = ("open_clip", "hf")
+"""Libraries of models with a text tower in the space of their pictures."""
 DEFAULT_BERT = "bert-base-cased"
 
 
@@ -60,9 +62,10 @@ def load_text_encoder(
     """Return a text encoder.
 
     Args:
-        spec: `open_clip:NAME/TAG|FILE` or `random:open_clip/NAME` for the text tower of a CLIP model; `bert`,
-            `bert:FOLDER` or `bert:HUB_NAME` for a BERT-family model.
-        weights: checkpoint file of the whole CLIP model in place of published weights.
+        spec: `open_clip:NAME/TAG|FILE`, `hf:REPOSITORY|FOLDER`, `random:open_clip/NAME` or `random:hf/NAME` for the
+            text tower of a model that compares pictures with text; `bert`, `bert:FOLDER` or `bert:HUB_NAME` for a
+            BERT-family model.
+        weights: checkpoint file (of transformers: a folder) of the whole model in place of published weights.
         pooling: how a BERT model's tokens become one vector: `cls`, `pooler` or `mean`; None takes what the folder says
             (sentence-transformers) or `cls`.
         image_size: pixels of the frames that the image tower saw. It shapes that tower, and the weights of a random
@@ -79,14 +82,19 @@ def load_text_encoder(
         from fsar.pipeline.text.bert import BertEncoder
 
         return BertEncoder(name or DEFAULT_BERT, pooling)
+    if pooling is not None:
+        raise InputError(f"--pooling is for BERT models; {spec} has its own")
     if spec.startswith(("open_clip:", "random:open_clip/")):
-        if pooling is not None:
-            raise InputError(f"--pooling is for BERT models; {spec} has its own (the end-of-text token)")
         from fsar.pipeline.text.clip import ClipTextEncoder
 
         return ClipTextEncoder(spec, weights, image_size)
+    if spec.startswith(("hf:", "random:hf/")):
+        from fsar.pipeline.text.hf import HfTextEncoder
+
+        return HfTextEncoder(spec, weights, image_size)
     raise InputError(
-        f"text encoder {spec!r} must be open_clip:NAME/TAG|FILE, random:open_clip/NAME, or bert:FOLDER|NAME"
+        f"text encoder {spec!r} must be open_clip:NAME/TAG|FILE, hf:REPOSITORY|FOLDER, random:open_clip/NAME, "
+        "random:hf/NAME, or bert:FOLDER|NAME"
     )
 
 
@@ -160,10 +168,10 @@ def read_class_file(path: Path) -> dict[str, str]:
 def check_same_model(recipe: Mapping[str, Any], encoder: Mapping[str, Any]) -> None:
     """Raise InputError when a CLIP text tower does not belong to the image tower that a store was made with.
 
-    BERT models live in a space of their own and pass. A store whose checkpoint held the image tower alone cannot be
-    checked by hash; then the model names must agree.
+    BERT models live in a space of their own and pass, as do stores of models that never had a text tower. A store whose
+    checkpoint held the image tower alone cannot be checked by hash; then the model names must agree.
     """
-    if encoder["kind"] != "open_clip" or recipe.get("library") != "open_clip":
+    if encoder["kind"] not in TWO_TOWERS or not (recipe.get("text_sha256") or recipe.get("library") == "open_clip"):
         return
     stored = {key: str(recipe.get(key, "")) for key in ("text_sha256", "weights_sha256", "backbone")}
     if stored["text_sha256"]:

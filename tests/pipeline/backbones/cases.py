@@ -9,6 +9,7 @@ import torchvision
 
 from fsar.pipeline.backbones import Backbone, load_backbone
 from fsar.pipeline.backbones.torchvision_video import VIDEO_NETWORKS
+from tests.pipeline.backbones.hf_models import library_features, make_model
 
 
 @dataclass
@@ -86,6 +87,35 @@ def _timm(backbone, frames):
     return {"pooled": backbone.module.forward_head(backbone.module.forward_features(frames))}
 
 
+def _hf(kind, size=32, length=None, n_steps=1, *, classifies=False, **more):
+    """A folder with a small model of transformers."""
+    places = []
+
+    def folder(where):
+        places.append(make_model(where, kind, classifies=classifies))
+        return f"hf:{where}"
+
+    return Case(folder, size, lambda backbone, batch: library_features(places[-1], batch), length, n_steps, **more)
+
+
+HF_CASES = {
+    "hf:videomae": _hf("videomae", length=8, n_steps=4, taps=("tokens.1.raw",)),
+    "hf:videomae classifier": _hf("videomae", length=8, n_steps=4, classifies=True),
+    "hf:vjepa2": _hf("vjepa2", length=6, n_steps=3, taps=("tokens.1",)),
+    "hf:vjepa2 classifier": _hf("vjepa2", length=8, n_steps=4, classifies=True),
+    "hf:vjepa2 larger": _hf("vjepa2", size=48, length=4, n_steps=2, slow=True),
+    "hf:timesformer": _hf("timesformer", length=8, n_steps=8, taps=("tokens.1",)),
+    "hf:vivit": _hf("vivit", length=8, n_steps=4, taps=("tokens.1",)),
+    "hf:xclip": _hf("xclip", length=8, n_steps=8),
+    "hf:clip": _hf("clip", taps=("tokens.1", "map4max")),
+    "hf:siglip": _hf("siglip", taps=("tokens.1", "map")),
+    "hf:siglip2": _hf("siglip2", taps=("tokens.1", "map")),
+    "hf:dinov2": _hf("dinov2", taps=("tokens.1", "avgpool")),
+    "hf:dinov2_with_registers": _hf("dinov2_with_registers"),
+    "hf:dinov3_vit": _hf("dinov3_vit", taps=("map4max",)),
+    "hf:dinov3_convnext": _hf("dinov3_convnext", size=64, taps=("map",)),
+}
+"""Every kind of model of transformers."""
 CASES = {
     "open_clip": Case(
         "random:open_clip/tiny-vit", 32, _clip_model, text="random:open_clip/tiny-vit", taps=("tokens.2",)
@@ -103,6 +133,7 @@ CASES = {
     "torchvision:mvit_v2_s": Case("random:torchvision/mvit_v2_s", 224, _torchvision_clip, 16, 8, slow=True),
     "torchvision:swin3d_t": Case("random:torchvision/swin3d_t", 32, _torchvision_clip, 4, 2),
     "torchvision:swin3d_b": Case("random:torchvision/swin3d_b", 32, _torchvision_clip, 4, 2, slow=True),
+    **HF_CASES,
 }
 
 

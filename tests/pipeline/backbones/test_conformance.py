@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fsar.pipeline.backbones.hf.build import FAMILIES
 from fsar.pipeline.backbones.spec import LIBRARIES
 from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.backbones.torchvision_video import VIDEO_NETWORKS
@@ -39,6 +40,7 @@ def extract(backbone, *taps, batch):
 
 def test_every_library_and_every_network_for_clips_has_a_case():
     assert {name.partition(":")[0].partition(" ")[0] for name in CASES} == set(LIBRARIES)
+    assert {name.partition(":")[2].partition(" ")[0] for name in CASES if name.startswith("hf:")} == set(FAMILIES)
     assert {name.partition(":")[2] for name in CASES if name.startswith("torchvision:")} == set(VIDEO_NETWORKS)
 
 

@@ -1,0 +1,1 @@
+"""Models of transformers: repositories and folders with `config.json` and `model.safetensors`."""
