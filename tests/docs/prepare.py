@@ -82,6 +82,18 @@ def catalog(folder: Path) -> None:
     (folder / "catalog.csv").write_text("\n".join(lines) + "\n")
 
 
+def few_classes(folder: Path) -> None:
+    """Make clips of three classes for training and of three for testing, and the catalog.csv that lists them."""
+    lines = ["video_id,path,class,part"]
+    for number, (part, name) in enumerate(("train", name) if name < "d" else ("test", name) for name in "abcdef"):
+        for clip in range(6):  # clips of different rates are different files
+            path = write_clip(
+                folder / "videos" / f"{name}{clip}.webm", n_frames=20, size=(64, 48), fps=5 + 6 * number + clip
+            )
+            lines.append(f"{path.stem},{path.relative_to(folder)},class {name},{part}")
+    (folder / "catalog.csv").write_text("\n".join(lines) + "\n")
+
+
 def motions(folder: Path) -> None:
     """Make the tutorial's videos, fewer and smaller."""
     from fsar.pipeline.synth.synth import SynthSettings, synthesize
@@ -155,6 +167,7 @@ def examples(folder: Path) -> None:
 
 PREPARE: dict[str, Callable[[Path], None]] = {
     "datasets.md": downloads,
+    "backbones.md": few_classes,
     "cluster.md": catalog,
     "packs.md": catalog,
     "python.md": motions,
