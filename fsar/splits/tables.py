@@ -1,10 +1,12 @@
 """The shipped benchmark tables.
 
 A table is a text file: `key: value` lines, then per part a `[part]` line and one line per class with three columns
-separated by tabs: class, number of videos, video ids. The ids are written in one of three compact ways:
+separated by tabs: class, number of videos, video ids. The ids are written in one of four compact ways:
 
     all       `*`: every video of the class
     steps     ascending numbers, each as its difference from the one before: `197 202 600` for 197, 399, 999
+    groups    a prefix, then groups with the number of their clips: `v_Archery 8:2 9:1` for v_Archery_g08_c01,
+              v_Archery_g08_c02 and v_Archery_g09_c01
     youtube   `ID@12` for the ten seconds from second 12, that is `ID_000012_000022`; `ID` where no time is known
 """
 
@@ -20,11 +22,15 @@ from fsar.splits.names import PARTS
 from fsar.splits.split import Split
 
 CLIP_SECONDS = 10
+# The lists of TSL (Xian et al., 2020), which temporal_matching uses, hold the same videos as two older splits.
 ALIASES = {
     "ssv2-full": "ssv2-otam",
     "ssv2-100-otam": "ssv2-otam",
     "ssv2-small": "ssv2-cmn",
     "ssv2-100": "ssv2-cmn",
+    "ssv2-tsl": "ssv2-otam",
+    "kinetics-tsl": "kinetics100-cmn",
+    "kinetics100-tsl": "kinetics100-cmn",
 }
 
 
@@ -86,8 +92,15 @@ def _decode_youtube(text: str) -> list[str]:
     return ids
 
 
+def _decode_groups(text: str) -> list[str]:
+    prefix, *groups = text.split(" ")
+    sizes = [tuple(map(int, group.split(":"))) for group in groups]
+    return [f"{prefix}_g{group:02}_c{clip:02}" for group, n_clips in sizes for clip in range(1, n_clips + 1)]
+
+
 _DECODERS: dict[str, Callable[[str], list[str] | None]] = {
     "all": lambda text: None,
     "steps": _decode_steps,
+    "groups": _decode_groups,
     "youtube": _decode_youtube,
 }

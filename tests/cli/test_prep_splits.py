@@ -20,7 +20,7 @@ def run(*arguments):
 
 def test_list_names_every_split_with_its_sizes_and_aliases():
     lines = run("list").splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 8
     (line,) = [line for line in lines if line.startswith("ssv2-cmn")]
     assert "64/12/24" in line
     assert "6400/1200/2400" in line

@@ -15,6 +15,7 @@ SIZES = {
     "ssv2-cmn": ((64, 6400), (12, 1200), (24, 2400)),
     "ssv2-otam": ((64, 67013), (12, 1926), (24, 2857)),
     "ucf101-arn": ((70, 9154), (10, 1421), (21, 2745)),
+    "ucf101-tsl": ((64, 5891), (12, 443), (24, 971)),
 }
 
 
@@ -33,11 +34,14 @@ def test_a_shipped_split_has_its_published_size(name):
 
 def test_aliases_name_the_same_split():
     assert fsar.load_split("SSv2-Full").sha256 == fsar.load_split("ssv2-100-otam").sha256
+    assert fsar.load_split("ssv2-tsl").name == "ssv2-otam"
+    assert fsar.load_split("kinetics100-tsl").name == "kinetics100-cmn"
     assert fsar.load_split("ssv2-small").name == fsar.load_split("ssv2-100").name == "ssv2-cmn"
 
 
 def test_ids_are_decoded_from_each_compact_form():
     assert module._decode_steps("197 202 600") == ["197", "399", "999"]
+    assert module._decode_groups("v_A 8:2 12:1") == ["v_A_g08_c01", "v_A_g08_c02", "v_A_g12_c01"]
     assert module._decode_youtube("-VtLx-mcPds@12 -AZ9WaV2Ozk") == ["-VtLx-mcPds_000012_000022", "-AZ9WaV2Ozk"]
 
 
