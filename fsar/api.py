@@ -236,7 +236,8 @@ def train_head(
         images: How frames become input: squash, short-side, centre-square (+flip), or a published pipeline. [default:
             of the preset]
         size: Pixels of the input. [default: what the backbone was made for]
-        trainable: What trains of the backbone: all, none, norm, last:N, lora:R. [default: of the preset, else all]
+        trainable: What trains of the backbone: all, none, norm, last:N, lora:R, st-adapter, d2st-adapter. [default: of
+            the preset, else all]
         backbone_lr: Learning rate of the backbone. [default: of the preset, else a tenth of the head's]
         batch_norm: Statistics of batch norm: of each call, or those of the weights. [default: of the preset, else
             train]
