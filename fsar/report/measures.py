@@ -114,15 +114,18 @@ class VideoMap:
 
 
 @torch.inference_mode()
-def video_map(head: Head, task: Task, pool: EpisodePool, *, seed: int = 0) -> VideoMap:
-    """Return the map of a part's videos, at most MAX_MAPPED, the same number of each class."""
+def video_map(head: Head, task: Task, pool: EpisodePool, *, before: bool = True, seed: int = 0) -> VideoMap:
+    """Return the map of a part's videos, at most MAX_MAPPED, the same number of each class.
+
+    `before` says whether the features themselves are mapped, too: heads that read the same need it once.
+    """
     each = max(1, MAX_MAPPED // max(pool.n_classes, 1))
     rows = np.concatenate([pool.rows_of(i)[:each] for i in range(pool.n_classes)])
     classes = [i for i in range(pool.n_classes) for _ in pool.rows_of(i)[:each]]
     order = np.argsort(rows)
     source = task.source(rows[order])
     features = source.gather(rows)
-    tables = {"features": _vectors(features)}
+    tables = {"features": _vectors(features)} if before else {}
     notes = []
     if isinstance(head, TableHead):
         try:

@@ -304,20 +304,18 @@ def _maps(page: Page, opened: Sequence[_Material], options: ReportOptions, advan
         if material.subject is None or material.pool is None:
             page.note(f"left out: {material.note}")
         else:
-            found = video_map(material.subject.head, material.subject.task, material.pool)
             task = material.subject.task
-            before = (task.store.address, tuple(task.taps.values()), task.n_frames)
+            features = (task.store.address, tuple(task.taps.values()), task.n_frames)
+            found = video_map(material.subject.head, task, material.pool, before=features not in drawn)
             figures = []
             for name, places in found.places.items():
-                if name.startswith("features") and before in drawn:
-                    continue
                 figure = svg.scatter([tuple(p) for p in places.tolist()], found.classes, found.class_names, name)
                 figures.append(page.figure_html(f"map {material.run.label} {name}", figure, name))
                 page.tables[f"map {material.run.label} {name}"] = [
                     ["class", "x", "y"],
                     *([found.class_names[c], *p] for c, p in zip(found.classes, places.tolist(), strict=True)),
                 ]
-            drawn.add(before)
+            drawn.add(features)
             page.html(f'<div class="pair">{"".join(figures)}</div>')
             for note in found.notes:
                 page.note(note)
