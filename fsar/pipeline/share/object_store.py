@@ -16,6 +16,13 @@ from fsar.pipeline.share.transport import BLOCK_BYTES, Body, NotThereError, Tran
 from fsar.pipeline.share.upload import finish_each, put_each, sizes_of_each
 from fsar.pipeline.store.format.files import StoreFiles
 
+ENDPOINTS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURITE_BLOB_STORAGE_URL",
+)
 TIMEOUT = {"timeout": "120s", "connect_timeout": "30s"}
 RETRIES = {"max_retries": 2}
 """The rest of the patience is ours."""
@@ -122,10 +129,7 @@ def _open_bucket(scheme: str, root: str) -> Any:
 
 def _may_be_plain() -> bool:
     """Return whether the endpoint that the environment names may be spoken to without encryption."""
-    endpoints = [
-        os.environ.get(name, "")
-        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-    ]
+    endpoints = [os.environ.get(name, "") for name in ENDPOINTS]
     hosts = [urlsplit(endpoint).hostname or "" for endpoint in endpoints if endpoint.startswith("http://")]
     return os.environ.get(ALLOW_HTTP) == "1" or (bool(hosts) and all(is_loopback(host) for host in hosts))
 

@@ -1,5 +1,6 @@
 """Real servers on loopback, started and ended by the tests; what this machine lacks is a reason to skip."""
 
+import json
 import os
 import shutil
 import socket
@@ -113,6 +114,38 @@ def rclone_s3(folder: Path) -> Iterator[Place]:
 
 
 @contextmanager
+def rclone_gs(folder: Path) -> Iterator[Place]:
+    """Google's XML interface is that of S3, without signatures where an account asks for no OAuth."""
+    pytest.importorskip("obstore", reason="the extra `remote` is not installed")
+    (folder / "root" / "bucket").mkdir(parents=True)
+    with _rclone("s3", folder) as port:
+        account = {"gcs_base_url": f"http://127.0.0.1:{port}", "disable_oauth": True}
+        account |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        environment = {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account), "FSAR_ALLOW_HTTP": "1"}
+        yield Place("rclone gs", "gs://bucket/features", environment=environment)
+
+
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Published by Microsoft, the same in every emulator."""
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[Place]:
+    """Microsoft's emulator (npm install -g azurite)."""
+    pytest.importorskip("obstore", reason="the extra `remote` is not installed")
+    command = [program("azurite-blob"), "--inMemoryPersistence", "--silent"]
+    command += ["--skipApiVersionCheck", "--disableTelemetry"]
+    rclone, port = program("rclone"), free_port()
+    with running([*command, "--blobHost", "127.0.0.1", "--blobPort", str(port)], port):
+        url = f"http://127.0.0.1:{port}"
+        place = f":azureblob,account=devstoreaccount1,key='{AZURITE_KEY}',endpoint='{url}/devstoreaccount1':container"
+        made = [rclone, "--config", str(folder / "rclone.conf"), "mkdir", place]
+        subprocess.run(made, check=True, capture_output=True)
+        environment = {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": url}
+        yield Place("azurite", "az://container/features", environment=environment)
+
+
+@contextmanager
 def moto_s3(folder: Path) -> Iterator[Place]:
     pytest.importorskip("obstore", reason="the extra `remote` is not installed")
     port = free_port()
@@ -164,6 +197,8 @@ PLACES: dict[str, Callable[[Path], object]] = {
     "rclone-webdav": rclone_webdav,
     "rclone-s3": rclone_s3,
     "moto-s3": moto_s3,
+    "rclone-gs": rclone_gs,
+    "azurite": azurite,
     "hub": hub,
 }
 """A new kind of place joins the conformance suite here."""
