@@ -1,6 +1,7 @@
 """`fsar-prep check`: what is odd is said before anything is computed."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -10,6 +11,8 @@ from click.testing import CliRunner
 
 from fsar.cli.prep_check import command
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
+from fsar.pipeline.inspect.facts import VideoFacts
+from fsar.pipeline.inspect.oddities import find_oddities
 from tests.videos import cut_file, write_clip
 
 
@@ -90,6 +93,18 @@ def test_copies_and_near_empty_and_turned_clips_are_counted(folder):
     assert found["smaller than 32 pixels"] == ["jumping/jumping_tiny.mp4 (64x16)"]
     assert [name.split()[0] for name in found["much longer or shorter than most"]] == ["jumping/jumping_long.mp4"]
     assert "fewer than 2 frames" not in odd(root, "--min-frames", 2)
+
+
+def test_a_large_catalog_is_judged_in_one_pass():
+    """In a second; comparing every video with every other one would take minutes."""
+    fact = VideoFacts("v", "running", "train", "mov", "h264", 40, 2.0, 427, 240, "upright", "limited", 0, "")
+    facts = [dataclasses.replace(fact, video_id=f"running{k}", content=str(k)) for k in range(30_000)]
+    facts[7] = dataclasses.replace(facts[7], levels="full", seconds=60.0)
+    found = {oddity.kind: oddity.examples for oddity in find_oddities(facts, min_frames=8)}
+    assert found == {
+        "other range of brightness than most": ["running7 (full)"],
+        "much longer or shorter than most": ["running7 (60.0 s)"],
+    }
 
 
 def test_unreadable_videos_are_listed_and_the_rest_is_checked(folder):

@@ -24,7 +24,7 @@ class Oddity:
 
 def find_oddities(facts: Sequence[VideoFacts], *, min_frames: int) -> list[Oddity]:
     """Return every kind of which there is at least one video."""
-    groups = _equal(facts)
+    groups, rare = _equal(facts), _rare([f.levels for f in facts])
     kinds = [
         Oddity(
             "same content in several parts",
@@ -61,7 +61,7 @@ def find_oddities(facts: Sequence[VideoFacts], *, min_frames: int) -> list[Oddit
         Oddity(
             "other range of brightness than most",
             "read as it is marked",
-            [f"{f.video_id} ({f.levels})" for f in facts if _is_rare(f.levels, [g.levels for g in facts])],
+            [f"{f.video_id} ({f.levels})" for f in facts if f.levels in rare],
         ),
         Oddity(
             "frames without a time",
@@ -104,11 +104,12 @@ def _misnamed(facts: Sequence[VideoFacts]) -> Iterator[str]:
             yield f"{fact.video_id} (in {fact.class_name}, named {max(others, key=len)})"
 
 
-def _is_rare(value: str, values: Sequence[str]) -> bool:
-    """Whether fewer than one in twenty have this value, and more than half have another one."""
+def _rare(values: Sequence[str]) -> set[str]:
+    """Return the values that fewer than one in twenty have, if more than half have one and the same."""
     counts = Counter(values)
-    most, n_most = counts.most_common(1)[0]
-    return value != most and n_most > len(values) / 2 and counts[value] < max(len(values) / 20, 2)
+    if not counts or counts.most_common(1)[0][1] <= len(values) / 2:
+        return set()
+    return {value for value, n in counts.items() if n < max(len(values) / 20, 2) and n < max(counts.values())}
 
 
 def _outliers(facts: Sequence[VideoFacts]) -> list[VideoFacts]:
