@@ -15,6 +15,12 @@ add_case(
     ),
 )
 
+add_case("second-order", Case({"dim": 12, "channels": 16}, MAP))
+add_case(
+    "second-order:relation",
+    Case({"dim": 12, "channels": 16, "compare": "relation", "attention": True}, MAP, learned_judge=True),
+)
+
 add_case("strm", Case({"dim": 12, "out_dim": 16}, {"patches": (16, 12)}, frames_option="n_frames"))
 add_case(
     "strm:map",

@@ -61,6 +61,8 @@ class Comparison:
     """Name of an input gradient ("support", "query", ...) -> the leaf tensor."""
     passed_over: tuple[str, ...] = ()
     """Patterns of outputs that our head does not compute under this golden's settings."""
+    noise: tuple[str, ...] = ()
+    """Patterns of official parameters whose gradient is rounding noise under this golden's settings."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,27 @@ class GoldenMethod:
     run: Callable[[Golden, Head], Comparison]
     noise: tuple[str, ...]
     skipped: tuple[str, ...]
+    gradient_tolerance: float
 
 
 METHODS: dict[str, GoldenMethod] = {}
 
 
-def golden_method(name: str, *, noise: tuple[str, ...] = (), skipped: tuple[str, ...] = ()) -> Callable[..., Any]:
+def golden_method(
+    name: str,
+    *,
+    noise: tuple[str, ...] = (),
+    skipped: tuple[str, ...] = (),
+    gradient_tolerance: float = GRADIENT_TOLERANCE,
+) -> Callable[..., Any]:
     """Register a run function for the folder `name`.
 
     `noise`: patterns of official parameters whose gradient is rounding noise. `skipped`: patterns of outputs named
-    logits* or loss* that our head deliberately does not compute.
+    logits* or loss* that our head deliberately does not compute. `gradient_tolerance`: of a gradient's largest entry.
     """
 
     def register(run: Callable[[Golden, Head], Comparison]) -> Callable[[Golden, Head], Comparison]:
-        METHODS[name] = GoldenMethod(run, noise, skipped)
+        METHODS[name] = GoldenMethod(run, noise, skipped, gradient_tolerance)
         return run
 
     return register
@@ -182,12 +191,13 @@ def check(method: str, path: Path) -> None:
     for name in comparison.values.keys() & golden.outputs.keys():
         assert_close(name, comparison.values[name], golden.outputs[name])
     if golden.grads or golden.gradnorms or golden.input_grads:
-        _check_gradients(method, golden, head, comparison, rules.noise)
+        _check_gradients(method, golden, head, comparison)
 
 
-def _check_gradients(method: str, golden: Golden, head: Head, comparison: Comparison, noise: tuple[str, ...]) -> None:
+def _check_gradients(method: str, golden: Golden, head: Head, comparison: Comparison) -> None:
     assert comparison.total is not None, "the file holds gradients, but the run gives no loss"
-    official = official_format(method)
+    official, rules = official_format(method), METHODS[method]
+    noise, tolerance = (*rules.noise, *comparison.noise), rules.gradient_tolerance
     of_inputs = {name.removeprefix(INPUTS) for name in golden.gradnorms if name.startswith(INPUTS)}
     of_parameters = {name for name in golden.grads.keys() | golden.gradnorms.keys() if not name.startswith(INPUTS)}
     names = {name: our_name(official, name) for name in of_parameters}
@@ -207,11 +217,11 @@ def _check_gradients(method: str, golden: Golden, head: Head, comparison: Compar
         elif name in golden.gradnorms:
             reference = golden.gradnorms[name]
             error = float((tensor.norm() - reference).abs())
-            assert error <= GRADIENT_TOLERANCE * float(reference), f"gradient norm of {name}: off by {error:.2e}"
+            assert error <= tolerance * float(reference), f"gradient norm of {name}: off by {error:.2e}"
         else:
             reference = golden.input_grads[name.removeprefix(INPUTS)] if name.startswith(INPUTS) else golden.grads[name]
             error = float((tensor.view_as(reference) - reference).abs().max())
-            bound = GRADIENT_TOLERANCE * float(reference.abs().max())
+            bound = tolerance * float(reference.abs().max())
             assert error <= bound, f"gradient of {name}: off by {error:.2e}, allowed {bound:.2e}"
 
 

@@ -1,9 +1,10 @@
-"""How the parity vectors of STRM and HCL are run."""
+"""How the parity vectors of STRM, HCL and ARN are run."""
 
 import torch
 from torch import Tensor
 
 from fsar.heads import EpisodeBatch, Head, PairBatch
+from fsar.heads.checkpoints.official.formats import official_format, our_name
 from fsar.heads.head import cross_entropy
 from fsar.heads.methods.hcl.head import HCL
 from fsar.heads.methods.hcl.losses import MatchedVideos
@@ -95,3 +96,20 @@ def strm(golden: Golden, head: Head) -> Comparison:
         values[f"{part}_patch_enriched"] = frames
         values[f"{part}_frame_enriched"] = head.frame_enrichment(frames)
     return Comparison(values, terms["total"], leaves(golden))
+
+
+# Rectifiers and maxima of nearly equal numbers: the official float32 gradients are 7e-4 from float64 ones themselves.
+@golden_method("arn", gradient_tolerance=2e-3)
+def arn(golden: Golden, head: Head) -> Comparison:
+    batch, targets = episode(golden, role="map")
+    outputs = head.outputs(batch)
+    losses = head.loss(batch, outputs, targets)
+    values = {"logits": outputs["logits"], "loss": losses["total"]}
+    official = official_format("arn")
+    after = {name: our_name(official, name.removeprefix("state_after.")) for name in golden.outputs}
+    state = {name: tensor.clone() for name, tensor in head.state_dict().items()}  # in training, embedding moves it
+    values |= {name: state[own] for name, own in after.items() if name.startswith("state_after.")}
+    values["second_order_query"] = head.embed(batch.query)["matrix"][0, :2]
+    # A shift in front of a normalisation by the batch's own mean.
+    noise = (r"relation_network\.layer\d\.0\.bias", r"spatial_detector\.sd1\.[04]\.bias") if head.training else ()
+    return Comparison(values, losses["total"], leaves(golden), noise=noise)

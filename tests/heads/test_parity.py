@@ -9,7 +9,7 @@ from tests.heads.goldens import METHODS, check
 ELSEWHERE = {"baseline", "tsl", "simpleshot"}
 """Classifiers without weights to import: `test_tuned_classifiers.py`. Steps from pixels: `finetune/`."""
 
-NOT_IMPLEMENTED = {"arn", "task_adapter_pp"}
+NOT_IMPLEMENTED = {"task_adapter_pp"}
 """Methods that there is no head for."""
 
 CASES = [(method, path) for method in sorted(METHODS) for path in sorted(GOLDENS.glob(f"{method}/*.safetensors"))]

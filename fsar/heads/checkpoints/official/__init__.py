@@ -1,6 +1,7 @@
 """Importers of published checkpoints, one file per code base. Importing a file registers its methods."""
 
 from fsar.heads.checkpoints.official import (
+    arn,
     clip_fsar,
     clip_mei,
     d2st_adapter,
@@ -24,6 +25,7 @@ from fsar.heads.checkpoints.official.formats import (
 __all__ = [
     "TRANSFORMER_RENAMES",
     "OfficialFormat",
+    "arn",
     "clip_fsar",
     "clip_mei",
     "d2st_adapter",
