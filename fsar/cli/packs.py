@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsar.cli.cluster import PREP, ClusterChoice, run_elsewhere, shared_work
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, page, summary
 from fsar.errors import count_of
 
@@ -17,20 +18,33 @@ PACK_SUFFIX = ".frames"
 
 
 def extract_packed(
-    catalog: "Catalog", out: Path, how: dict[str, Any], work: dict[str, Any], *, dry_run: bool, as_json: bool
+    catalog: "Catalog",
+    out: Path,
+    how: dict[str, Any],
+    work: dict[str, Any],
+    *,
+    cluster: ClusterChoice | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Do `extract --layout packed`; `how` are the fields of `PackSettings`, `work` is for `pack_frames`."""
+    from fsar.cluster.filling import StoreJournal
     from fsar.errors import InputError
     from fsar.pipeline.catalog.catalog import select_rows
-    from fsar.pipeline.packs.build import pack_frames, plan_pack
-    from fsar.pipeline.packs.layout import PackSettings
+    from fsar.pipeline.packs.build import finished_pack, pack_frames, plan_pack
+    from fsar.pipeline.packs.layout import PackSettings, pack_files
 
     if how["frames"] is None:
         raise InputError("--layout packed needs --frames: 16 of each video serve every sampler that draws 8")
     settings = PackSettings(**how)
     videos = _rows(select_rows(catalog))
+    n_todo, n_done = plan_pack(videos, out, settings)
+    if cluster:
+        journal = StoreJournal(pack_files(out))
+        assigned = shared_work(PREP, "extract", out, journal, len(videos), cluster.n_workers)
+        ended = run_elsewhere(cluster, assigned, dry_run=dry_run, as_json=as_json, quiet=work["quiet"])
+        return _report(finished_pack(videos, out, n_packed=n_todo), {}, as_json=as_json) if ended is None else ended
     if dry_run:
-        n_todo, n_done = plan_pack(videos, out, settings)
         data = {"out": str(out), "to_extract": n_todo, "kept": n_done, "dry_run": True}
         summary(
             data,

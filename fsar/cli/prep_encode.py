@@ -1,7 +1,6 @@
 """`fsar-prep encode`: videos to a feature store."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 import click
 
 from fsar.cli.cluster import (
+    PREP,
+    Assignment,
     ClusterChoice,
     ClusterCommand,
-    cancel_launch,
     cluster_options,
-    prepare_launch,
-    see_through,
-    show_script,
+    run_elsewhere,
     typed_arguments,
 )
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, FiniteRange, echo, json_option, page, summary
@@ -139,7 +137,7 @@ def command(
     """  # noqa: D301
     from fsar.pipeline.catalog.catalog import select_rows
     from fsar.pipeline.catalog.duplicates import describe_duplicates
-    from fsar.pipeline.encode.encode import encode, open_or_make, plan
+    from fsar.pipeline.encode.encode import encode, plan
     from fsar.pipeline.packs.catalog import read_videos
     from fsar.splits import load_split
 
@@ -155,15 +153,19 @@ def command(
         echo(page([f"note: {prepared.note}"]), err=True)
     if estimate:
         return _estimate(rows, prepared, chosen, as_json=as_json)
-    launch = _launch(cluster, path, chosen.n_workers, len(prepared.videos)) if cluster else None
-    if cluster and launch and (cluster.cancel or dry_run):
-        return cancel_launch(launch, as_json=as_json) if cluster.cancel else show_script(launch, as_json=as_json)
-    if dry_run:
+    if cluster:
+        work = _work(path, prepared, chosen.n_workers)
+        start, n_before = time.monotonic(), work.work.n_done()
+        make = partial(_make, path, prepared, chosen)
+        ended = run_elsewhere(cluster, work, dry_run=dry_run, as_json=as_json, before=make)
+        if ended is not None:
+            return ended
+        report = encode(rows, path, chosen, prepared=prepared)  # seals it if no worker has
+        report.run.n_ok, report.run.seconds = report.n_videos - n_before, time.monotonic() - start
+        report = replace(report, n_resumed=n_before, n_workers=chosen.n_workers)
+    elif dry_run:
         summary(_plan_data(prepared, path), _plan_text(prepared, path), as_json=as_json)
         return EXIT_DONE
-    if launch:
-        open_or_make(path, prepared, chosen).close()
-        report = _encode_on_cluster(launch, lambda: encode(rows, path, chosen, prepared=prepared))
     else:
         report = encode(rows, path, chosen, prepared=prepared, reuse=_stores_to_reuse(reuse, prepared.recipe))
     for video_id, _, reason, message in report.failures:
@@ -183,25 +185,19 @@ def _estimate(rows: Any, prepared: Any, chosen: Any, *, as_json: bool) -> int:
     return EXIT_DONE
 
 
-def _launch(choice: ClusterChoice, out: Path, n_workers: int, n_videos: int) -> Any:
-    from fsar.cluster.filling import Filling
+def _work(out: Path, prepared: Any, n_workers: int) -> Assignment:
+    from fsar.cluster.filling import Filling, StoreJournal
+    from fsar.pipeline.store.format.files import StoreFiles
 
-    arguments = [["encode", *typed_arguments()]] * n_workers
-    return prepare_launch(choice, ("fsar-prep", "fsar.cli.prep"), arguments, out, Filling(out, n_videos))
+    work = Filling(StoreJournal(StoreFiles.at(out)), len(prepared.videos))
+    return Assignment(PREP, [["encode", *typed_arguments()]] * n_workers, out, work, "encode")
 
 
-def _encode_on_cluster(launch: Any, finish: Callable[[], Any]) -> Any:
-    """Have workers fill the store; return the report of `finish`, which seals it if they have not, with their time."""
-    start, n_before = time.monotonic(), launch.work.n_done()
-    see_through(launch, "encode", launch.work.n_items)
-    if launch.work.n_left():
-        raise InputError(
-            f"{count_of(launch.work.n_left(), 'video')} could not be encoded: all workers have ended, see their logs "
-            f"in {launch.folder}; run the same command again to go on"
-        )
-    report = finish()
-    report.run.n_ok, report.run.seconds = report.n_videos - n_before, time.monotonic() - start
-    return replace(report, n_resumed=n_before, n_workers=len(launch.workers))
+def _make(path: Path, prepared: Any, chosen: Any) -> None:
+    """Make the store for the workers."""
+    from fsar.pipeline.encode.encode import open_or_make
+
+    open_or_make(path, prepared, chosen).close()
 
 
 def _options(

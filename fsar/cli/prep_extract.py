@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from fsar.cli.cluster import PREP, ClusterChoice, ClusterCommand, run_elsewhere, shared_work, shared_work_options
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary, timeout_option, video_jobs_option
 from fsar.errors import count_of
 
 
-@click.command("extract")
+@click.command("extract", cls=ClusterCommand)
 @click.argument("catalog", type=click.Path(path_type=Path))
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Output folder; packed: NAME.frames."
@@ -34,6 +35,7 @@ from fsar.errors import count_of
 @click.option("--quiet", is_flag=True, help="No progress.")
 @timeout_option
 @video_jobs_option
+@shared_work_options
 @json_option
 def command(
     catalog: Path,
@@ -50,13 +52,14 @@ def command(
     timeout_seconds: float,
     jobs: int,
     as_json: bool,
+    cluster: ClusterChoice | None,
 ) -> int:
     """Extract the frames of the videos of CATALOG as JPEG.
 
     Layout trx is OUT/frames/CLASS/VIDEO/00000001.jpg, as TRX, STRM and CLIP-MEI read it; layout hcl is
     OUT/images/PART/CLASS/VIDEO/0.jpg. OUT also gets catalog.csv, with one frame folder per video, for the next stage,
     and failures.csv (then the exit code is 1). A video's folder appears only when it is complete. Run the same command
-    again to resume; start it several times, on one machine or many, to share the work.
+    again to resume; start it several times, on one machine or many, to share the work, or have --cluster do so.
 
     Layout packed writes the frames of all videos into a few large files with an index and checksums, NAME.frames, which
     encode and fine-tuning read in place of the videos. fsar-store info, verify and add take it, too.
@@ -68,7 +71,7 @@ def command(
     """  # noqa: D301 - click needs a real backspace
     from fsar.cli.packs import extract_packed
     from fsar.pipeline.catalog.catalog import Catalog, read_catalog, select_rows
-    from fsar.pipeline.rewrite.extract import ExtractSettings, extract, plan
+    from fsar.pipeline.rewrite.extract import EXTRACT, ExtractSettings, extract, plan
     from fsar.splits import load_split
 
     videos = read_catalog(catalog)
@@ -77,14 +80,22 @@ def command(
     if layout == "packed":
         how = {"frames": frames, "sampler": sampler, "short_side": short_side, "quality": quality, "seed": seed}
         work = {"n_jobs": jobs, "quiet": quiet, "timeout_seconds": timeout_seconds}
-        return extract_packed(videos, out, how, work, dry_run=dry_run, as_json=as_json)
+        return extract_packed(videos, out, how, work, cluster=cluster, dry_run=dry_run, as_json=as_json)
     settings = ExtractSettings(frames, sampler, layout, short_side, quality, seed)
-    if dry_run:
+    if cluster:
+        watch = EXTRACT.watch(videos, out, settings)
+        assigned = shared_work(PREP, "extract", out, watch, len(videos.rows), cluster.n_workers)
+        ended = run_elsewhere(cluster, assigned, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        if ended is not None:
+            return ended
+        report = watch.report()
+    elif dry_run:
         todo = plan(videos, out, settings)
         data = {"out": str(out), "to_extract": len(todo), "kept": len(videos.rows) - len(todo), "dry_run": True}
         summary(data, f"{out}: would extract {count_of(len(todo), 'video')}, keep {data['kept']}", as_json=as_json)
         return EXIT_DONE
-    report = extract(videos, out, settings, n_jobs=jobs, quiet=quiet, timeout_seconds=timeout_seconds)
+    else:
+        report = extract(videos, out, settings, n_jobs=jobs, quiet=quiet, timeout_seconds=timeout_seconds)
     data = {
         "out": str(out),
         "catalog": str(report.catalog),

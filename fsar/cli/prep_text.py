@@ -61,6 +61,7 @@ def command(
 
     Vectors are raw (not normalised), one for each template and class, or one for each class that --descriptions
     describes. The text tower must be that of the model that encoded the videos; BERT models have a space of their own.
+    A table takes seconds, so there is no --cluster.
 
     \b
     Examples:

@@ -5,6 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fsar.cli.cluster import (
+    ClusterChoice,
+    ClusterCommand,
+    launch_dry_run,
+    run_elsewhere,
+    shared_work,
+    shared_work_options,
+)
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, jobs_option, json_option, page, run_command, summary
 from fsar.cli.packs import PACK_SUFFIX, add_packed, info_packed, verify_packed
 from fsar.cli.store_address import LOCAL_STORE, STORE, byte_progress, open_any
@@ -12,12 +20,13 @@ from fsar.cli.store_pull import cache_command, pull_command
 from fsar.cli.store_shelf import find_command, head_command, list_command, push_command
 from fsar.cli.store_text import compare_text, info_text, verify_text
 from fsar.cli.store_watch import watch_command
-from fsar.errors import count_of
+from fsar.errors import InputError, count_of
 
 if TYPE_CHECKING:
     from fsar.pipeline.share import Address
     from fsar.pipeline.store.verify import Verification
 
+PROGRAM = ("fsar-store", "fsar.cli.store")
 PARTS = click.option("--part", "parts", multiple=True, help="Only this split part (train, val, test); repeatable.")
 CLASSES = click.option("--class", "classes", multiple=True, help="Only this class; repeatable.")
 TAPS = click.option("--tap", "taps", multiple=True, help="Only this tap; repeatable.")
@@ -59,7 +68,7 @@ def verify(path: "Path | Address", as_json: bool, quiet: bool) -> int:
     """Re-read every byte; find changed, missing, cut and foreign files and name the videos hit.
 
     The exit code is 1 when anything is wrong. A store or a pack of frames that is not sealed is checked as far as it
-    goes.
+    goes. There is no --cluster: one core hashes faster than the disks of most clusters deliver.
 
     \b
     Example:
@@ -236,15 +245,25 @@ def retry(path: Path, allow_losses: bool, as_json: bool) -> int:
     return EXIT_DONE
 
 
-@store.command()
+@store.command(cls=ClusterCommand)
 @click.argument("sources", type=STORE, nargs=-1, required=True)
 @click.option("--out", required=True, type=LOCAL_STORE, help="The joined store: NAME.zarr or NAME.h5.")
+@launch_dry_run
+@shared_work_options
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
-def merge(sources: "tuple[Path | Address, ...]", out: Path, as_json: bool, quiet: bool) -> int:
+def merge(
+    sources: "tuple[Path | Address, ...]",
+    out: Path,
+    as_json: bool,
+    quiet: bool,
+    cluster: ClusterChoice | None,
+    dry_run: bool,
+) -> int:
     """Join stores of equal recipe and different videos into a new one.
 
-    Interrupted, the same command goes on; until it ends, the new store is not sealed.
+    Interrupted, the same command goes on; until it ends, the new store is not sealed. Several processes share the
+    work, as those of --cluster do.
 
     \b
     Example:
@@ -254,17 +273,24 @@ def merge(sources: "tuple[Path | Address, ...]", out: Path, as_json: bool, quiet
     from fsar.progress import progress
 
     stores = [open_any(source, quiet=quiet) for source in sources]
-    with progress("merge", sum(store.n_videos for store in stores), quiet=quiet) as advance:
+    n_rows = sum(store.n_videos for store in stores)
+    if cluster:
+        ended = _copy_elsewhere(cluster, "merge", out, n_rows, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        if ended is not None:
+            return ended
+    with progress("merge", n_rows, quiet=quiet) as advance:
         merged = merge_stores(stores, out, advance=advance)
     return _copied(merged, as_json)
 
 
-@store.command()
+@store.command(cls=ClusterCommand)
 @click.argument("path", type=STORE)
 @click.option("--out", required=True, type=LOCAL_STORE, help="NAME.zarr, NAME.h5 or NAME.safetensors.")
 @PARTS
 @CLASSES
 @TAPS
+@launch_dry_run
+@shared_work_options
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 def export(
@@ -275,10 +301,13 @@ def export(
     taps: tuple[str, ...],
     as_json: bool,
     quiet: bool,
+    cluster: ClusterChoice | None,
+    dry_run: bool,
 ) -> int:
     """Copy a store, or some of its parts, classes and taps, to another format.
 
-    The numbers stay the same to the bit. Interrupted, the same command goes on (.safetensors: starts again).
+    The numbers stay the same to the bit. Interrupted, the same command goes on (.safetensors: starts again). Several
+    processes share the work, as those of --cluster do; a .safetensors file is one stream, which one process writes.
 
     \b
     Examples:
@@ -291,6 +320,14 @@ def export(
 
     source = open_any(path, quiet=quiet)
     n_rows = len(select_videos(source, parts=parts, classes=classes))
+    if cluster and out.suffix == ".safetensors":
+        raise InputError(
+            "a .safetensors file is written by one process: leave --cluster out, or export to .zarr or .h5"
+        )
+    if cluster:
+        ended = _copy_elsewhere(cluster, "export", out, n_rows, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        if ended is not None:
+            return ended
     if out.suffix == ".safetensors":
         with progress("export", n_rows * len(set(taps) or source.taps), unit="rows", quiet=quiet) as advance:
             export_safetensors(source, out, taps=taps, parts=parts, classes=classes, advance=advance)
@@ -299,6 +336,16 @@ def export(
     with progress("export", n_rows, quiet=quiet) as advance:
         exported = export_store(source, out, taps=taps, parts=parts, classes=classes, advance=advance)
     return _copied(exported, as_json)
+
+
+def _copy_elsewhere(
+    choice: ClusterChoice, name: str, out: Path, n_rows: int, *, dry_run: bool, as_json: bool, quiet: bool
+) -> int | None:
+    from fsar.cluster.filling import StoreJournal
+    from fsar.pipeline.store.format.files import StoreFiles
+
+    work = shared_work(PROGRAM, name, out, StoreJournal(StoreFiles.at(out)), n_rows, choice.n_workers)
+    return run_elsewhere(choice, work, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 def _copied(copied: Any, as_json: bool) -> int:

@@ -4,12 +4,22 @@ from typing import Any
 
 import click
 
+from fsar.cli.cluster import (
+    Assignment,
+    ClusterChoice,
+    ClusterCommand,
+    cluster_options,
+    launch_dry_run,
+    run_elsewhere,
+    typed_arguments,
+)
 from fsar.cli.common import echo, json_option, run_command, summary
 from fsar.cli.options import opened, settings_options, store_option
+from fsar.errors import InputError
 from fsar.heads.finetune.settings import FinetuneSettings
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ClusterCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("head")
 @store_option(required=False)
 @settings_options(FinetuneSettings, without=("head", "store"))
@@ -21,14 +31,17 @@ from fsar.heads.finetune.settings import FinetuneSettings
     callback=lambda context, _, asked: _list_heads(context) if asked else None,
     help="List heads, their options and presets.",
 )
+@launch_dry_run
+@cluster_options
 @json_option
-def command(as_json: bool, **settings: Any) -> None:
+def command(as_json: bool, cluster: ClusterChoice | None, dry_run: bool, **settings: Any) -> int | None:
     """Train HEAD on a feature store, select on the validation part, test on the test part.
 
     With --finetune the backbone trains as well, on frames of --videos; with --finetune last:N its last blocks, on
     tokens of the store.
 
-    An interrupted run goes on when the same command is given again, with the same final weights.
+    An interrupted run goes on when the same command is given again, with the same final weights. --cluster trains
+    each seed of --seeds in a process of its own.
 
     \b
     Examples:
@@ -39,12 +52,32 @@ def command(as_json: bool, **settings: Any) -> None:
     chosen = FinetuneSettings(**settings)
     if chosen.store is not None:
         chosen = opened(chosen, chosen.store)
+    if cluster:
+        ended = run_elsewhere(cluster, _work(chosen), dry_run=dry_run, as_json=as_json, quiet=chosen.quiet)
+        if ended is not None:
+            return ended
     from fsar.heads.finetune.setup import prepare
     from fsar.heads.training.train_head import train_head
 
     trained = train_head(chosen, prepare=prepare)
     if trained.results:  # the first of several processes
         summary(trained.to_dict(), trained.to_text(), as_json=as_json)
+    return None
+
+
+def _work(settings: FinetuneSettings) -> Assignment:
+    """Return a command for each seed, which makes the run that this one would make."""
+    from fsar.cluster.runs import Runs
+    from fsar.heads.run_folder import RESULT
+
+    out, seeds = settings.out, settings.seeds or (settings.seed,)
+    if out is None:
+        raise InputError("--cluster needs --out: a folder on a disk that all workers share")
+    folders = [out / f"seed-{seed}" for seed in seeds] if len(seeds) > 1 else [out]
+    typed = typed_arguments(without=("--seed", "--seeds", "--out"))
+    lines = [[*typed, "--seed", str(seed), "--out", str(at)] for seed, at in zip(seeds, folders, strict=True)]
+    work = Runs([folder / RESULT for folder in folders])
+    return Assignment(("fsar-train-head", "fsar.cli.train_head"), lines, out, work, "train", "runs")
 
 
 def _list_heads(context: click.Context) -> None:

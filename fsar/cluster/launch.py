@@ -22,6 +22,12 @@ LAST_LINES = 5
 class Work(Protocol):
     """What the workers are started for."""
 
+    n_items: int
+
+    def n_left(self) -> int:
+        """Return how many items are not done."""
+        ...
+
     def n_done(self) -> int:
         """Return how many items are done."""
         ...

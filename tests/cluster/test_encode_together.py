@@ -155,7 +155,7 @@ def test_work_that_all_workers_leave_undone_is_a_failure(
     monkeypatch.setattr(launching, "MAX_LIVES", 1)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(InputError, match="24 videos could not be encoded: all workers have ended, see their logs in"):
+    with pytest.raises(InputError, match="24 of 24 videos not done: all workers have ended, see their logs in"):
         encode(catalog, tmp_path / "s.zarr", "--cluster", "local", "--workers", "1")
 
 

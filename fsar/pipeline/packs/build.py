@@ -135,6 +135,23 @@ def plan_pack(videos: Sequence[VideoRow], out: Path, settings: PackSettings) -> 
     return len(videos) - n_done, n_done
 
 
+def finished_pack(videos: Sequence[VideoRow], out: Path, *, n_packed: int) -> PackReport:
+    """Seal a pack that other processes have filled, unless they have; return what is in it. No video is tried again.
+
+    Args:
+        videos: of the pack, with their paths here.
+        out: where it is.
+        n_packed: how many of them are new.
+
+    Raises:
+        InputError: shards are missing, or not one video could be read.
+    """
+    files = pack_files(out)
+    layout, stored = read_pack(files)
+    names = {video.video_id: video.path for video in stored}
+    return _finish(files, layout, videos, names, n_packed)
+
+
 def _append(files: StoreFiles, new: Sequence[VideoRow]) -> None:
     redo(files, METADATA_KEY)
     layout, old = read_pack(files)
@@ -198,8 +215,14 @@ def _fill(
     with shards, progress(STAGE, len(videos), n_done=n_done, quiet=quiet) as advance:
         n_packed = _fill_pending(shards, layout, tasks, how, names.kept, advance)
         n_packed += mend_shards(files, layout, shards, failed, tasks, decode)
+    return _finish(files, layout, videos, names.stored, n_packed)
+
+
+def _finish(
+    files: StoreFiles, layout: PackLayout, videos: Sequence[VideoRow], stored: Mapping[str, str], n_packed: int
+) -> PackReport:
     failures = [
-        (video_id, path, reason, message_here(message, path, names.stored[video_id]))
+        (video_id, path, reason, message_here(message, path, stored[video_id]))
         for video_id, path, reason, message in pack_failures(files, videos)
     ]
     if len(failures) == len(videos):

@@ -6,7 +6,8 @@ from fsar.files import atomic_path
 from fsar.pipeline.catalog.catalog import Catalog
 from fsar.pipeline.jobs.run import TIMEOUT_SECONDS
 from fsar.pipeline.rewrite.record import Record, Source, safe_name
-from fsar.pipeline.rewrite.stage import How, RewriteReport, Stage, Task
+from fsar.pipeline.rewrite.report import RewriteReport
+from fsar.pipeline.rewrite.stage import How, Stage, Task
 from fsar.pipeline.video.clip import VideoError, check_file
 from fsar.pipeline.video.transcode import ConvertSettings, transcode
 

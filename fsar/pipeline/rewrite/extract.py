@@ -14,7 +14,8 @@ from fsar.files import atomic_folder
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
 from fsar.pipeline.jobs.run import TIMEOUT_SECONDS
 from fsar.pipeline.rewrite.record import Record, Source, safe_name
-from fsar.pipeline.rewrite.stage import How, RewriteReport, Stage, Task
+from fsar.pipeline.rewrite.report import RewriteReport
+from fsar.pipeline.rewrite.stage import How, Stage, Task
 from fsar.pipeline.video.clip import Choose, check_file
 from fsar.pipeline.video.frame_folder import iterate_pictures
 from fsar.pipeline.video.pyav import iterate_frames

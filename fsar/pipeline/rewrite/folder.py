@@ -40,8 +40,8 @@ class OutputFolder:
 
     def __init__(self, folder: Path, stage: str, settings: Mapping[str, Any]) -> None:
         self.folder, self.stage = folder, stage
-        self._settings_file, self._journal = folder / f"{stage}.json", folder / f"{stage}.jsonl"
-        self._work, self._failures = folder / f"{stage}.work", folder / "failures.csv"
+        self._settings_file, self.journal_path = folder / f"{stage}.json", folder / f"{stage}.jsonl"
+        self.work, self.failures_path = folder / f"{stage}.work", folder / "failures.csv"
         self.catalog_path = folder / "catalog.csv"
         self._settings = json.loads(json.dumps(dict(settings)))
 
@@ -77,13 +77,13 @@ class OutputFolder:
         self.check()
         with self._alone():
             self.check()  # again: a run that began at the same moment may have other settings
-            going_on = [folder for folder in sessions(self._work) if read_plan(folder) and is_alive(folder)]
+            going_on = [folder for folder in sessions(self.work) if read_plan(folder) and is_alive(folder)]
             if going_on and read_plan(going_on[0]) != make_plan(rows):
                 raise InputError(
                     f"another run is writing to {self.folder} from another list of videos: wait until it ends, or "
                     "choose another folder"
                 )
-            session = Session(going_on[0] if going_on else self._work / secrets.token_hex(4), rows)
+            session = Session(going_on[0] if going_on else self.work / secrets.token_hex(4), rows)
             if not going_on:
                 self._tidy_up()
                 session.begin()
@@ -101,7 +101,7 @@ class OutputFolder:
                 records, failures = session.results()
                 self.records = self._read_records() | {record.video_id: record for record in records}
                 self._write_journal()
-                write_failures(self._failures, failures)
+                write_failures(self.failures_path, failures)
                 write_catalog(self._rewritten(catalog, without={f.video_id for f in failures}), self.catalog_path)
                 somebody_died = session.somebody_died()
                 session.end()
@@ -117,24 +117,24 @@ class OutputFolder:
         return source_bytes(self.folder / record.output) == record.output_bytes
 
     def _is_foreign(self, path: Path) -> bool:
-        return TEMPORARY_MARK not in path.name and path != self._work
+        return TEMPORARY_MARK not in path.name and path != self.work
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the right to begin or end a session."""
         try:
-            with metadata_claim(self._work / LOCK):
+            with metadata_claim(self.work / LOCK):
                 yield
         finally:
             self._remove_traces()
 
     def _remove_traces(self) -> None:
         """Remove what is left when no session is going on: who was killed at the lock leaves a hidden file there."""
-        if sessions(self._work):
+        if sessions(self.work):
             return
-        for path in (self._work / LOCK).glob(".*"):
+        for path in (self.work / LOCK).glob(".*"):
             path.unlink(missing_ok=True)  # a living one whose file it was tries again
-        for folder in (self._work / LOCK, self._work):
+        for folder in (self.work / LOCK, self.work):
             with suppress(OSError):  # others are about to begin
                 folder.rmdir()
 
@@ -143,7 +143,7 @@ class OutputFolder:
         if not self._settings_file.is_file():
             write_atomic(self._settings_file, json.dumps(self._settings, indent=1, sort_keys=True) + "\n")
         self.records = self._read_records()
-        dead = sessions(self._work)
+        dead = sessions(self.work)
         if dead and self.records:
             self._write_journal()
         for folder in dead:
@@ -161,18 +161,19 @@ class OutputFolder:
 
     def _closed_by_another(self, catalog: Catalog) -> list[Failure] | None:
         ids = {row.video_id for row in catalog.rows}
-        failures = [failure for failure in _read_failures(self._failures) if failure.video_id in ids]
+        failures = [failure for failure in read_failures(self.failures_path) if failure.video_id in ids]
         self.records = self._read_records()
         return failures if ids <= self.records.keys() | {failure.video_id for failure in failures} else None
 
     def _write_journal(self) -> None:
-        write_atomic(self._journal, journal_text(self.records.values()))
+        write_atomic(self.journal_path, journal_text(self.records.values()))
 
     def _read_records(self) -> dict[str, Record]:
-        return read_records(self._journal) | {record.video_id: record for record in finished_outputs(self._work)}
+        return read_records(self.journal_path) | {record.video_id: record for record in finished_outputs(self.work)}
 
 
-def _read_failures(path: Path) -> list[Failure]:
+def read_failures(path: Path) -> list[Failure]:
+    """Return what failures.csv lists, nothing if there is no such file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

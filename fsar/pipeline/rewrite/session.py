@@ -13,6 +13,7 @@ bytes, and then finds its batch finished or its session over.
 
 import hashlib
 import json
+import os
 import re
 import secrets
 import shutil
@@ -29,9 +30,11 @@ from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.jobs.run import Failure, Outcome
 from fsar.pipeline.rewrite.record import Record, read_records
 from fsar.pipeline.store.disk import create_exclusive, list_names
-from fsar.pipeline.store.journal.claims import Claims, live_claims
+from fsar.pipeline.store.journal import owner as owners
+from fsar.pipeline.store.journal.claims import Claims, claim_names, claimed_chunks, free_claims_of, live_claims
+from fsar.pipeline.store.journal.owner import is_gone, read_owner
 
-PLAN_FILE = "plan.json"
+PLAN_FILE, CLAIMS, WORKERS = "plan.json", "claims", "workers"
 MAX_BATCH_ROWS = 64
 MIN_BATCHES = 256
 """Small catalogs have smaller batches, so that many processes find work to the end."""
@@ -70,7 +73,7 @@ class Session:
     def __init__(self, folder: Path, rows: Sequence[CatalogRow]) -> None:
         self.folder, self.rows = folder, rows
         self._batch_rows = make_plan(rows)["batch_rows"]
-        self._claims, self._workers = Claims(folder / "claims"), Claims(folder / "workers")
+        self._claims, self._workers = Claims(folder / CLAIMS), Claims(folder / WORKERS)
         self._queue: deque[int] = deque()
         self._in_hand: dict[str, Batch] = {}
         self._counted: set[int] = set()
@@ -139,9 +142,12 @@ class Session:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def somebody_died(self) -> bool:
-        """Tell whether a process of this session was killed."""
-        everybody = list_names(self.folder / "workers")
-        return len(everybody) > len(live_claims(self.folder / "workers"))
+        """Tell whether a process of this session was killed, or may have been: it has been silent for long."""
+        folder, own = self.folder / WORKERS, self._workers.held
+        touched = {index: _touched(folder / f"{index:06d}") for index in claimed_chunks(folder)}
+        now = max(touched.values(), default=0.0)
+        silent = any(now - touched[index] > owners.STALE_SECONDS / 2 for index in touched.keys() - own)
+        return silent or len(touched) > len(live_claims(folder))
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +168,7 @@ class Session:
         return self.rows[index * self._batch_rows : (index + 1) * self._batch_rows]
 
     def _finished(self) -> set[int]:
-        return {int(name[:-5]) for name in list_names(self.folder) if _RESULTS.fullmatch(name)}
+        return {int(name[:-5]) for name in result_names(self.folder)}
 
     def _claim_from_queue(self, *, refill: bool = False) -> Batch | None:
         if refill:
@@ -203,7 +209,18 @@ class Session:
 
 def is_alive(session: Path) -> bool:
     """Tell whether a process takes part in a session, as far as one look can tell."""
-    return bool(live_claims(session / "workers"))
+    return bool(live_claims(session / WORKERS))
+
+
+def free_worker(session: Path, worker: str) -> None:
+    """Free the batches of a worker that has ended, and leave a sign that it did not end by itself."""
+    free_claims_of(session / CLAIMS, worker)
+    for name in claim_names(session / WORKERS):
+        path = session / WORKERS / name
+        owner = read_owner(path)
+        if owner is not None and owner.worker == worker and not is_gone(owner):
+            with suppress(FileNotFoundError):
+                os.utime(path, (0, 0))  # ancient: whoever looks takes it for dead
 
 
 def sessions(work: Path) -> list[Path]:
@@ -219,15 +236,19 @@ def read_plan(session: Path) -> dict[str, Any] | None:
         return None
 
 
-def read_results(session: Path) -> tuple[list[Record], list[Failure]]:
-    """Return the results of finished batches."""
+def result_names(session: Path) -> list[str]:
+    """Return the names of the results of finished batches."""
+    return [name for name in list_names(session) if _RESULTS.fullmatch(name)]
+
+
+def read_results(session: Path, names: Sequence[str] | None = None) -> tuple[list[Record], list[Failure]]:
+    """Return the results of finished batches, all or those named."""
     records, failures = [], []
-    for name in list_names(session):
-        if _RESULTS.fullmatch(name):
-            with suppress(FileNotFoundError, ValueError):
-                results = json.loads((session / name).read_bytes())
-                records += [Record.from_dict(record) for record in results["records"]]
-                failures += [Failure(**failure) for failure in results["failures"]]
+    for name in result_names(session) if names is None else names:
+        with suppress(FileNotFoundError, ValueError):
+            results = json.loads((session / name).read_bytes())
+            records += [Record.from_dict(record) for record in results["records"]]
+            failures += [Failure(**failure) for failure in results["failures"]]
     return records, failures
 
 
@@ -239,3 +260,10 @@ def finished_outputs(work: Path) -> list[Record]:
             records += read_records(path).values()
         records += read_results(session)[0]
     return records
+
+
+def _touched(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

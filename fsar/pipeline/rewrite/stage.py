@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow
-from fsar.pipeline.jobs.run import Failure, Outcome, stream_jobs
+from fsar.pipeline.jobs.run import Outcome, stream_jobs
 from fsar.pipeline.rewrite.folder import OutputFolder
 from fsar.pipeline.rewrite.record import Record
+from fsar.pipeline.rewrite.report import RewriteReport
 from fsar.pipeline.rewrite.session import Batch, Session
+from fsar.pipeline.rewrite.watch import RewriteWatch
 from fsar.progress import Advance, progress
 
 Settings = TypeVar("Settings")
@@ -31,20 +33,6 @@ class Task(Generic[Settings]):
     def path(self) -> Path:
         """The source, as failures list it."""
         return self.row.path
-
-
-@dataclass(frozen=True)
-class RewriteReport:
-    """What a run did."""
-
-    done: int
-    """Videos that this process rewrote."""
-    kept: int
-    """Videos that an earlier run had finished, or another process at the same time."""
-    failures: list[Failure]
-    """Of the whole catalog."""
-    catalog: Path
-    """The catalog of the rewritten videos, for the next stage."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +63,10 @@ class Stage(Generic[Settings]):
         folder.check()
         rows = (row for row in catalog.rows if not folder.is_done(folder.records.get(row.video_id), row.path))
         return [Task(row, folder.folder.absolute(), settings) for row in rows]
+
+    def watch(self, catalog: Catalog, out: Path, settings: Settings) -> RewriteWatch:
+        """Return one who sees how far other processes are that `run` the same, after the same checks."""
+        return RewriteWatch(self._folder(catalog, out, settings), catalog)
 
     def run(self, catalog: Catalog, out: Path, settings: Settings, how: How) -> RewriteReport:
         """Rewrite every video and write catalog.csv and failures.csv.
