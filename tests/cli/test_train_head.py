@@ -335,3 +335,27 @@ def test_what_to_know_of_the_validation_is_said_before_the_training(call, tmp_pa
     assert note in out
     assert err.index(note) < err.index("step ")
     assert note not in call(*line, "--quiet", "--out", tmp_path / "other")[2]
+
+
+def test_weights_chosen_by_the_test_classes_are_marked_everywhere(call, tmp_path, store):
+    line = [train_head, "otam", "-o", "adapter=linear", *SHORT]
+    code, out, err = call(*line, "--select-on", "test", "--out", tmp_path / "run")
+    assert code == 0, err
+    assert "classes of these chose the weights" in out
+    assert "the test classes choose the weights" in out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert sorted(config["val_classes"]) == sorted(PARTS["test"])
+    assert config["select_on"] == "test"
+    code, _, err = call(eval_head, tmp_path / "run", "--episodes", 20)
+    assert code == 1
+    assert "the weights of the head were chosen by class" in err
+    code, out, _ = call(eval_head, tmp_path / "run", "--episodes", 20, "--allow-seen")
+    assert code == 0
+    assert "classes of these chose the weights" in out
+    code, _, err = call(*line, "--out", tmp_path / "run")
+    assert code == 1
+    assert "holds another run" in err
+    for more in (["--val-share", "0.3"], ["--val-episodes", "0"]):
+        code, _, err = call(*line, "--select-on", "test", *more, "--out", tmp_path / "other")
+        assert code in (1, 2)
+        assert "--select-on test" in err

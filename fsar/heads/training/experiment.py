@@ -61,8 +61,15 @@ class Experiment:
     validate_every: int | None = None
     """Steps; None for a twentieth of the training, but not below MIN_STEPS."""
     patience: int = 10
+    select_on: str = "val"
+    """Part whose episodes choose the weights."""
     amp: bool = False
     drop_small_classes: bool = False
+
+    @property
+    def selection_pool(self) -> EpisodePool | None:
+        """The classes that choose the weights; None where the split has no such part."""
+        return self.task.parts.pools.get(self.select_on)
 
     def train_options(self) -> TrainOptions:
         """Return the options of the loop."""
@@ -185,6 +192,8 @@ def run(
         return folder, {}
     facts = {"seed": experiment.seed, "preset": experiment.preset.name, "notes": [*pool_notes, *notes]}
     facts |= {"training": asdict(report) if report else None}
+    if planned and report:
+        facts["selection_classes"] = overlapping_classes(planned.pool.class_names, _val_classes(experiment))
     tested = trainer.tested(experiment, planned, folder, quiet=quiet) if planned else None
     result = _test(experiment, head, folder, tested, facts, quiet=quiet)
     write_atomic(folder.path / "README.md", model_card(folder.config, result))
@@ -230,7 +239,7 @@ def _config(
         "val_classes": _val_classes(experiment),
         "val_share": task.parts.val_share,
         "train_videos_sha256": _videos_sha256(task, pool),
-        "val_videos_sha256": _videos_sha256(task, task.parts.pools.get("val")),
+        "val_videos_sha256": _videos_sha256(task, experiment.selection_pool),
         "episodes": describe_shape(experiment.shape),
         "preset": loop.preset.describe(),
         "seed": experiment.seed,
@@ -241,12 +250,13 @@ def _config(
         "amp": experiment.amp,
         "device": task.device,
         "test_episodes_sha256": planned.sha256 if planned else None,
+        **({} if experiment.select_on == "val" else {"select_on": experiment.select_on}),
     }
 
 
 def _val_classes(experiment: Experiment) -> list[str]:
     """Return the classes that choose the weights; none without validation."""
-    val = experiment.task.parts.pools.get("val")
+    val = experiment.selection_pool
     return list(val.class_names) if val is not None and experiment.val_episodes else []
 
 
@@ -347,18 +357,22 @@ def validation(experiment: Experiment, *, quiet: bool = False) -> tuple[Validati
 
 
 def _validation(experiment: Experiment) -> tuple[Validation | None, list[str]]:
-    pools, shape = experiment.task.parts.pools, experiment.shape
-    if "val" not in pools or experiment.val_episodes == 0:
-        reason = "no validation was asked for" if "val" in pools else "the split has no validation part"
-        hint = "" if "val" in pools else "; --val-share 0.2 holds a fifth of the training classes out"
+    val, shape = experiment.selection_pool, experiment.shape
+    if val is None and experiment.select_on != "val":
+        raise InputError(f"--select-on {experiment.select_on}: {experiment.task.parts.name} has no such part")
+    if val is None or experiment.val_episodes == 0:
+        reason = "no validation was asked for" if val is not None else "the split has no validation part"
+        hint = "" if val is not None else "; --val-share 0.2 holds a fifth of the training classes out"
         return None, [f"{reason}: these are the last weights, and nothing stopped them from overfitting{hint}"]
-    pool, _ = pools["val"].without_small_classes(_shot(shape) + 1)
+    pool, _ = val.without_small_classes(_shot(shape) + 1)
     if pool.n_classes < 2:
         return None, [f"no two validation classes have {_shot(shape) + 1} videos: the last weights are kept"]
     n_way = min(shape.n_way, pool.n_classes)
     n_query = min(5, int(pool.counts.min()) - _shot(shape))
     short = f"the validation part has {count_of(n_way, 'class')}: validation is {n_way}-way"
     notes = [short] if n_way < shape.n_way else []
+    if experiment.select_on != "val":
+        notes.append("the test classes choose the weights: the result is not that of new classes")
     return Validation(pool, EpisodeShape(n_way, _shot(shape), n_query), experiment.val_episodes), notes
 
 

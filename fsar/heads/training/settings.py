@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fsar.errors import InputError
 from fsar.heads.setup.settings import ReadSettings
@@ -48,6 +48,8 @@ class TrainSettings(ReadSettings):
     """Validations without a better one before training stops; 0: never stop early."""
     val_share: Share | None = None
     """Hold this share of the training classes out for validation, where the split has no val part."""
+    select_on: Literal["val", "test"] = "val"
+    """Part whose episodes choose the weights; `test`, as some published code does it, is marked in every result."""
     amp: bool = False
     """Compute in bfloat16 where it is safe."""
     test: bool = True
@@ -67,6 +69,10 @@ class TrainSettings(ReadSettings):
         super().__post_init__()
         if self.episodes_file is not None:
             self.refuse_changed(("test_episodes", "test_query", "test_seed"), "--episodes-file lists the test episodes")
+        if self.select_on == "test":
+            self.refuse_changed(("val_share",), "--select-on test takes the test classes for it")
+            if not self.val_episodes:
+                raise InputError("--select-on test needs --val-episodes: without them nothing is selected")
         if self.steps and self.episodes:
             raise InputError("give --steps or --episodes, not both")
         if self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):

@@ -146,6 +146,7 @@ def make_experiment(settings: TrainSettings, *, task: Task | None = None, preset
         val_episodes=settings.val_episodes,
         validate_every=settings.validate_every,
         patience=settings.patience,
+        select_on=settings.select_on,
         amp=settings.amp,
         drop_small_classes=settings.drop_small_classes,
     )
