@@ -222,7 +222,8 @@ def train_head(
         validate_every: Steps between validations. [default: a twentieth of the training, at least 10]
         patience: Validations without a better one before training stops; 0: never stop early.
         val_share: Hold this share of the training classes out for validation, where the split has no val part.
-        select_on: Part whose episodes choose the weights; `test` is marked in every result.
+        select_on: Part whose episodes choose the weights; `test`, as some published code does it, is marked in every
+            result.
         amp: Compute in bfloat16 where it is safe.
         test: Test the trained head.
         test_episodes: Episodes of the final test.
