@@ -1,4 +1,4 @@
-"""Tiny settings of TS-FSAR."""
+"""Tiny settings of the heads that read the tokens of a frozen CLIP: TS-FSAR and Task-Adapter++."""
 
 from tests.heads.cases import N_CLASSES, Case, add_case
 
@@ -25,6 +25,24 @@ add_case(
         {**SIDE, "levels": (4, 12), "recompute": True},
         roles={**levels(4, 12), "clip": (16,)},
         frames_option="n_frames",
+        text_dim=16,
+        learned_judge=True,
+    ),
+)
+add_case(
+    "task-adapter++",
+    Case(
+        {"dim": 24, "text_dim": 16, "levels": (10,), "n_heads": 4, "start": "random"},
+        roles=levels(10),
+        text_dim=16,
+        learned_judge=True,
+    ),
+)
+add_case(
+    "task-adapter++:ordered",
+    Case(
+        {"dim": 24, "text_dim": 16, "levels": (11,), "n_heads": 2, "order_norm": True, "compat": "official"},
+        roles=levels(11),
         text_dim=16,
         learned_judge=True,
     ),

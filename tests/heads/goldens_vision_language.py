@@ -1,4 +1,4 @@
-"""How the parity vectors of CLIP-FSAR, CLIP-MEI and EMP-Net are run."""
+"""How the parity vectors of CLIP-FSAR, CLIP-MEI, EMP-Net and Task-Adapter++ are run."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ from fsar.heads import EpisodeBatch, Head, Targets
 from fsar.heads.checkpoints.official.settings import DIVISOR
 from fsar.heads.methods.clip_mei import ClipMeiHead
 from fsar.heads.methods.emp_net.head import LEVELS
+from fsar.heads.methods.task_adapter.head import TaskAdapter
 from tests.heads.goldens import Comparison, Golden, class_ids, episode, golden_method, leaves
 
 
@@ -80,3 +81,30 @@ def emp_net(golden: Golden, head: Head) -> Comparison:
     values |= {f"{level}_cum_dist": outputs[f"{level}_cost"][0] for level in LEVELS}
     values |= {f"ce_{name}": value for name, value in losses.items() if name != "total"}
     return Comparison({**values, "loss": losses["total"]}, losses["total"])
+
+
+@golden_method("task_adapter_pp")
+def task_adapter_pp(golden: Golden, head: Head) -> Comparison:
+    """The right score and, with the queries' labels given by hand, the released one, whose gradients the files hold."""
+    assert isinstance(head, TaskAdapter)
+    role, inputs = head.inputs[0].role, golden.inputs
+    leaves = {
+        f"{part}.tokens": golden.outputs[f"{part}.tokens"].clone().requires_grad_() for part in ("support", "query")
+    }
+    golden.input_grads = {name: golden.grads.pop(name) for name in leaves}
+    golden.grads = {name: grad for name, grad in golden.grads.items() if "temporal_embedding" not in name}
+    labels, targets = inputs["support_labels"][None], Targets(inputs["query_labels"][None])
+    batch = EpisodeBatch(
+        {role: leaves["support.tokens"][None]}, labels, {role: leaves["query.tokens"][None]}, golden.metadata["way"],
+        inputs["text"][None],
+    )  # fmt: skip
+    right = head.outputs(batch)
+    values = {"logits": right["logits"] / head.scale, "visual": right["visual"], "semantic": right["semantic"]}
+    values["loss"] = head.loss(batch, right, targets)["total"]
+    head.query_labels, in_order = targets.query_labels, inputs["query_labels"].argsort()
+    released = head.outputs(batch)
+    total = head.loss(batch, released, targets)["total"]
+    values["logits_as_released"] = released["logits"][0][in_order] / head.scale
+    values["semantic_as_released"] = released["semantic"][0][in_order]
+    values["loss_as_released"] = total
+    return Comparison(values, total, leaves)

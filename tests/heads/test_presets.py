@@ -8,6 +8,7 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.heads import list_heads, recipes
+from fsar.heads.finetune.setup import published_tuning
 from fsar.heads.head import head_type
 from fsar.heads.recipes.files import read_recipes
 from fsar.heads.recipes.presets import CACHED, get_preset, list_presets
@@ -50,8 +51,21 @@ def test_emp_net_falls_at_two_and_three_fifths(episode, factor):
 @pytest.mark.parametrize("head", ["clip-fsar", "clip-mei", "emp-net", "hyrsm", "hyrsm++", "molo", "ts-fsar"])
 def test_every_benchmark_has_a_recipe(head):
     names = [name for name in list_presets(head) if name.startswith(head)]
-    assert len([name for name in names if not name.endswith("-5shot")]) == 5
+    assert len([name for name in names if not name.endswith(("-5shot", "-epic"))]) == 5
     assert get_preset("published", head, "ssv2-cmn").name == f"{head}-ssv2-cmn"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("head", ["hyrsm", "hyrsm++"])
+@pytest.mark.parametrize("n_shot", [1, 5])
+def test_a_split_of_epic_kitchens_takes_the_rates_that_hyrsm_pp_was_released_with(head, n_shot):
+    rates = json.loads((GOLDENS / "schedule" / "lr_schedule.json").read_text())
+    official = rates[f"HyRSMplusplus_Epic_{n_shot}shot_v1"]
+    preset = get_preset("published", head, "epic", n_shot=n_shot)
+    assert (preset.n_episodes, preset.n_query) == (official["NUM_TRAIN_TASKS"], 7 if n_shot == 1 else 3)
+    for iteration, rate in zip(official["iteration"], official["lr"], strict=True):
+        assert preset.lr * preset.schedule.factor(iteration, preset.n_episodes) == pytest.approx(rate, rel=1e-6)
+    assert published_tuning(head, "epic", n_shot=n_shot).images == f"{head}-epic"
 
 
 FAMILIES = {"HyRSMplusplus": "hyrsm++", "MoLo": "molo"}
@@ -102,7 +116,7 @@ def test_every_file_of_recipes_holds_what_its_head_takes(file):
     for preset in found.values():
         assert preset.source
         assert preset.note or preset.name == "cached"
-        assert not preset.split or load_split(preset.split).name == preset.split
+        assert preset.split in ("", "epic") or load_split(preset.split).name == preset.split
         for head in preset.heads:
             assert file.name == f"{head.replace('++', '_pp').replace('-', '_')}.toml"
             assert typed_options(head, {name: str(value) for name, value in preset.options.items()}) == preset.options

@@ -24,6 +24,7 @@ BACKBONE_FILE, REPORT_FILE = "backbone.safetensors", "import.json"
 
 SIGNATURES = (
     # A parameter that only this method has, and the method. The first match counts.
+    (r"feature\.transformer\.resblocks\.0\.task_adapter\..*", "task_adapter_pp"),
     (r"spatialtemporal_reasion_1\..*", "emp_net"),
     (r"context1\..*", "clip_mei"),
     (r"context2\..*", "clip_fsar"),

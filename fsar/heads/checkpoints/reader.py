@@ -11,8 +11,9 @@ from torch import Tensor
 from fsar.errors import InputError, one_line
 from fsar.torch_files import read_torch_file
 
-STATE_KEYS = ("model_state", "model_state_dict", "state_dict")
-"""Where the code bases keep the weights: CLIP-FSAR, MoLo, HyRSM and EMP-Net; TRX, STRM and CLIP-MEI; others."""
+STATE_KEYS = ("model_state", "model_state_dict", "state_dict", "state")
+"""Where the code bases keep the weights: CLIP-FSAR, MoLo, HyRSM and EMP-Net; TRX, STRM, CLIP-MEI; others; Task-Adapter.
+"""
 OTHER_KEYS = ("epoch", "iteration", "optimizer_state", "optimizer_state_dict", "scheduler", "acc", "model_ema_state")
 FORMS = (
     "a dict with 'model_state' and 'cfg' (CLIP-FSAR, MoLo, HyRSM, EMP-Net), a dict with 'model_state_dict' (TRX, STRM, "

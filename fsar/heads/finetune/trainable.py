@@ -42,6 +42,11 @@ def set_trainable(tower: Tower, choice: str) -> None:
         _let_norms_train(tower)
     elif choice in ADAPTER_KINDS:
         _let_adapters_train(tower, choice)
+    elif choice == "task-adapter++":
+        raise InputError(
+            "task-adapter++ lets the videos of an episode see each other: it is a head, on a store with tokens.9.raw "
+            "(--option levels=10), or with --finetune BACKBONE --trainable none on frames"
+        )
     elif choice not in ("all", "none"):
         raise InputError(f"what trains must be {FORMS}, got {choice!r}")
 

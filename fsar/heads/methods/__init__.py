@@ -25,6 +25,7 @@ from fsar.heads.methods import (
 from fsar.heads.methods.emp_net import head as emp_net
 from fsar.heads.methods.hcl import head as hcl
 from fsar.heads.methods.strm import head as strm
+from fsar.heads.methods.task_adapter import head as task_adapter
 from fsar.heads.methods.ts_fsar import head as ts_fsar
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "second_order",
     "strm",
     "tarn",
+    "task_adapter",
     "team",
     "trx",
     "ts_fsar",

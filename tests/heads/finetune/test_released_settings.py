@@ -35,6 +35,8 @@ FAMILY = [
     ("hyrsm", FULL, 1e-4, 2e-5, 3000, (0, 6, 9), 40000, 7, 0.6),
     ("hyrsm", SMALL, 1e-4, 2e-5, 1500, (0, 4, 8), 20000, 7, 0.15),
     ("hyrsm", UCF, 5e-5, 1e-5, 700, (0, 3, 5, 7), 2500, 7, 0.15),
+    ("hyrsm++", "epic", 5e-5, 1e-5, 400, (0, 4, 7), 2000, 7, 0.5),
+    ("hyrsm", "epic", 5e-5, 1e-5, 400, (0, 4, 7), 2000, 7, 0.6),
 ]
 CLASS_WEIGHT = {"clip-fsar": "text_loss_weight", "molo": "class_weight", "hyrsm": "class_weight",
                 "hyrsm++": "class_weight"}  # fmt: skip

@@ -11,6 +11,7 @@ from fsar.heads.checkpoints.official import (
     matching,
     metric,
     strm,
+    task_adapter,
     ts_fsar,
 )
 from fsar.heads.checkpoints.official.formats import (
@@ -39,5 +40,6 @@ __all__ = [
     "official_format",
     "register_official",
     "strm",
+    "task_adapter",
     "ts_fsar",
 ]
