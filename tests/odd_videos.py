@@ -171,17 +171,26 @@ def whole_set() -> list[OddVideo]:
     return videos
 
 
+@functools.cache
 def short_set() -> list[OddVideo]:
-    """Return about forty members in which every codec, container, timing, orientation and pixel format occurs."""
-    chosen, seen = [], set()
-    for video in sorted(whole_set(), key=lambda video: video.timing == "constant" and video.orientation == "upright"):
-        traits = {video.codec, video.container, video.pixels, video.timing, video.orientation}
-        if video.codec in ("ffv1", "png"):  # kept as they are: grey and RGB reach the decoder as such
-            traits.add(f"{video.codec} {video.pixels}")
-        if traits - seen:
-            chosen.append(video)
-            seen |= traits
+    """Return about fifty members that hold every trait of the whole set: each time the one with most new traits."""
+    whole, chosen = whole_set(), []
+    wanted = set[str]().union(*map(_traits, whole))
+    while wanted:
+        chosen.append(max(whole, key=lambda video: len(_traits(video) & wanted)))
+        wanted -= _traits(chosen[-1])
     return chosen
+
+
+def _traits(video: OddVideo) -> set[str]:
+    traits = {video.codec, video.container, video.pixels, video.timing, video.orientation}
+    if video.container in (".mp4", ".mkv", ".avi", ".ts"):  # which keep times in ways of their own
+        traits.add(f"{video.container} {video.timing}")
+    if video.container == ".avi":  # which has no times at all where frames are stored in another order
+        traits.add(f"{video.codec}.avi")
+    if video.codec in ("ffv1", "png"):  # kept as they are: grey and RGB reach the decoder as such
+        traits.add(f"{video.codec} {video.pixels}")
+    return traits
 
 
 @functools.cache

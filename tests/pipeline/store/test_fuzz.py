@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,41 @@ def changed(data: Any, choose: Callable[[int], int], value: Any) -> Any:
     return copy
 
 
+VALUES = (
+    *(None, True, 0, 1, -1, 3, 1.5, 2**31, 2**63, 10**40, "", "../x", "/etc/passwd", "float64", "\x1b[2J"),
+    *([], [0], [-1, 0, 1], [2**62, 2**62], [10**40], ["a"], [[]], {}, {"a": 1}, {"../x": {}}, {"a/b": 1}),
+)
+"""What else can stand where a document of ours has something."""
+
+
+def places(document: Any, *, most: int = 3) -> Iterator[tuple[Any, ...]]:
+    """Yield the way to everything in a document; of long lists and objects, to the first few."""
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in list(items) if len(document) < 12 else list(items)[:most]:
+        yield (key,)
+        if isinstance(value, dict | list):
+            yield from ((key, *rest) for rest in places(value))
+
+
+def put(document: Any, place: tuple[Any, ...], change: Callable[[Any, Any], object]) -> None:
+    """Do something to a document at a place: `change` is called with what holds it, and its key there."""
+    for key in place[:-1]:
+        document = document[key]
+    change(document, place[-1])
+
+
+def changes() -> list[Callable[[Any, Any], object]]:
+    """Return everything that is done at a place: another value, another key, nothing at all."""
+    others = [lambda holder, key, value=value: holder.__setitem__(key, value) for value in VALUES]
+    keys = [
+        lambda holder, key, name=name: (
+            holder.__setitem__(name, holder.pop(key)) if isinstance(holder, dict) else holder.append(name)
+        )
+        for name in ("../x", "a/b", "\x1b[2J", "STORE.json", "c" * 300)
+    ]
+    return [*others, *keys, lambda holder, key: holder.__delitem__(key)]
+
+
 DOCUMENTS = ("store.json", "manifest.json", "journal/metadata.json", "journal/000000.000003.json")
 
 
@@ -100,6 +135,44 @@ def test_documents(forge: Forge, name: str, data: st.DataObject, value: Any) -> 
     finally:
         for path, content in before.items():
             path.write_bytes(content)
+
+
+def content_of(forge: Forge, name: str) -> dict[str, Any]:
+    document = json.loads((forge.home / name).read_bytes())
+    del document["sha256"]
+    return document
+
+
+def forged_at(forge: Forge, name: str, place: tuple[Any, ...], change: Callable[[Any, Any], object]) -> None:
+    """Change a document at one place, make all checksums right, read everything, and restore it."""
+    before = {path: path.read_bytes() for path in [forge.home / name, *forge.home.glob("*.json")]}
+    before |= {path: path.read_bytes() for path in forge.home.glob("journal/*.json")}
+    try:
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, OSError):  # what cannot be forged
+            forge.edit(name, lambda document: put(document, place, change))
+            if name != "manifest.json":
+                forge.sign()
+        use(forge.path)
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+@quick
+@given(data=st.data())
+def test_any_place(forge: Forge, name: str, data: st.DataObject) -> None:
+    """Values that a field could be mistaken for, each where it does harm."""
+    place = data.draw(st.sampled_from(list(places(content_of(forge, name)))))
+    forged_at(forge, name, place, data.draw(st.sampled_from(changes())))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_place(forge: Forge, name: str) -> None:
+    for place in places(content_of(forge, name)):
+        for change in changes():
+            forged_at(forge, name, place, change)
 
 
 @quick
