@@ -19,6 +19,11 @@ COMMANDS = {
     "encode": ("fsar.cli.prep_encode", "Encode videos into a feature store."),
     "text": ("fsar.cli.prep_text", "Add class-text embeddings to a store."),
     "import-checkpoint": ("fsar.cli.prep_checkpoint", "Import a published checkpoint: head and backbone."),
+    "import-features": ("fsar.cli.prep_import:features_command", "Write published features of clips as a store."),
+    "import-episodes": (
+        "fsar.cli.prep_import:episodes_command",
+        "Write published test episodes as a store and a list.",
+    ),
     "run": ("fsar.cli.prep_run", "Run the stages named in a TOML file."),
 }
 
@@ -31,10 +36,12 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command `cmd_name`; its module holds it as `command`."""
+        """Return the command `cmd_name`: what its entry names as MODULE:ATTRIBUTE, or `command` of the module."""
         if cmd_name not in COMMANDS:
             return None
-        return importlib.import_module(COMMANDS[cmd_name][0]).command
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute or "command")
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any of them."""

@@ -108,6 +108,21 @@ def test_an_official_checkpoint_comes_back_with_the_official_logits(case, tmp_pa
     assert_close("logits", comparison.values["logits"], golden.outputs["logits"])
 
 
+@pytest.mark.shared
+def test_a_matching_head_is_told_by_its_file_name_and_its_tensors(tmp_path):
+    golden = read_golden(GOLDENS / "chamfer/p1_5w1s_T8_chamferpp.safetensors")
+    path = tmp_path / "ssv2_chamfer++_5way_1shots_seed1.pt"
+    torch.save({"iteration": 1, "model_state_dict": golden.state, "optimizer_state_dict": {}, "scheduler": {}}, path)
+    report = import_checkpoint(path)
+    assert (report.method, report.missing, report.assumed) == ("chamfer", (), ())
+    comparison = METHODS["chamfer"].run(golden, without_dropout(report.head))
+    assert_close("logits", comparison.values["logits"], golden.outputs["logits"])
+    torch.save({"model_state_dict": read_golden(GOLDENS / "chamfer/p5_5w1s_T8_linear.safetensors").state}, path)
+    linear = path.rename(tmp_path / "ucf101_linear_5way_1shots_seed10.pt")
+    assert import_checkpoint(linear).head.options["matching"] == "linear"
+    assert import_checkpoint(linear).assumed == ("video_to_class_matching", "clip_tuple_length")
+
+
 def side_config(options):
     """The settings of TS-FSAR in sections, as its config files have them."""
     names = ("RES_ALPHA", "TEMP_CLIP", "TEMP_SIDE", "FUSE_VISION", "FUSE_CLIP", "FUSE_SIDE", "KD_T")

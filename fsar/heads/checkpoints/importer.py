@@ -35,6 +35,8 @@ SIGNATURES = (
     (r"mha\.in_proj_weight", "pal_perrett"),
     (r"key_head\.weight", "crosstransformer"),
     (r"transformers\.0\.k_linear\.weight", "trx"),
+    (r"global_temperature", "chamfer"),
+    (r"DPM\.AP", "team"),
 )
 HEAD_CLASSES = (
     # Official class names that tell methods apart whose parameters do not.
@@ -93,15 +95,16 @@ def import_checkpoint(
         method = recognise_method(path, checkpoint, bare)
     elif method not in list_official():
         raise unknown_name("official method", method, list_official())
+    known = {**official_format(method).settings_of_name(path.name), **(checkpoint.settings or {})}
     with seeded(0):  # what the file lacks is at least the same every time
-        head = _head(path, method, bare, checkpoint.settings or {}, compat)
+        head = _head(path, method, bare, known, compat)
     backbone = recognise_backbone(backbone_tensors)
     own = head.state_dict()
     ignored = [name for name in bare if our_name(official_format(method), name) not in own]
     ignored += [] if backbone else [f"backbone.{name}" for name in backbone_tensors]
     present = {our_name(official_format(method), name) for name in bare}
     missing = tuple(name for name in own if name not in present)
-    assumed = _assumed(method, checkpoint.settings or {})
+    assumed = _assumed(method, known)
     return ImportReport(method, head, backbone, (*sorted(ignored), *checkpoint.unused), missing, assumed)
 
 

@@ -39,6 +39,8 @@ class OfficialFormat:
     """Options of `fsar-prep encode` that prepare frames as its code does; "" where those are the defaults."""
     guessed: tuple[str, ...] = ()
     """Settings that decide options and that the weights do not show: without them the official defaults are assumed."""
+    settings_of_name: Callable[[str], Mapping[str, Any]] = lambda name: {}
+    """Settings that the name of a published file tells."""
     unsaved: tuple[str, ...] = ()
     """Patterns (`re.fullmatch`) of OUR names that an official checkpoint may lack; they keep their fresh values."""
 

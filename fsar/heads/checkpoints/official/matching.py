@@ -1,5 +1,6 @@
 """Official forms of TEAM, Chamfer++ and its family, CMN as re-implemented, and the unofficial TARN."""
 
+import re
 from typing import Any
 
 from fsar.heads.checkpoints.official.formats import Metadata, OfficialFormat, State, register_official
@@ -22,7 +23,8 @@ def _team(metadata: Metadata, state: State) -> dict[str, Any]:
 def _chamfer(metadata: Metadata, state: State) -> dict[str, Any]:
     """Read what the tensors show; matching, joint and temperatures are command-line settings of the official code."""
     settings = metadata.get("options", metadata)
-    length = settings.get("clip_tuple_length", 1)
+    tuples = state.get("clip_tuples.0")
+    length = len(tuples) if tuples is not None else settings.get("clip_tuple_length", 1)
     weight, linear = state.get("fc.weight"), state.get("matching_function.linear.weight")
     return {
         "dim": weight.shape[1] // length if weight is not None else 1,
@@ -36,6 +38,19 @@ def _chamfer(metadata: Metadata, state: State) -> dict[str, Any]:
         "learn_temperature": "weight" if settings.get("matching_global_temperature_fixed", True) else "both",
         "compat": "official",
     }
+
+
+def _published_chamfer(name: str) -> dict[str, Any]:
+    """Return the settings that a published name tells, such as "ssv2_chamfer++_5way_1shots_seed1.pt".
+
+    Whether supports are joined it says for Chamfer++ alone, and of ViSiL not even the function: those stay assumed.
+    """
+    found = re.match(r"[a-z0-9]+_(mean|max|diag|linear|otam|chamfer\+\+)_\d+way_", name)
+    if found is None:
+        return {}
+    if found[1] == "chamfer++":
+        return {"matching_function": "chamfer", "video_to_class_matching": "joint", "clip_tuple_length": 3}
+    return {"matching_function": found[1]}
 
 
 def _cmn(metadata: Metadata, state: State) -> dict[str, Any]:
@@ -81,6 +96,7 @@ register_official(
         ),
         leftovers=(r"clip_tuples\.\d+",),  # indices, computed
         guessed=("matching_function", "video_to_class_matching", "clip_tuple_length"),
+        settings_of_name=_published_chamfer,
     ),
 )
 register_official("cmn", OfficialFormat("cmn", _cmn, renames=((r"^h$", "hidden"),)))

@@ -1,0 +1,1 @@
+"""Features that other code published, as stores: those of temporal_matching."""
