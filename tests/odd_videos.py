@@ -39,6 +39,9 @@ CODECS = {
         (".mp4", ".mov", ".mkv", ".avi", ".ts", ".flv", ".m4v", ".3gp", ".mts"),
         ("tv", "pc", "yuv422p", "yuv444p/pc", "yuv420p10le", "gray", "gray/pc", "gray10le"),
     ),
+    "h264-interlaced": Codec(
+        (*X264, "-flags", "+ilme+ildct", "-x264-params", "tff=1"), (".mp4", ".mkv", ".ts", ".mts")
+    ),
     "h264-rgb": Codec(("-c:v", "libx264rgb", "-crf", "8"), (".mp4", ".mkv"), ("rgb24",)),
     "hevc": Codec(
         ("-c:v", "libx265", "-preset", "ultrafast", "-crf", "8", "-x265-params", "log-level=none:pools=none"),
@@ -59,6 +62,12 @@ CODECS = {
     "mpeg4": Codec(("-c:v", "mpeg4", "-q:v", "2"), (".avi", ".mp4", ".mkv", ".mov")),
     "xvid": Codec(("-c:v", "mpeg4", "-vtag", "XVID", "-bf", "2", "-q:v", "2"), (".avi", ".mkv")),
     "mpeg2": Codec(("-c:v", "mpeg2video", "-bf", "2", "-q:v", "2"), (".mpg", ".ts", ".vob", ".m2ts"), has_times=False),
+    "mpeg2-interlaced": Codec(
+        ("-c:v", "mpeg2video", "-bf", "2", "-q:v", "2", "-flags", "+ilme+ildct", "-top", "1"),
+        (".mpg", ".ts", ".avi"),
+        has_times=False,
+    ),
+    "dv": Codec(("-c:v", "dvvideo", "-r", "25"), (".avi", ".mov", ".dv"), size=(720, 576), has_times=False),
     "mpeg1": Codec(("-c:v", "mpeg1video", "-q:v", "2", "-r", "25"), (".mpg",), has_times=False),
     "mjpeg": Codec(("-c:v", "mjpeg", "-q:v", "2"), (".avi", ".mov", ".mkv"), ("yuvj420p/pc", "yuvj444p/pc")),
     "msmpeg4": Codec(("-c:v", "msmpeg4v3", "-q:v", "2"), (".avi",)),

@@ -84,6 +84,7 @@ POISON: dict[str, Poison] = {
     "empty file": (_file("zero.mp4", b""), frozenset({"empty"})),
     "web page": (_file("page.mp4", _HTML), frozenset({"not-a-video"})),
     "pointer of git-lfs": (_file("lfs.webm", _LFS), frozenset({"not-a-video"})),
+    "list of other files": (_file("list.mp4", b"ffconcat version 1.0\nfile 0001.webm\n"), frozenset({"not-a-video"})),
     "random bytes": (_file("noise.avi", np.random.default_rng(1).bytes(5000)), frozenset({"not-a-video"})),
     "sound alone": (_sound, frozenset({"no-video-stream"})),
     "cut webm": (_clip(".webm", lambda path: cut_file(path, 0.6)), frozenset({"truncated"})),

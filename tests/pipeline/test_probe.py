@@ -1,6 +1,7 @@
 """Whether a file is whole, and when its frames are shown."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +113,30 @@ def test_a_pipe_among_the_videos_keeps_nobody_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(VideoError, match="not a regular file"):
         decode_clip(tmp_path / "pipe.mp4", np.arange)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nother.ts\n#EXT-X-ENDLIST\n"),
+        ("list.mp4", "ffconcat version 1.0\nfile other.ts\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile other.ts\n"),
+        ("stream.avi", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"),
+    ],
+)
+def test_a_file_that_leads_to_others_is_no_video(tmp_path, name, text):
+    write_clip(tmp_path / "other.ts", n_frames=5, codec="mpeg4")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(VideoError, match="is a list of other files") as error:
+        decode_clip(tmp_path / name, np.arange)
+    assert error.value.reason == "not-a-video"
+
+
+@pytest.mark.parametrize("name", ["a:b.mp4", "http:x.mp4", "concat:a|b.mp4", "file:a.mp4"])
+def test_no_name_of_a_file_is_an_address(tmp_path, monkeypatch, name):
+    shutil.copy(write_clip(tmp_path / "a.mp4", n_frames=5), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(decode_clip(Path(name), np.arange).frames) == 5
 
 
 def test_links_in_a_ring_are_missing(tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ STREAM_SLACK_FRAMES = 0.5
 """The same where the container states the duration of the video stream itself."""
 AVI_SLACK = 0.02
 """An AVI header is an estimate that writers forget to correct: this share (and 2 frames) may be missing."""
+
+OTHERS_CONTENT = frozenset(
+    {
+        *("concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub", "webm_dash_manifest"),
+        *("alsa", "fbdev", "kmsgrab", "lavfi", "oss", "v4l2", "video4linux2", "x11grab"),
+    }
+)
+"""Formats of FFmpeg that show other files, the network or a device. A video is what its own file holds: that is what
+its hash is of, and nobody's catalog may lead elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +50,25 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     import av
 
     check_file(path)
+    options = {"format_whitelist": _own_formats(), "protocol_whitelist": "file"}
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(f"file:{path}", metadata_errors="replace", options=options)
+    except av.error.ArgumentError as error:
+        raise VideoError("not-a-video", f"{path} is a list of other files, or no video: name the files") from error
     except (av.error.FFmpegError, ValueError) as error:
         if isinstance(error, PermissionError):
             raise
         raise VideoError("not-a-video", f"{path} is not a video that can be read: {_cause(error)}") from error
     with container:
         yield container, video_stream(container, path)
+
+
+@cache
+def _own_formats() -> str:
+    """Return FFmpeg's names of the formats whose content is all in the file itself."""
+    import av
+
+    return ",".join(sorted(av.formats_available - OTHERS_CONTENT))
 
 
 def video_stream(container: Any, path: Path) -> Any:
