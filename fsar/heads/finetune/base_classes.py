@@ -31,7 +31,7 @@ from fsar.heads.recipes.presets import Preset
 from fsar.heads.recipes.schedules import Cosine
 from fsar.heads.run_folder import CONFIG, differences, read_json, write_json
 from fsar.heads.training.loop import TrainOptions, train_learner
-from fsar.pipeline.backbones import Backbone, load_backbone
+from fsar.pipeline.backbones import Backbone, check_trainable, load_backbone
 from fsar.pipeline.encode.clip_task import DecodeFailure
 from fsar.pipeline.packs import FramePack
 from fsar.pipeline.packs.build import pack_frames
@@ -109,6 +109,7 @@ def tune(videos: VideoSet, out: Path, options: BaseOptions, *, jobs: int = 1, qu
     if not out.parent.is_dir():
         raise InputError(f"no folder {out.parent} for {out.name}")
     backbone = load_backbone(options.backbone, weights=options.weights, size=options.size)
+    check_trainable(backbone, "tune")
     folder = _folder(out, videos, options)
     packed, failures = _packed(videos, folder, options, jobs=jobs, quiet=quiet)
     training, held_out = _hold_out(packed, failures, options)

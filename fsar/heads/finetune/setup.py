@@ -32,7 +32,7 @@ from fsar.heads.setup.task import Task
 from fsar.heads.training.experiment import Experiment, FeatureTrainer, Trainer
 from fsar.heads.training.settings import TrainSettings
 from fsar.heads.training.train_head import chosen_preset, make_experiment
-from fsar.pipeline.backbones import Backbone, load_backbone, refuse_clips
+from fsar.pipeline.backbones import Backbone, check_trainable, load_backbone
 from fsar.pipeline.backbones.adapters import ADAPTER_KINDS, Adaptation, with_adapters
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.recorded_backbone import backbone_of
@@ -177,7 +177,7 @@ def _adapted(backbone: Backbone, tuning: Tuning, n_frames: int, seed: int) -> Ba
 
 def _check(backbone: Backbone, tuning: Tuning, options: FinetuneSettings) -> None:
     """Refuse what would fail in the first step."""
-    refuse_clips(backbone, "--finetune")
+    check_trainable(backbone, "--finetune")
     if options.micro_batch and tuning.batch_norm != "eval" and batch_norms(backbone.module):
         raise InputError(
             f"--micro-batch cuts a call of the backbone into chunks, and {backbone.name} normalises each call by its "

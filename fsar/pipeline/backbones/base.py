@@ -140,12 +140,15 @@ class Backbone:
         return names
 
 
-def refuse_clips(backbone: Backbone, command: str) -> None:
-    """Raise InputError for a network that sees clips, where `command` trains on single frames."""
+def check_trainable(backbone: Backbone, command: str) -> None:
+    """Raise InputError for a network that `command` does not train: one that sees clips, or a model of transformers."""
+    name = f"{backbone.library}:{backbone.name}"
+    instead = "encode with it and train a head on the store"
     if backbone.video is not None:
+        raise InputError(f"{name} sees clips: {command} trains networks that see single frames; {instead}")
+    if backbone.library == "hf":
         raise InputError(
-            f"{backbone.library}:{backbone.name} sees clips: {command} trains networks that see single frames; "
-            "encode with it and train a head on the store"
+            f"{name} is of transformers: {command} trains networks of open_clip, timm and torchvision; {instead}"
         )
 
 
