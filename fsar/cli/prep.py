@@ -14,6 +14,7 @@ COMMANDS = {
     "synth": ("fsar.cli.prep_synth", "Write a learnable set of short synthetic videos."),
     "convert": ("fsar.cli.prep_convert", "Convert videos to H.264 mp4, frame for frame."),
     "extract": ("fsar.cli.prep_extract", "Extract frames as JPEG."),
+    "backbones": ("fsar.cli.prep_backbones", "List the networks that can be named, and what they cost."),
     "weights": ("fsar.cli.prep_weights", "Say which file holds published weights, for machines without a connection."),
     "tune": ("fsar.cli.prep_tune", "Train a backbone on the base classes and save its weights."),
     "encode": ("fsar.cli.prep_encode", "Encode videos into a feature store."),

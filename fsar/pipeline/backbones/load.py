@@ -28,7 +28,7 @@ def load_backbone(spec: str | BackboneSpec, *, weights: Path | None = None, size
     parsed = parse_spec(spec, weights) if isinstance(spec, str) else spec
     if size is not None and size < 1:
         raise InputError(f"frame size must be a positive number of pixels, got {size}")
-    backbone = _builder(parsed.library)(parsed, size)
+    backbone = builder(parsed.library)(parsed, size)
     if parsed.seed is not None:
         sys.stderr.write(
             f"warning: {parsed.library} {printable(parsed.name)} has RANDOM weights (seed {parsed.seed})\n"
@@ -47,5 +47,6 @@ def _with_adapters(backbone: Backbone, path: Path | None) -> Backbone:
     return backbone
 
 
-def _builder(library: str) -> Callable[[BackboneSpec, int | None], Backbone]:
+def builder(library: str) -> Callable[[BackboneSpec, int | None], Backbone]:
+    """Return the function that makes the backbones of a library."""
     return importlib.import_module(f"fsar.pipeline.backbones.{LIBRARIES[library]}").build

@@ -90,6 +90,7 @@ def _needs_quick_gelu(spec: BackboneSpec, metadata: Mapping[str, str]) -> bool:
 
 def _create(spec: BackboneSpec, size: int | None, quick_gelu: bool) -> Any:
     import open_clip
+    import torch
 
     options: dict[str, Any] = {"force_image_size": size} if size is not None else {}
     if not spec.tag:
@@ -99,7 +100,12 @@ def _create(spec: BackboneSpec, size: int | None, quick_gelu: bool) -> Any:
     with seeded(spec.seed or 0), quiet_logging():
         try:
             return open_clip.create_model(
-                spec.name, pretrained=spec.tag or None, precision="fp32", force_quick_gelu=quick_gelu, **options
+                spec.name,
+                pretrained=spec.tag or None,
+                precision="fp32",
+                device=torch.get_default_device(),
+                force_quick_gelu=quick_gelu,
+                **options,
             )
         except (OSError, RuntimeError) as error:
             if not spec.tag:

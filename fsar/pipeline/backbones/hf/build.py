@@ -71,6 +71,18 @@ def list_names() -> list[str]:
     return [*FAMILIES, *sorted(path.stem for path in OWN_MODELS.glob("*.json"))]
 
 
+def describe_names() -> Iterator[tuple[str, int, int | None]]:
+    """Yield every name of `list_names` with its pixels, and frames of a clip or None. Raises InputError as `build`."""
+    _require_transformers()
+    for name in list_names():
+        spec = BackboneSpec("hf", name, seed=0)
+        _, data = _configuration(spec)
+        family = _family(spec, data)
+        config = _parsed(spec, data)
+        length = getattr(family.vision_config(config), family.length_field) if family.length_field else None
+        yield name, _native(family, config), length
+
+
 def _configuration(spec: BackboneSpec) -> tuple[Path | None, dict[str, Any]]:
     """Return the folder of a model, None for one of ours, and its configuration."""
     own = OWN_MODELS / f"{spec.name}.json"

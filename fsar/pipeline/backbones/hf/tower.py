@@ -42,6 +42,8 @@ class Family(ABC):
     """How `model` is made."""
     size_field: ClassVar[str] = "image_size"
     """Where a configuration has the pixels of its input."""
+    length_field: ClassVar[str] = ""
+    """Where it has the frames of a clip; empty for single frames."""
     any_size: ClassVar[bool] = False
     """Whether weights take other sizes than they were trained with."""
     text: ClassVar[tuple[str, ...]] = ()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class VideoFamily(Family):
     """Models whose last hidden state is a row of tokens, time step after time step, perhaps behind a class token."""
 
+    length_field = "num_frames"
     n_before = 0
     """Tokens before those of the patches."""
 
@@ -26,7 +27,7 @@ class VideoFamily(Family):
     @property
     def video(self) -> VideoInput | None:
         """Clips of the one length that its positions are for."""
-        return VideoInput(int(self.config.num_frames), fixed_length=True)
+        return VideoInput(int(getattr(self.config, self.length_field)), fixed_length=True)
 
 
 class VideoMae(VideoFamily):
@@ -63,7 +64,7 @@ class VJepa(VideoFamily):
 
     model, classifier = "VJEPA2Model", "VJEPA2ForVideoClassification"
     processor = "VJEPA2VideoProcessor"
-    size_field = "crop_size"
+    size_field, length_field = "crop_size", "frames_per_clip"
     any_size = True
 
     def vision_parts(self, model: Any) -> dict[str, nn.Module]:
@@ -80,7 +81,7 @@ class VJepa(VideoFamily):
     @property
     def video(self) -> VideoInput | None:
         """Clips of any number of whole tubelets."""
-        return VideoInput(int(self.config.frames_per_clip), multiple=int(self.config.tubelet_size))
+        return VideoInput(int(getattr(self.config, self.length_field)), multiple=int(self.config.tubelet_size))
 
 
 class Timesformer(VideoFamily):
