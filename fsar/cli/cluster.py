@@ -2,7 +2,9 @@
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,11 +234,12 @@ def show_script(launch: "Launch", *, as_json: bool) -> int:
 
 def cancel_launch(launch: "Launch", *, as_json: bool) -> int:
     """End the workers of an earlier launch, and wait until they have given back what they held."""
-    n_cancelled = launch.cancel() if launch.find() else 0
-    if n_cancelled:
-        launch.wait()
-        for worker in launch.workers:
-            launch.work.ended(worker.task)
+    with redirect_stdout(sys.stderr), closing(launch.engine):
+        n_cancelled = launch.cancel() if launch.find() else 0
+        if n_cancelled:
+            launch.wait()
+            for worker in launch.workers:
+                launch.work.ended(worker.task)
     text = f"{count_of(n_cancelled, 'worker')} ended; what was finished is kept"
     summary({"cancelled": n_cancelled, "folder": str(launch.folder)}, text, as_json=as_json)
     return EXIT_DONE
@@ -246,8 +249,9 @@ def see_through(launch: "Launch", assigned: Assignment, *, quiet: bool) -> None:
     """Start or find the workers and wait for them; list their logs."""
     from fsar.progress import progress
 
-    began = "attached to" if launch.begin() else "started"
-    with launch.left_at_work():
+    # Ray tells what happens to its processes on stdout, which is for summaries.
+    with redirect_stdout(sys.stderr), closing(launch.engine), launch.left_at_work():
+        began = "attached to" if launch.begin() else "started"
         n_workers = count_of(len(launch.workers), "worker")
         echo(f"{began} {n_workers} of {launch.cluster}; logs in {launch.folder}", err=True)
         n_items, n_done = assigned.work.n_items, assigned.work.n_done()

@@ -90,6 +90,9 @@ class DaskEngine:
         """Return a `touch` of the files that the workers look for."""
         return stop_command(handles)
 
+    def close(self) -> None:
+        """Nothing: no connection stays."""
+
     @contextmanager
     def _client(self) -> "Iterator[Client]":
         from distributed import Client

@@ -120,6 +120,10 @@ class Engine(Protocol):
         """Return what a person types to end the workers, None if there is no such command."""
         ...
 
+    def close(self) -> None:
+        """Let go of the cluster. Its workers go on."""
+        ...
+
 
 class EngineSilentError(RuntimeError):
     """An engine does not answer at the moment. Its workers may well be at work."""

@@ -56,3 +56,6 @@ class LocalEngine:
     def cancel_command(self, handles: Sequence[str]) -> str | None:
         """Return a `kill` of the processes."""
         return f"kill {' '.join(handle.partition(':')[0] for handle in handles)}"
+
+    def close(self) -> None:
+        """Nothing: no connection stays."""

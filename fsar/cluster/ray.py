@@ -86,6 +86,12 @@ class RayEngine:
         """Return a `touch` of the files that the workers look for."""
         return stop_command(handles)
 
+    def close(self) -> None:
+        """Close this process's connection."""
+        import ray
+
+        ray.shutdown()
+
     def _connect(self) -> None:
         """Connect this process to the cluster, once; Ray would handle Ctrl-C and SIGTERM in its own way."""
         import ray

@@ -41,6 +41,8 @@ class SlurmEngine:
             if not _OPTION.fullmatch(name) or not value.isprintable():
                 raise InputError(f"--slurm {name}={value}: must be a long option of sbatch without dashes, and a value")
         self._options = dict(options)
+        self._waiting: set[str] = set()
+        """Tasks that waited for their turn when this was last asked."""
 
     def start(self, tasks: Sequence[Task]) -> list[str]:
         """Submit an array; a handle is JOB_TASK."""
@@ -50,7 +52,9 @@ class SlurmEngine:
         if ended.returncode:
             raise InputError(f"SLURM refuses the job: {one_line(ended.stderr or ended.stdout)}")
         job = ended.stdout.strip().partition(";")[0]
-        return [f"{job}_{task.index}" for task in tasks]
+        handles = [f"{job}_{task.index}" for task in tasks]
+        self._waiting |= set(handles)
+        return handles
 
     def script(self, tasks: Sequence[Task]) -> str:
         """Return the script that `sbatch` gets."""
@@ -78,7 +82,15 @@ class SlurmEngine:
             if ended.returncode and "Invalid job id" not in ended.stderr:
                 raise EngineSilentError(one_line(ended.stderr))
             words |= dict(line.split(maxsplit=1) for line in ended.stdout.splitlines() if len(line.split()) == 2)
-        return [ALIVE.get(words.get(handle, ""), State.ENDED) for handle in handles]
+        states = [self._state(handle, words.get(handle)) for handle in handles]
+        self._waiting = {handle for handle, state in zip(handles, states, strict=True) if state is State.WAITING}
+        return states
+
+    def _state(self, handle: str, word: str | None) -> State:
+        """Return where a task stands; SLURM forgets at once one of an array that is cancelled while it waits."""
+        if word is None and handle in self._waiting:
+            return State.CANCELLED
+        return ALIVE.get(word or "", State.ENDED)
 
     def cancel(self, tasks: Sequence[Task], handles: Sequence[str]) -> None:
         """Call `scancel`."""
@@ -87,6 +99,9 @@ class SlurmEngine:
     def cancel_command(self, handles: Sequence[str]) -> str | None:
         """Return `scancel` with the jobs."""
         return f"scancel {' '.join(sorted({handle.partition('_')[0] for handle in handles}))}"
+
+    def close(self) -> None:
+        """Nothing: no connection stays."""
 
 
 def _directive(name: str, value: str) -> str:

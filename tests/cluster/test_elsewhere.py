@@ -49,6 +49,8 @@ class HereAndNow:
 
     def cancel_command(self, handles: Sequence[str]) -> str | None: ...
 
+    def close(self) -> None: ...
+
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["here", "in-processes"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

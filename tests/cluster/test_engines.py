@@ -154,6 +154,17 @@ def test_a_worker_that_waits_for_its_place_is_cancelled(tying: str, tmp_path: Pa
     wait_for(lambda: engine.states(handles) == [State.CANCELLED], "its end")
 
 
+@pytest.mark.usefixtures("slurm")
+def test_a_slurm_task_that_waits_is_cancelled(tmp_path: Path) -> None:
+    engine, tasks = open_engine("slurm", {"hold": ""}, {}), tasks_of(tmp_path, [0, 0])
+    handles = engine.start(tasks)
+    assert engine.states(handles) == [State.WAITING] * 2
+    engine.cancel(tasks[1:], handles[1:])
+    wait_for(lambda: engine.states(handles) == [State.WAITING, State.CANCELLED], "the end of one")
+    engine.cancel(tasks, handles)
+    wait_for(lambda: not engine.states(handles)[0].alive, "the end of the other")
+
+
 class TestScript:
     """What sbatch gets."""
 
