@@ -32,6 +32,9 @@ from fsar.errors import InputError
 def command(runs: tuple[Path, ...], out: Path, assets: Path | None, **options: Any) -> None:
     """Write one self-contained page about one or more runs: it opens from disk, without a network.
 
+    A folder that holds runs stands for all finished ones below it. With --assets, leaderboard.csv has the heads in
+    order.
+
     \b
     Examples:
       fsar-report runs/trx runs/otam --out report.html

@@ -9,11 +9,20 @@
     head = "otam"
     store = "features.zarr"
 
+    [[train]]                # [train.each] repeats its table for every combination of values; {NAME} stands for one
+    store = "features.zarr"
+    out = "runs/{head}-{shot}-shot"
+    [train.each]
+    head = ["otam", "trx"]
+    shot = [1, 5]
+
 The keys come from the commands themselves, so a command and its table cannot drift apart.
 """
 
+import itertools
+import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +33,8 @@ STAGES = ("synth", "index", "convert", "extract", "tune", "encode", "text", "tra
 """Stages run in this order, whatever their order in the file."""
 
 Scalar = str | int | float | bool
+EACH = "each"
+"""Key of the table whose arrays repeat a stage."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,8 @@ def read_config(path: str | Path, keys_of: Callable[[str], Keys], overrides: Seq
     return [
         Stage(name, _arguments(table, keys_of(name), f"{path}, [{name}]"))
         for name in STAGES
-        for table in tables.get(name, ())
+        for repeated in tables.get(name, ())
+        for table in _combinations(repeated, f"{path}, [{name}]")
     ]
 
 
@@ -108,11 +120,51 @@ def _override(tables: dict[str, list[dict[str, Any]]], text: str, keys_of: Calla
         raise InputError(f"an override must be like index.videos=/data/videos, got {text!r}")
     if name not in tables:
         raise InputError(f"override {text!r}: {unknown_name('stage', name, tables)}")
-    known = _known_key(key, keys_of(name), f"override {text!r}")
+    each, _, own = key.rpartition(".")
+    if each not in ("", EACH):
+        raise InputError(f"override {text!r}: {name}.{each} is no table of a stage; only {name}.{EACH} is")
+    known = _known_key(own, keys_of(name), f"override {text!r}")
     parsed = _override_value(known, value)
     for table in tables[name]:
-        table.pop(key.replace("-", "_"), None)
-        table[known.name] = parsed
+        repeated = table.setdefault(EACH, {}) if each else table.get(EACH, {})
+        for place in (table, repeated):
+            if isinstance(place, dict):
+                place.pop(known.name, None)
+                place.pop(own.replace("-", "_"), None)
+        if isinstance(repeated, dict) and each:
+            repeated[known.name] = parsed if isinstance(parsed, list) else [parsed]
+        else:
+            table[known.name] = parsed
+
+
+def _combinations(table: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """Yield the table once for every combination of the values in its table `each`, with {NAME} filled in."""
+    each = table.get(EACH, {})
+    if not isinstance(each, dict) or not all(isinstance(values, list) and values for values in each.values()):
+        raise InputError(f"{where}: {EACH} must be a table of arrays, [stage.{EACH}], none of them empty")
+    own = {name: value for name, value in table.items() if name != EACH}
+    twice = next((name for name in each if name in own), None)
+    if twice is not None:
+        raise InputError(f"{where}: {twice!r} stands in the table and in its {EACH}")
+    for values in itertools.product(*each.values()):
+        chosen = dict(zip(each, values, strict=True))
+        yield {name: _filled(value, chosen, where) for name, value in (own | chosen).items()}
+
+
+def _filled(value: Any, chosen: Mapping[str, Any], where: str) -> Any:
+    """Return a value with {NAME} replaced; of a path, such as a store, by its name without the suffix."""
+    if isinstance(value, list):
+        return [_filled(one, chosen, where) for one in value]
+    if not isinstance(value, str) or not chosen:
+        return value
+
+    def fill(found: re.Match[str]) -> str:
+        if found[1] not in chosen:
+            raise InputError(f"{where}: {value!r}: {unknown_name('name in braces', found[1], chosen)}")
+        one = chosen[found[1]]
+        return Path(one).stem if isinstance(one, str) else str(one)
+
+    return re.sub(r"\{([a-z_-]+)\}", fill, value)
 
 
 def _override_value(key: Key, text: str) -> Any:

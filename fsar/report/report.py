@@ -25,6 +25,7 @@ from fsar.report import svg
 from fsar.report.figures import accuracy_bars, class_bars, confusion, learning_curves, shot_curves
 from fsar.report.filmstrips import Scene, scene_figure
 from fsar.report.frames import FrameFetcher
+from fsar.report.leaderboard import add_leaderboard
 from fsar.report.measures import order_effects, video_map
 from fsar.report.page import Page, number, percent, points
 from fsar.report.published import beside
@@ -72,6 +73,7 @@ def make_report(paths: Sequence[Path], options: ReportOptions, *, quiet: bool = 
     opened = [_open(run, options) for run in runs] if options.measure else [_Material(run) for run in runs]
     names = ", ".join(run.label for run in runs)
     page = Page("Few-shot results", f"{len(runs)} runs: {names}" if len(runs) > 1 else names)
+    add_leaderboard(page, runs)
     _accuracy(page, runs)
     _spreads(page, runs)
     _differences(page, paired_differences(runs))

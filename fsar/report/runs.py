@@ -77,22 +77,38 @@ class Run:
         kept = ("head", "options", "split", "recipe_id", "n_steps", "episodes", "taps")
         return tuple(json.dumps(self.config.get(key), sort_keys=True) for key in kept)
 
+    @property
+    def chosen_by(self) -> str:
+        """Part whose episodes chose the weights."""
+        return str(self.config.get("select_on", "val"))
+
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Return the runs in the order given, with labels that tell them apart.
 
+    A folder that is no run itself stands for all finished runs below it.
+
     Raises:
         InputError: no run, one that is not finished (with what to do), or the same one twice.
     """
-    runs = [_read_run(path) for path in paths]
+    runs = [_read_run(path) for given in paths for path in _runs_below(given)]
     twice = {run.path.resolve() for run in runs}
     if len(twice) < len(runs):
         raise InputError("a run is named twice")
-    labels = [run.label for run in runs]
-    return [
-        replace(run, label="/".join(run.path.resolve().parts[-2:])) if labels.count(run.label) > 1 else run
-        for run in runs
-    ]
+    for depth in range(2, 5):
+        labels = [run.label for run in runs]
+        runs = [
+            replace(run, label="/".join(run.path.resolve().parts[-depth:])) if labels.count(run.label) > 1 else run
+            for run in runs
+        ]
+    return runs
+
+
+def _runs_below(path: Path) -> list[Path]:
+    """Return the path itself, or the finished runs below a folder that holds some and is none."""
+    if (path / CONFIG).is_file() or (path / DESCRIPTION).is_file():
+        return [path]
+    return sorted(found.parent for found in path.rglob(DESCRIPTION) if (found.parent / RESULT).is_file()) or [path]
 
 
 def _read_run(path: Path) -> Run:

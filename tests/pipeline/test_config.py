@@ -139,3 +139,57 @@ def test_an_override_that_names_a_file_here_is_that_file(read, tmp_path, monkeyp
 def test_a_wrong_override_is_refused(read, override, message):
     with pytest.raises(InputError, match=message):
         read('[encode]\ncatalog = "c"\nout = "o"', override)
+
+
+MATRIX = """
+[[train]]
+catalog = "c"
+out = "runs/{short-side}/{frames}-frames"
+[train.each]
+short-side = ["a.zarr", "b.zarr"]
+frames = [1, 5]
+
+[[train]]
+catalog = "d"
+out = "p"
+"""
+
+
+def test_a_table_is_repeated_for_every_combination(read):
+    found = [(stage.arguments[0], *stage.arguments[2:]) for stage in read(MATRIX)]
+    assert found == [
+        ("c", "runs/a/1-frames", "--frames", "1", "--short-side", "a.zarr"),
+        ("c", "runs/a/5-frames", "--frames", "5", "--short-side", "a.zarr"),
+        ("c", "runs/b/1-frames", "--frames", "1", "--short-side", "b.zarr"),
+        ("c", "runs/b/5-frames", "--frames", "5", "--short-side", "b.zarr"),
+        ("d", "p"),
+    ]
+
+
+def test_overrides_reach_repeated_values(read):
+    stages = read(MATRIX.replace("{short-side}", "s"), "train.each.frames=[2, 3]", "train.short_side=x")
+    assert [stage.arguments[0] + stage.arguments[2] for stage in stages] == [
+        "cruns/s/2-frames",
+        "cruns/s/3-frames",
+        "dp",
+        "dp",
+    ]
+    assert all(stage.arguments[-2:] == ("--short-side", "x") for stage in stages)
+
+
+@pytest.mark.parametrize(
+    ("each", "message"),
+    [
+        ("[train.each]\nframes = []", "must be a table of arrays"),
+        ("[train.each]\nframes = 1", "must be a table of arrays"),
+        ("each = 3", "must be a table of arrays"),
+        ('[train.each]\ncatalog = ["x"]', "'catalog' stands in the table and in its each"),
+        ("[train.each]\nframe = [1]", "unknown name in braces 'frames': did you mean frame"),
+        ("[train.each]\nshort-side = [1]", "unknown name in braces 'frames'"),
+    ],
+)
+def test_a_wrong_repetition_is_refused(read, each, message):
+    with pytest.raises(InputError, match=message):
+        read('[train]\ncatalog = "c"\nout = "{frames}"\n' + each)
+    with pytest.raises(InputError, match=r"only train\.each is"):
+        read('[train]\ncatalog = "c"\nout = "o"', "train.every.frames=[1]")
