@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fsar.heads import EpisodeBatch, Features, Head, TableHead, TextTableHead, create_head, list_heads
 from fsar.heads.checkpoints.official.formats import matches
+from fsar.heads.evaluation.cost import count_flops
 from fsar.heads.evaluation.evaluate import embed_both
 from tests.heads.cases import CASES, make_batch, make_head, training_loss
 
@@ -201,3 +202,11 @@ def test_embedding_videos_once_changes_nothing(name):
             query = {role: x.unsqueeze(0) for role, x in query.items()}
         result = head.match(batch.embedded(support, query))["logits"]
     torch.testing.assert_close(result, logits(name, batch, head), **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_operations_are_counted_and_the_head_is_left_as_it_was(name):
+    head, batch = make_head(name), make_batch(name)
+    trains = [parameter.requires_grad for parameter in head.parameters()]
+    assert count_flops(head, batch)
+    assert [parameter.requires_grad for parameter in head.parameters()] == trains

@@ -33,7 +33,7 @@ def cost(head: Head, task: Task, pool: EpisodePool, episodes: Episodes) -> Cost:
     """Return the cost of the first episode: the median of a few timed runs after one to warm up."""
     source = task.source(episodes[:1].rows())
     batch = task.episode_data(source, pool).batch(episodes[:1])[0]
-    flops = _flops(head, batch)
+    flops = count_flops(head, batch)
     seconds = []
     for _ in range(TIMED_RUNS + 1):
         start = time.perf_counter()
@@ -45,12 +45,22 @@ def cost(head: Head, task: Task, pool: EpisodePool, episodes: Episodes) -> Cost:
     return Cost(n_parameters(head), flops, middle, middle / n_query, source.bytes_per_video, n_query, task.device)
 
 
-def _flops(head: Head, batch: EpisodeBatch) -> int | None:
+@torch.inference_mode()
+def count_flops(head: Head, batch: EpisodeBatch) -> int | None:
+    """Return the operations of matrix products and convolutions on a batch; None where they cannot be counted."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    for (
+        parameter
+    ) in trained:  # the counter asks modules that are given a parameter for its gradient, which has none here
+        parameter.requires_grad_(False)
     try:
         with FlopCounterMode(display=False) as counter:
             head(batch)
     except (RuntimeError, NotImplementedError):
         return None
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return int(counter.get_total_flops())
