@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from packs import write_clips
 from plain_heads import plain_trx
 
+from fsar.allocator import keep_big_buffers
 from fsar.device import seeded
 from fsar.heads import EpisodeBatch, Targets, create_head
 from fsar.heads.finetune.groups import finetune_optimizer
@@ -236,6 +237,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    keep_big_buffers()  # as the commands do
     if arguments.memory:
         return memory_table(arguments.chunks)
     step_table(arguments.models, arguments.repeats)

@@ -48,10 +48,10 @@ class TwoPass:
         dims = self._tower.input_dims
         flat, lead = frames.flatten(0, -dims - 1), frames.shape[:-dims]
         self._last = {}
-        *chunks, last = torch.split(flat, self._n_inputs)
+        *chunks, last = self._chunks(len(flat))
         with torch.no_grad():
-            parts = [self._tower(chunk) for chunk in chunks]
-        self._last = self._tower(last)
+            parts = [self._tower(flat[rows]) for rows in chunks]
+        self._last = self._tower(flat[last])
         leaves = {role: torch.cat([part[role].detach() for part in (*parts, self._last)]) for role in self._last}
         if not self._tower.is_frozen:
             leaves = {role: leaf.requires_grad_() for role, leaf in leaves.items()}
@@ -62,14 +62,18 @@ class TwoPass:
         """Send the gradients that the features have received into the tower; `precision` is that of the first pass."""
         for flat, leaves in reversed(self._calls):
             grads = {role: leaf.grad for role, leaf in leaves.items() if leaf.grad is not None}
-            for start in reversed(range(0, len(flat), self._n_inputs)):
-                rows = slice(start, start + self._n_inputs)
+            for rows in reversed(self._chunks(len(flat))):
                 features, self._last = self._last, {}
                 if not features:
                     with precision or nullcontext():
                         features = self._tower(flat[rows])
                 torch.autograd.backward([features[role] for role in grads], [grad[rows] for grad in grads.values()])
         self._calls.clear()
+
+    def _chunks(self, n: int) -> list[slice]:
+        """Return the chunks of `n` inputs: what is left over comes first, as the last chunk is computed once only."""
+        starts = range(n % self._n_inputs - self._n_inputs, n, self._n_inputs)
+        return [slice(max(start, 0), start + self._n_inputs) for start in starts if start + self._n_inputs > 0]
 
 
 class LossScale(nn.Module):

@@ -88,7 +88,8 @@ def train_step(
         reports = backward(model, tasks, preset, tuning, numbers=own, memory=memory, before_task=begin)
     processes.add_gradients(parameters)
     overflowed = model.loss_scale.unscale(parameters) if model.loss_scale is not None else None
-    norm = clip_gradients(parameters, preset.clip_norm)
+    if monitor is not None or preset.clip_norm is not None:
+        norm = clip_gradients(parameters, preset.clip_norm)
     if monitor is not None:
         monitor.record(*mean_of(reports), norm if overflowed is None else torch.where(overflowed > 0, 0.0, norm))
     update_weights(optimizer, monitor, overflowed)
