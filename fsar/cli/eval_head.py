@@ -1,21 +1,33 @@
 """`fsar-eval-head`: test heads on many episodes, with intervals, and compare them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsar.cli.common import echo, run_command
+from fsar.cli.cluster import (
+    Assignment,
+    ClusterChoice,
+    ClusterCommand,
+    cluster_options,
+    launch_dry_run,
+    run_elsewhere,
+    typed_arguments,
+    workers_folder,
+)
+from fsar.cli.common import EXIT_DONE, echo, run_command
 from fsar.cli.options import opened, settings_options, store_option
+from fsar.errors import InputError
 from fsar.heads.evaluation.settings import EvaluateSettings
 
 if TYPE_CHECKING:
-    from fsar.heads.evaluation.evaluate_heads import EvaluationReport
+    from fsar.heads.evaluation.evaluate_heads import Evaluating, EvaluationReport
     from fsar.heads.evaluation.report import Format
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ClusterCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("heads", nargs=-1, required=True, metavar="RUN_OR_HEAD...")
 @store_option()
 @settings_options(EvaluateSettings, without=("heads", "store"))
@@ -33,12 +45,25 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for figures (SVG) and their numbers (CSV): accuracy, shots, classes, confusions, learning curves.",
 )
-def command(style: "Format", as_json: bool, plots: Path | None, **settings: Any) -> None:
+@click.option("--only", type=int, hidden=True, help="Test the head at this place alone, for one who makes the report.")
+@click.option("--measured", type=click.Path(path_type=Path), hidden=True, help="Folder for that one.")
+@launch_dry_run
+@cluster_options
+def command(
+    style: "Format",
+    as_json: bool,
+    plots: Path | None,
+    only: int | None,
+    measured: Path | None,
+    cluster: ClusterChoice | None,
+    dry_run: bool,
+    **settings: Any,
+) -> int | None:
     """Test runs or untrained heads on a part of a feature store: mean accuracy and its 95 % interval.
 
     Runs are tested on the terms they were trained for, split, part, way and shot, unless others are given; then the
     table says what they were trained for. Every head meets the same episodes, so that differences between heads are
-    paired.
+    paired. --cluster tests each in a process of its own.
 
     \b
     Examples:
@@ -48,9 +73,20 @@ def command(style: "Format", as_json: bool, plots: Path | None, **settings: Any)
       fsar-eval-head runs/fold-* --store ssv2.zarr --complexity --plots figures/
     """  # noqa: D301 (click reads the backspace)
     chosen = opened(EvaluateSettings(**settings), settings["store"])
-    from fsar.heads.evaluation.evaluate_heads import evaluate_heads
+    from fsar.heads.evaluation.elsewhere import write_measured
+    from fsar.heads.evaluation.evaluate_heads import Evaluating
 
-    report = evaluate_heads(chosen)
+    evaluating = Evaluating.of(chosen)
+    if only is not None and measured is not None:
+        write_measured(measured, only, evaluating.measure(only))
+        return EXIT_DONE
+    if cluster:
+        found = _measure_elsewhere(cluster, evaluating, dry_run=dry_run, as_json=as_json)
+        if isinstance(found, int):
+            return found
+    else:
+        found = [evaluating.measure(place) for place in range(len(evaluating.subjects))]
+    report = evaluating.report(found)
     if as_json or style == "json":
         echo(json.dumps(report.to_dict(), indent=2, sort_keys=True, default=str))
     else:
@@ -64,6 +100,28 @@ def command(style: "Format", as_json: bool, plots: Path | None, **settings: Any)
         n_files = write_plots(report, chosen.heads, plots)
         echo(f"{n_files} figures in {plots}", err=True)
     _print_notes(report)
+    return None
+
+
+def _measure_elsewhere(choice: ClusterChoice, evaluating: "Evaluating", *, dry_run: bool, as_json: bool) -> Any:
+    """Return what workers measured of each head, or an exit code."""
+    from fsar.cluster.runs import Runs
+    from fsar.heads.evaluation.elsewhere import digest, facts_file, read_measured
+
+    out, places = evaluating.settings.out, range(len(evaluating.subjects))
+    if out is None:
+        raise InputError("--cluster needs --out: a folder on a disk that all workers share")
+    typed = typed_arguments(without=("--save-episodes", "--plots", "--format"))
+    folder = workers_folder(out) / f"measured-{digest(evaluating, typed)}"
+    lines = [[*typed, "--only", str(place), "--measured", str(folder)] for place in places]
+    work = Runs([facts_file(folder, place) for place in places])
+    assigned = Assignment(("fsar-eval-head", "fsar.cli.eval_head"), lines, out, work, "test", "heads")
+    ended = run_elsewhere(choice, assigned, dry_run=dry_run, as_json=as_json, quiet=evaluating.settings.quiet)
+    if ended is not None:
+        return ended
+    found = [read_measured(folder, place) for place in places]
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
 
 
 def _print_notes(report: "EvaluationReport") -> None:

@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from fsar.cli.eval_head import command as eval_head
 from fsar.cli.prep import prep
 from fsar.cli.store import store as store_group
 from fsar.cli.train_head import command as train_head
@@ -168,6 +169,35 @@ def test_seeds_are_trained_by_a_worker_each(tmp_path: Path) -> None:
         assert (folder / "head.safetensors").read_bytes() == (alone / "head.safetensors").read_bytes()
     with pytest.raises(InputError, match="--cluster needs --out"):
         run(train_head, [*line, "--cluster", "local"])
+
+
+@pytest.mark.usefixtures("engine")
+def test_heads_are_tested_by_a_worker_each(tmp_path: Path) -> None:
+    store = ordered_store(tmp_path / "s.zarr")
+    line = [
+        "otam",
+        "tsn",
+        "--compare",
+        "trx",
+        "--store",
+        str(store.path),
+        "--shots",
+        "1,2",
+        "--episodes",
+        "20",
+        "--quiet",
+    ]
+    wanted = run(eval_head, [*line, "--out", str(tmp_path / "alone")])
+    found = run(eval_head, [*line, "--out", str(tmp_path / "together"), "--cluster", "local"])
+    for data in (wanted, found):
+        for result in data["results"]:
+            assert result.pop("seconds_per_episode") > 0
+    assert found == wanted
+    assert len(found["comparisons"]) == 4
+    assert {path.name for path in (tmp_path / "together").iterdir()} == {p.name for p in (tmp_path / "alone").iterdir()}
+    assert not list(tmp_path.glob("together.workers/measured*"))
+    with pytest.raises(InputError, match="--cluster needs --out"):
+        run(eval_head, [*line, "--cluster", "local"])
 
 
 @pytest.mark.parametrize(

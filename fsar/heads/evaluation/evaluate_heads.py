@@ -12,13 +12,14 @@ from fsar.heads.episodes.sampler import EpisodeShape
 from fsar.heads.episodes.saved_list import save_list
 from fsar.heads.evaluation.candidates import (
     Reading,
+    Subject,
     load_subject,
     measure_subject,
     plan_subject,
     with_distinct_labels,
 )
 from fsar.heads.evaluation.evaluate import Comparison, Evaluation, compare
-from fsar.heads.evaluation.protocol import ORDER_EPISODES, Plan
+from fsar.heads.evaluation.protocol import ORDER_EPISODES, Plan, Planned
 from fsar.heads.evaluation.report import Format, percent, table
 from fsar.heads.evaluation.settings import EvaluateSettings
 from fsar.heads.evaluation.spread import Spread, fold_spreads
@@ -128,64 +129,84 @@ def mean_over_heads(measured: Sequence[Measured]) -> Evaluation:
     return replace(evaluations[0], accuracies=accuracies, confusion=confusion, class_names=names)
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluating:
+    """Heads and episodes that fit together; nothing is measured yet."""
+
+    settings: EvaluateSettings
+    subjects: tuple[Subject, ...]
+    planned: tuple[tuple[Planned, ...], ...]
+    """For each number of shots, the episodes of each head."""
+
+    @classmethod
+    def of(cls, settings: EvaluateSettings) -> "Evaluating":
+        """Return what the settings ask for. Raises InputError as `evaluate_heads` does."""
+        terms = _terms(settings)
+        reading = Reading(
+            split=terms["split"],
+            taps=settings.taps,
+            text=settings.text,
+            n_frames=settings.frames,
+            device=settings.chosen_device(),
+            where=settings.features,
+            allow_duplicates=settings.allow_duplicates,
+        )
+        store, own_splits = settings.opened(), terms["splits"]
+        found = [
+            load_subject(
+                name,
+                store,
+                replace(reading, split=own_splits.get(name, reading.split)),
+                options=settings.options,
+                allow_recipe=settings.allow_recipe,
+            )
+            for name in settings.names
+        ]
+        subjects = with_distinct_labels(found)
+        plans = [_plan(settings, terms, shot) for shot in terms["shots"]]
+        planned = [
+            [plan_subject(subject, plan, out=settings.out, allow_seen=settings.allow_seen) for subject in subjects]
+            for plan in plans
+        ]
+        return cls(settings, tuple(subjects), tuple(map(tuple, planned)))
+
+    def measure(self, place: int) -> tuple[Measured, ...]:
+        """Test the head at a place, with each number of shots."""
+        return tuple(
+            Measured(
+                *measure_subject(
+                    self.subjects[place],
+                    of_plan[place],
+                    out=self.settings.out,
+                    allow_seen=self.settings.allow_seen,
+                    allow_recipe=self.settings.allow_recipe,
+                    complexity=self.settings.complexity,
+                    quiet=self.settings.quiet,
+                )
+            )
+            for of_plan in self.planned
+        )
+
+    def report(self, of_heads: Sequence[tuple[Measured, ...]]) -> EvaluationReport:
+        """Return the report of what `measure` returned for each head, in order."""
+        measured = tuple(zip(*of_heads, strict=True))
+        comparisons: list[Compared] = []
+        if self.settings.compare is not None:
+            comparisons = [_compared(here[0], other) for here in measured for other in here[1:]]
+        if self.settings.save_episodes is not None:
+            save_list(self.planned[0][0].listed, self.settings.save_episodes)
+        n_heads = len(dict.fromkeys(self.settings.heads))
+        return EvaluationReport(measured, tuple(comparisons), n_heads, self.settings.shots is not None)
+
+
 def evaluate_heads(settings: EvaluateSettings) -> EvaluationReport:
     """Test every head on the same episodes; nothing is measured before everything is found to fit.
 
     Raises:
         InputError: a head that is none, a store that does not fit it, classes that are not new to it.
     """
-    terms = _terms(settings)
-    reading = Reading(
-        split=terms["split"],
-        taps=settings.taps,
-        text=settings.text,
-        n_frames=settings.frames,
-        device=settings.chosen_device(),
-        where=settings.features,
-        allow_duplicates=settings.allow_duplicates,
-    )
-    store = settings.opened()
-    own_splits = terms["splits"]
-    found = [
-        load_subject(
-            name,
-            store,
-            replace(reading, split=own_splits.get(name, reading.split)),
-            options=settings.options,
-            allow_recipe=settings.allow_recipe,
-        )
-        for name in settings.names
-    ]
-    subjects = with_distinct_labels(found)
-    plans = [_plan(settings, terms, shot) for shot in terms["shots"]]
-    planned = [
-        [plan_subject(subject, plan, out=settings.out, allow_seen=settings.allow_seen) for subject in subjects]
-        for plan in plans
-    ]
-    measured: list[tuple[Measured, ...]] = []
-    comparisons: list[Compared] = []
-    for of_plan in planned:
-        here = tuple(
-            Measured(
-                *measure_subject(
-                    subject,
-                    episodes,
-                    out=settings.out,
-                    allow_seen=settings.allow_seen,
-                    allow_recipe=settings.allow_recipe,
-                    complexity=settings.complexity,
-                    quiet=settings.quiet,
-                )
-            )
-            for subject, episodes in zip(subjects, of_plan, strict=True)
-        )
-        measured.append(here)
-        if settings.compare is not None:
-            comparisons += [_compared(here[0], other) for other in here[1:]]
-    if settings.save_episodes is not None:
-        save_list(planned[0][0].listed, settings.save_episodes)
-    n_heads = len(dict.fromkeys(settings.heads))
-    return EvaluationReport(tuple(measured), tuple(comparisons), n_heads, settings.shots is not None)
+    evaluating = Evaluating.of(settings)
+    return evaluating.report([evaluating.measure(place) for place in range(len(evaluating.subjects))])
 
 
 def _compared(first: Measured, second: Measured) -> Compared:

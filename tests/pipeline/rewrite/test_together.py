@@ -224,3 +224,28 @@ def start_host(number: int, stage: str, catalog: Path, out: Path) -> "subprocess
     program = [sys.executable, "-c", HOST, stage, str(catalog), str(out)]
     command = [*prefix, "sh", "-c", f'hostname node{number} && exec "$@"', "host", *program]
     return subprocess.Popen(command, env=environment(), start_new_session=True)
+
+
+def test_a_worker_of_another_host_is_freed_by_who_knows_that_it_ended(tmp_path, monkeypatch):
+    """Its batches are free at once, and whoever ends the session knows that it may have left unfinished outputs."""
+    from fsar.pipeline.rewrite.session import Session, free_worker
+    from fsar.pipeline.store.journal import owner
+
+    rows = [CatalogRow(str(index), tmp_path / f"{index}.mp4", "class", 1, "train") for index in range(3)]
+    dead, living = (Session(tmp_path / "session", rows) for _ in range(2))
+    monkeypatch.setattr(owner, "host_id", lambda: "elsewhere")
+    monkeypatch.setenv("FSAR_WORKER", "convert-1")
+    dead.begin()
+    dead.enter()
+    batch = dead.claim()
+    monkeypatch.undo()
+    with living:
+        living.enter()
+        assert batch.index not in {living.claim().index for _ in range(2)}
+        assert not living.somebody_died()
+        free_worker(tmp_path / "session", "convert-2")
+        assert living.claim() is None
+        free_worker(tmp_path / "session", "convert-1")
+        assert living.claim().index == batch.index
+        assert living.somebody_died()
+    dead._claims.close()
