@@ -9,6 +9,7 @@ import click
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
 from fsar.cli.store_address import ADDRESS, LOCAL_STORE, STORE, byte_progress
 from fsar.cli.store_text import size_text
+from fsar.errors import count_of
 
 if TYPE_CHECKING:
     from fsar.pipeline.share import Address
@@ -50,7 +51,10 @@ def push_command(store: Path, address: "Address", dry_run: bool, as_json: bool, 
         summary(data, text, as_json=as_json)
         return EXIT_DONE
     report = push(store, address, progress=byte_progress("push", quiet=quiet))
-    lines = [report.address, f"  {report.n_files} files ({size_text(report.n_bytes)}) sent, {report.n_kept} were there"]
+    lines = [
+        report.address,
+        f"  {count_of(report.n_files, 'file')} ({size_text(report.n_bytes)}) sent, {report.n_kept} were there",
+    ]
     if report.n_relative:
         lines.append(
             f"  the paths of {report.n_relative} videos were made relative, so its identity is not that of {store}"

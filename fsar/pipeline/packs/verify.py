@@ -27,7 +27,7 @@ def verify_pack(path: str | Path, *, advance: Callable[[int], None] | None = Non
         FileNotFoundError: there is no pack.
     """
     files = pack_files(path)
-    if not files.locate(MANIFEST_FILE).exists() and not files.path.exists():
+    if not files.path.is_dir():
         read_pack(files)  # says that there is none
     sealed = files.locate(MANIFEST_FILE).exists()
     problems: list[Problem] = []

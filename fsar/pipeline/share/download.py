@@ -9,22 +9,25 @@ import hashlib
 import os
 import random
 import shutil
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fsar.errors import InputError
+from fsar.errors import InputError, printable
 from fsar.files import TEMPORARY_MARK, sync_folder
+from fsar.pipeline.share.threads import in_threads
 from fsar.pipeline.share.transport import NotThereError, TransientError, Transport
 from fsar.pipeline.store.disk import FileEntry
 
 N_CONNECTIONS = 16
 N_TRIES = 6
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
+TELL_SECONDS = 10.0
 RESUME_BYTES = 1 << 20
 """Smaller files start again."""
 SPARE_BYTES = 64 << 20
@@ -59,27 +62,10 @@ def fetch_all(transport: Transport, downloads: Sequence[Download], advance: Adva
     _check_room(downloads)
     stop = threading.Event()
     ordered = sorted(downloads, key=lambda item: -item.entry.n_bytes)
-    with ThreadPoolExecutor(N_CONNECTIONS, thread_name_prefix="fsar-fetch") as pool:
-        futures = [pool.submit(fetch, transport, item, advance or (lambda n_bytes: None), stop) for item in ordered]
-        try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException:  # Ctrl-C: running downloads end at their next block
-            _stop(stop, futures)
-            raise
-        failed = [future.exception() for future in done if not future.cancelled() and future.exception()]
-        if failed:
-            _stop(stop, futures)
-    for problem in failed:
-        if problem is not None and not isinstance(problem, Stopped):
-            raise problem
+    tell = advance or (lambda n_bytes: None)
+    in_threads(lambda item: fetch(transport, item, tell, stop), ordered, n_threads=N_CONNECTIONS, stop=stop)
     for folder in {item.target.parent for item in downloads if item.target}:
         sync_folder(folder)
-
-
-def _stop(stop: threading.Event, futures: Iterable[object]) -> None:
-    stop.set()
-    for future in futures:
-        future.cancel()  # type: ignore[attr-defined]
 
 
 def fetch(transport: Transport, item: Download, advance: Advance, stop: threading.Event) -> None:
@@ -112,9 +98,18 @@ def with_patience(action: Callable[[], T]) -> T:
 
 
 def _pause(tries: int, error: TransientError, stop: threading.Event) -> None:
+    if time.monotonic() - _Told.at >= TELL_SECONDS:
+        _Told.at = time.monotonic()
+        sys.stderr.write(f"note: {printable(str(error))}; trying again\n")
     backoff = min(BACKOFF_SECONDS * 2 ** (tries - 1), MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)
     if stop.wait(max(backoff, error.retry_after_seconds)):
         raise Stopped
+
+
+class _Told:
+    """When somebody was told of a server's trouble: many requests have it at once."""
+
+    at = -1e9
 
 
 class _Growing:
@@ -302,5 +297,6 @@ def read_small(transport: Transport, location: str, *, max_bytes: int) -> bytes 
 
 def read_together(transport: Transport, locations: Sequence[str], *, max_bytes: int) -> list[bytes | None]:
     """Return several small objects, asked for at the same time."""
-    with ThreadPoolExecutor(len(locations), thread_name_prefix="fsar-fetch") as pool:
-        return list(pool.map(lambda location: read_small(transport, location, max_bytes=max_bytes), locations))
+    return in_threads(
+        lambda location: read_small(transport, location, max_bytes=max_bytes), locations, n_threads=len(locations)
+    )

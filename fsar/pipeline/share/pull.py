@@ -135,6 +135,8 @@ def pull(
     if out.suffix != suffix:
         raise InputError(f"{address} is a {source.kind.noun} {suffix}, name the copy NAME{suffix}, not {out}")
     files = source.kind.files(out)
+    if files.home.exists() and not files.home.is_dir():
+        raise InputError(f"{files.home} exists and is no folder: choose another --out")
     names = chosen.names(source)
     try:
         with locked(files.home):

@@ -1,10 +1,10 @@
 """Read every byte of a store at an address, keep none, and say what is wrong."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 from fsar.errors import InputError
 from fsar.pipeline.share.download import N_CONNECTIONS, Advance, fetch
+from fsar.pipeline.share.threads import in_threads
 from fsar.pipeline.share.transport import NotThereError
 from fsar.pipeline.share.upstream import Upstream
 from fsar.pipeline.store.verify import Problem, Verification
@@ -28,13 +28,7 @@ def verify_upstream(source: Upstream, advance: Advance) -> Verification:
         return None
 
     names = [name for name in source.entries if name not in source.kind.opening]  # these are known to be right
-    with ThreadPoolExecutor(N_CONNECTIONS, thread_name_prefix="fsar-verify") as pool:
-        try:
-            found = list(pool.map(check, names))
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    found = in_threads(check, names, n_threads=N_CONNECTIONS, stop=stop)
     problems = sorted((problem for problem in found if problem), key=lambda problem: problem.file)
     return Verification(True, len(source.entries), source.n_bytes, problems)
 

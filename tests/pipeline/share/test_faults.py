@@ -179,12 +179,15 @@ def test_connections_that_break_are_gone_on_with(server, store, tmp_path):
     assert same_bytes(store, tmp_path / "out.zarr")
 
 
-def test_a_silent_server_is_left(server, store, tmp_path, monkeypatch):
+def test_a_silent_server_is_left(server, store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(download._Told, "at", -1e9)
     monkeypatch.setattr(http_transport, "TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(download, "N_TRIES", 2)
     server.fault = lambda handler, path: time.sleep(1) or True
     with pytest.raises(OSError, match="no answer for 0 s, 2 times in a row"):
         pulled(server, tmp_path / "out.zarr")
+    told = capsys.readouterr().err
+    assert told.count("no answer for 0 s; trying again") == 1, told
 
 
 def test_a_trickle_is_a_stall(server, store, tmp_path, monkeypatch):

@@ -122,6 +122,34 @@ def test_a_killed_push_is_gone_on_with(store: Path, tmp_path: Path, n_moments: i
     assert killed > 0
 
 
+@pytest.mark.parametrize("silent", ["manifest.json", "c.0.0"])
+def test_an_interruption_does_not_wait_for_a_silent_server(
+    server: FolderServer, shelf: Path, tmp_path: Path, silent: str
+) -> None:
+    store = shared_sample(shelf / "sample.zarr")
+    asked, over = threading.Event(), threading.Event()
+
+    def say_nothing(handler: Handler, path: str) -> bool:
+        if silent not in path:
+            return False
+        asked.set()
+        over.wait()
+        return True
+
+    server.fault = say_nothing
+    process = started(PULL, f"{server.url}/{store.name}", tmp_path / "out.zarr")
+    go(process)
+    assert asked.wait(60)
+    process.send_signal(signal.SIGINT)
+    try:
+        text, _ = process.communicate(timeout=20)  # a request has 30 seconds, and is made six times
+        assert "KeyboardInterrupt" in text
+    finally:
+        over.set()
+        process.kill()
+        process.wait()
+
+
 def test_two_pulls_at_once_are_one(server: FolderServer, store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / store.name
     processes = [started(PULL, f"{server.url}/{store.name}", out) for _ in range(2)]
@@ -191,7 +219,7 @@ except OSError as error:
     sys.exit(7)
 """
 READ_ONLY = """
-import os, sys
+import mmap, os, sys  # numpy imports the first when it maps a file
 from fsar.pipeline.share import open_store, parse_address
 from fsar.pipeline.share.upstream import open_upstream
 open_upstream(parse_address(sys.argv[1]))  # imports all there is while this process may read it

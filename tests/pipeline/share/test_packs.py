@@ -57,12 +57,16 @@ def test_a_damaged_copy_is_mended(server: FolderServer, pack: Path, tmp_path: Pa
         (Selection(parts=("train",)), "p.frames", "pulled whole"),
         (Selection(taps=("pooled",)), "p.frames", "pulled whole"),
         (Selection(), "p.zarr", "name the copy NAME.frames"),
+        (Selection(), "shelf/file.frames", "is no folder: choose another --out"),
     ],
 )
 def test_what_a_pack_cannot_do(server, pack, tmp_path, selection, out, message):
+    (tmp_path / "shelf/file.frames").write_text("mine")
     with pytest.raises(InputError, match=message):
         pull(address_of(server), tmp_path / out, selection)
-    assert not (tmp_path / out).exists()
+    assert not (tmp_path / out).exists() or (tmp_path / out).read_text() == "mine"
+    with pytest.raises(FileNotFoundError, match="no pack of frames"):
+        verify_pack(tmp_path / "shelf/file.frames")
 
 
 def test_a_pack_is_not_opened_as_a_store(server, pack):

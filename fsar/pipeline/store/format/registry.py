@@ -89,7 +89,8 @@ def format_of(path: Path) -> StoreFormat:
     if path.suffix not in _FORMATS:
         if path.suffix == ".parts" and path.with_suffix("").suffix in _FORMATS:
             raise InputError(f"{path} is the folder of a store's parts: name the store itself, {path.with_suffix('')}")
-        raise InputError(f"a store's name must end in {' or '.join(list_formats())}, got {str(path)!r}")
+        what = " (a pack of frames holds no features)" if path.suffix == ".frames" else ""
+        raise InputError(f"a store's name must end in {' or '.join(list_formats())}, got {str(path)!r}{what}")
     return _FORMATS[path.suffix]()
 
 
