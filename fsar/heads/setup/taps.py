@@ -93,11 +93,14 @@ def _fill(name: str, group: list[Input], store: "FeatureStore") -> dict[str, str
 
 
 def _matching(pattern: str, store: "FeatureStore") -> list[str]:
-    """Return the taps of a name, or of a family; those of the time steps of clips stand for those of frames."""
+    """Return the taps of a name, or of a family; those of the time steps of clips stand for those of frames.
+
+    Raw tokens are of no family: a head that wants the final norm and projection could not tell.
+    """
     names = {tap: tap.removeprefix("steps.") for tap in store.taps}
-    return [
-        tap for tap, name in names.items() if name == pattern or (pattern.endswith(".") and name.startswith(pattern))
-    ]
+    if not pattern.endswith("."):
+        return [tap for tap, name in names.items() if name == pattern]
+    return [tap for tap, name in names.items() if name.startswith(pattern) and not name.endswith(".raw")]
 
 
 def _depth(tap: str) -> int:
