@@ -17,6 +17,7 @@ from fsar.pipeline.store import list_formats, open_store
 from fsar.pipeline.store.describe import describe_store
 from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.format.names import checked_name, inside
+from fsar.pipeline.store.format.schema import check_entry
 from fsar.pipeline.store.journal.publish import redo
 from fsar.pipeline.store.verify import verify
 from tests.pipeline.store import samples
@@ -223,6 +224,32 @@ def test_intents(forge: Forge, staging: str, replaces: Any, steps: Any) -> None:
         intent.unlink(missing_ok=True)
         shutil.rmtree(forge.home / "staging", ignore_errors=True)
     assert samples.bytes_of(forge.path.parent) == before
+
+
+def test_a_list_of_other_videos_does_not_open(tmp_path: Path) -> None:
+    path = samples.write_sample(tmp_path / "a.zarr", samples.videos(5))
+    text = (path / "videos.csv").read_text()
+    (path / "videos.csv").write_text(text.replace(samples.videos(5)[0].video_id, "other", 1))
+    with pytest.raises(InputError, match="does not list the videos that the store was made for"):
+        open_store(path)
+
+
+def test_taps_that_are_one_on_some_disks_do_not_open(forge: Forge) -> None:
+    before = (forge.home / "store.json").read_bytes()
+    try:
+        forge.edit("store.json", lambda data: data["taps"].update(MAP=data["taps"]["map"]))
+        with pytest.raises(InputError, match="one name on many disks"):
+            open_store(forge.path)
+    finally:
+        (forge.home / "store.json").write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    "entry", [{"sha256": "0" * 63, "bytes": 1}, {"sha256": "G" * 64, "bytes": 1}, {"sha256": "0" * 64, "bytes": -1}]
+)
+def test_an_entry_is_a_hash_and_a_size(entry: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected a sha256 and a size"):
+        check_entry(entry, "the record")
 
 
 @given(st.text() | NAMES)
