@@ -22,7 +22,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from plain_heads import plain_hyrsm, plain_otam, plain_trx
+from plain_heads import plain_chamfer, plain_cmn, plain_hyrsm, plain_otam, plain_trx
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,6 +39,8 @@ PLAIN: dict[str, Plain] = {
     "otam": lambda head, *episode: plain_otam(*episode),
     "trx": plain_trx,  # type: ignore[dict-item]
     "hyrsm": plain_hyrsm,  # type: ignore[dict-item]
+    "chamfer": plain_chamfer,  # type: ignore[dict-item]
+    "cmn": plain_cmn,  # type: ignore[dict-item]
 }
 
 
@@ -75,6 +77,9 @@ CASES = [
     Case("hyrsm", 2048, 1, 7, True, 4),
     Case("hyrsm", 2048, 5, 3, True, 4),
     Case("hyrsm", 2048, 1, 1, False),
+    Case("chamfer", 512, 1, 1, True),
+    Case("chamfer", 512, 5, 5, True),
+    Case("cmn", 2048, 1, 5, True),
 ]
 
 
@@ -103,7 +108,7 @@ def sides(case: Case, device: str) -> tuple[Callable[[], None], Callable[[], Non
     if case.backward and not list(head.parameters()):
         for tensor in features:
             tensor.requires_grad_()
-    leaves = list(head.parameters()) or features
+    leaves = [parameter for parameter in head.parameters() if parameter.requires_grad] or features
 
     def plain(number: int) -> Tensor:
         support, labels, query = batch.support["frames"], batch.support_labels, batch.query["frames"]

@@ -1,4 +1,4 @@
-"""The published per-episode algorithms of OTAM, TRX and HyRSM in plain words, for `heads.py` to compare with.
+"""The published per-episode algorithms of several heads in plain words, for `heads.py` to compare with.
 
 Each computes one episode the way the official code goes about it: a loop over alignment cells; tuples materialised and
 a loop over classes and queries; frame and token concatenated for every query before the linear map. Weights are our
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from fsar.heads.layers.attention import sinusoid_table, steep_sinusoid_table
 from fsar.heads.layers.tuple_attention import TupleAttention
+from fsar.heads.methods.chamfer import Chamfer
+from fsar.heads.methods.cmn import CMN
 from fsar.heads.methods.hyrsm import HyRSM
 from fsar.heads.methods.trx import TRX
 
@@ -106,3 +108,28 @@ def _plain_relation(head: HyRSM, tokens: Tensor) -> Tensor:
     attention = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
     joined = relation.fc((attention @ v).transpose(1, 2).flatten(2))
     return relation.layer_norm(joined + tokens).relu()
+
+
+def plain_chamfer(head: Chamfer, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    """Return logits (Q, N): triples of frames side by side, a map of cosines for each query and class."""
+    assert head.fc is not None
+    chosen = torch.tensor(list(itertools.combinations(range(query.shape[1]), head.tuple_length)), device=query.device)
+    asked, known = (head.layer_norm(head.fc(frames[:, chosen].flatten(2))) for frames in (query, support))
+    rows = []
+    for one in asked:
+        maps = [plain_cosine(one, known[labels == c].flatten(0, 1)) for c in range(n_way)]
+        rows.append(torch.stack([(m.amax(1).mean() + m.amax(0).mean()) / 2 for m in maps]))
+    return torch.stack(rows) * head.temperature_weight * head.temperature
+
+
+def plain_cmn(head: CMN, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    """Return logits (Q, N): the difference of every frame from every hidden vector, written out."""
+
+    def embed(frames: Tensor) -> Tensor:
+        spread = (frames @ head.hidden.T / math.sqrt(frames.shape[-1])).softmax(-1)  # (V, T, J)
+        rest = frames.unsqueeze(2) - head.hidden  # (V, T, J, D)
+        return head.fc(F.normalize((spread.unsqueeze(-1) * rest).sum(1), dim=-1).flatten(1))
+
+    known, asked = embed(support), embed(query)
+    means = torch.stack([known[labels == c].mean(0) for c in range(n_way)])
+    return torch.stack([-(one - means).square().sum(-1) for one in asked])
