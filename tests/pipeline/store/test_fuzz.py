@@ -226,6 +226,20 @@ def test_intents(forge: Forge, staging: str, replaces: Any, steps: Any) -> None:
     assert samples.bytes_of(forge.path.parent) == before
 
 
+@pytest.mark.parametrize(("token", "name"), [("metadata-1-deadbeef", "evil.py"), ("x", "videos.csv")])
+def test_an_intent_that_no_writer_made_moves_nothing(forge: Forge, token: str, name: str) -> None:
+    before = samples.bytes_of(forge.home)
+    try:
+        forge.stage(name, token)
+        forge.intent(token, name)
+        with pytest.raises(InputError, match="fsar did not write it"):
+            redo(StoreFiles.at(forge.path), "metadata")
+    finally:
+        (forge.home / "journal/metadata.intent").unlink(missing_ok=True)
+        shutil.rmtree(forge.home / "staging", ignore_errors=True)
+    assert samples.bytes_of(forge.home) == before
+
+
 def test_a_list_of_other_videos_does_not_open(tmp_path: Path) -> None:
     path = samples.write_sample(tmp_path / "a.zarr", samples.videos(5))
     text = (path / "videos.csv").read_text()
