@@ -68,6 +68,11 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 )
 @option("--resize", "resize_mode", type=click.Choice(RESIZE_MODES), help="squash drops the aspect [as --pixels says].")
 @option("--resize-to", "resize", type=click.IntRange(min=1), help="Pixels before the crop [as --pixels says].")
+@option(
+    "--resize-width",
+    type=click.IntRange(min=0),
+    help="Width before the crop where squashed frames are wider than --resize-to [as --pixels says].",
+)
 @option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="How to resize [as --pixels says].")
 @option("--antialias/--no-antialias", default=None, help="Low-pass before shrinking [as --pixels says].")
 @option("--arithmetic", type=click.Choice(["uint8", "float32"]), help="Of resizing; uint8 rounds as Pillow does.")

@@ -23,7 +23,7 @@ def backbone():
 
 def recipe_with(image, **changes):
     fields = {"resize_mode": image.mode, **{n: getattr(image, n) for n in ("resize", "size", "interpolation")}}
-    fields |= {n: getattr(image, n) for n in ("antialias", "mean", "std", "arithmetic")}
+    fields |= {n: getattr(image, n) for n in ("antialias", "mean", "std", "arithmetic", "resize_width")}
     recipe = Recipe("timm", "test_resnet", "random@0", "0" * 64, ("pooled",), "trx", 1, 8, **fields)
     return dataclasses.replace(recipe, **changes)
 

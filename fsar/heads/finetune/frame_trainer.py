@@ -87,6 +87,7 @@ class FrameTrainer(TunedTrainer):
             n_slots=task.n_frames,
             resize_mode=test.mode,
             resize=test.resize,
+            resize_width=test.resize_width,
             size=test.size,
             interpolation=test.interpolation,
             antialias=test.antialias,

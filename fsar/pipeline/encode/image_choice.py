@@ -27,6 +27,8 @@ class PixelOptions:
     """This and the next ones replace one thing each of `pixels`; None leaves it."""
     resize: int | None = None
     """Pixels before the crop."""
+    resize_width: int | None = None
+    """Width before the crop, where squashed frames are wider than `resize`; 0 for squares."""
     interpolation: str | None = None
     antialias: bool | None = None
     arithmetic: str | None = None
@@ -42,12 +44,13 @@ def choose_image(options: PixelOptions, size: int, backbone: Backbone | None) ->
         InputError: unknown names, an impossible geometry, a backbone whose own pictures ours cannot be.
     """
     base = _base(options, size, backbone)
+    width = 0 if options.resize or options.resize_mode else base.resize_width
     mean, std = _normalisation(options.normalisation, base, backbone)
     antialias = base.antialias if options.antialias is None else options.antialias
     return ImageSpec(
         mode=options.resize_mode or base.mode,  # type: ignore[arg-type]  # names are checked by the class
         resize=options.resize or base.resize,
-        resize_width=0 if options.resize or options.resize_mode else base.resize_width,
+        resize_width=width if options.resize_width is None else options.resize_width,
         size=size,
         interpolation=options.interpolation or base.interpolation,  # type: ignore[arg-type]
         antialias=antialias,

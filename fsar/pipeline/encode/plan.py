@@ -47,9 +47,10 @@ class EncodeOptions:
     size: int | None = None
     """Height and width of the network's input; None means what the backbone was made for."""
     pixels: str = AS_TRAINED
-    """How frames become network input: see `PixelOptions`, also for the next six."""
+    """How frames become network input: see `PixelOptions`, also for the next seven."""
     resize_mode: str | None = None
     resize: int | None = None
+    resize_width: int | None = None
     interpolation: str | None = None
     antialias: bool | None = None
     arithmetic: str | None = None
