@@ -99,7 +99,8 @@ class SecondOrder(TableHead):
         """Return the cross entropy, or of relation scores the mean squared error to one for the class and zero."""
         if self.relation is None:
             return super().loss(batch, outputs, targets)
-        wanted = F.one_hot(targets.query_labels, batch.n_way).to(outputs["logits"].dtype)
+        columns = torch.arange(batch.n_way, device=targets.query_labels.device)
+        wanted = (targets.query_labels[..., None] == columns).to(outputs["logits"].dtype)  # one_hot would wait for them
         error = F.mse_loss(outputs["logits"], wanted)
         return {"squared error": error, "total": error}
 
