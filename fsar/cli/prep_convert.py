@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from fsar.cli.cluster import PREP, ClusterChoice, ClusterCommand, run_elsewhere, shared_work, shared_work_options
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary, timeout_option, video_jobs_option
-from fsar.errors import count_of
+from fsar.cli.cluster import ClusterChoice, ClusterCommand, shared_work_options
+from fsar.cli.common import json_option, timeout_option, video_jobs_option
+from fsar.cli.rewriting import rewrite
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
@@ -51,34 +51,12 @@ def command(
       fsar-prep convert catalog.csv --out mp4 --short-side 240 --jobs 4
     """  # noqa: D301 - click needs a real backspace
     from fsar.pipeline.catalog.catalog import read_catalog
-    from fsar.pipeline.rewrite.convert import CONVERT, convert, plan
+    from fsar.pipeline.rewrite.convert import CONVERT
+    from fsar.pipeline.rewrite.stage import How
     from fsar.pipeline.video.transcode import ConvertSettings
 
     settings = ConvertSettings(short_side, gop, crf, preset)
-    videos = read_catalog(catalog)
-    if cluster:
-        watch = CONVERT.watch(videos, out, settings)
-        work = shared_work(PREP, "convert", out, watch, len(videos.rows), cluster.n_workers)
-        ended = run_elsewhere(cluster, work, dry_run=dry_run, as_json=as_json, quiet=quiet)
-        if ended is not None:
-            return ended
-        report = watch.report()
-    elif dry_run:
-        todo = plan(videos, out, settings)
-        data = {"out": str(out), "to_convert": len(todo), "kept": len(videos.rows) - len(todo), "dry_run": True}
-        summary(data, f"{out}: would convert {count_of(len(todo), 'video')}, keep {data['kept']}", as_json=as_json)
-        return EXIT_DONE
-    else:
-        report = convert(videos, out, settings, n_jobs=jobs, quiet=quiet, timeout_seconds=timeout_seconds)
-    data = {
-        "out": str(out),
-        "catalog": str(report.catalog),
-        "converted": report.done,
-        "kept": report.kept,
-        "failed": len(report.failures),
-    }
-    text = f"{out}: {count_of(report.done, 'video')} converted, {report.kept} kept, {len(report.failures)} failed"
-    if report.failures:
-        text += f", listed in {out / 'failures.csv'}"
-    summary(data, text, as_json=as_json)
-    return EXIT_FAILED if report.failures else EXIT_DONE
+    how = How(jobs, quiet, timeout_seconds)
+    return rewrite(
+        CONVERT, read_catalog(catalog), out, settings, how, cluster=cluster, dry_run=dry_run, as_json=as_json
+    )

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from fsar.cli.cluster import PREP, ClusterChoice, ClusterCommand, run_elsewhere, shared_work, shared_work_options
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary, timeout_option, video_jobs_option
-from fsar.errors import count_of
+from fsar.cli.cluster import ClusterChoice, ClusterCommand, shared_work_options
+from fsar.cli.common import json_option, timeout_option, video_jobs_option
+from fsar.cli.rewriting import rewrite
 
 
 @click.command("extract", cls=ClusterCommand)
@@ -71,40 +71,17 @@ def command(
     """  # noqa: D301 - click needs a real backspace
     from fsar.cli.packs import extract_packed
     from fsar.pipeline.catalog.catalog import Catalog, read_catalog, select_rows
-    from fsar.pipeline.rewrite.extract import EXTRACT, ExtractSettings, extract, plan
+    from fsar.pipeline.rewrite.extract import EXTRACT, ExtractSettings
+    from fsar.pipeline.rewrite.stage import How
     from fsar.splits import load_split
 
     videos = read_catalog(catalog)
     if split:
         videos = Catalog(tuple(select_rows(videos, load_split(split))), videos.dataset)
     if layout == "packed":
-        how = {"frames": frames, "sampler": sampler, "short_side": short_side, "quality": quality, "seed": seed}
+        sampled = {"frames": frames, "sampler": sampler, "short_side": short_side, "quality": quality, "seed": seed}
         work = {"n_jobs": jobs, "quiet": quiet, "timeout_seconds": timeout_seconds}
-        return extract_packed(videos, out, how, work, cluster=cluster, dry_run=dry_run, as_json=as_json)
+        return extract_packed(videos, out, sampled, work, cluster=cluster, dry_run=dry_run, as_json=as_json)
     settings = ExtractSettings(frames, sampler, layout, short_side, quality, seed)
-    if cluster:
-        watch = EXTRACT.watch(videos, out, settings)
-        assigned = shared_work(PREP, "extract", out, watch, len(videos.rows), cluster.n_workers)
-        ended = run_elsewhere(cluster, assigned, dry_run=dry_run, as_json=as_json, quiet=quiet)
-        if ended is not None:
-            return ended
-        report = watch.report()
-    elif dry_run:
-        todo = plan(videos, out, settings)
-        data = {"out": str(out), "to_extract": len(todo), "kept": len(videos.rows) - len(todo), "dry_run": True}
-        summary(data, f"{out}: would extract {count_of(len(todo), 'video')}, keep {data['kept']}", as_json=as_json)
-        return EXIT_DONE
-    else:
-        report = extract(videos, out, settings, n_jobs=jobs, quiet=quiet, timeout_seconds=timeout_seconds)
-    data = {
-        "out": str(out),
-        "catalog": str(report.catalog),
-        "extracted": report.done,
-        "kept": report.kept,
-        "failed": len(report.failures),
-    }
-    text = f"{out}: {count_of(report.done, 'video')} extracted, {report.kept} kept, {len(report.failures)} failed"
-    if report.failures:
-        text += f", listed in {out / 'failures.csv'}"
-    summary(data, text, as_json=as_json)
-    return EXIT_FAILED if report.failures else EXIT_DONE
+    how = How(jobs, quiet, timeout_seconds)
+    return rewrite(EXTRACT, videos, out, settings, how, cluster=cluster, dry_run=dry_run, as_json=as_json)

@@ -10,7 +10,7 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, read_catalog
-from fsar.pipeline.rewrite.convert import convert, plan
+from fsar.pipeline.rewrite.convert import CONVERT, convert
 from fsar.pipeline.video.decode import VideoError, decode_clip
 from fsar.pipeline.video.transcode import ConvertSettings, transcode, verify
 from tests.videos import cut_file, full_disk, read_number, write_audio, write_clip
@@ -162,7 +162,7 @@ def test_stale_damaged_and_unrecorded_outputs_are_made_again(tmp_path):
     cut_file(out / "videos" / "1.mp4", 0.5)
     lines = (out / "convert.jsonl").read_text().splitlines(keepends=True)
     (out / "convert.jsonl").write_text("".join(lines[:-1]) + lines[-1][:30])  # torn by a kill
-    assert [task.row.video_id for task in plan(catalog_of(*sources), out, ConvertSettings())] == ["0", "1", "3"]
+    assert [task.row.video_id for task in CONVERT.plan(catalog_of(*sources), out, ConvertSettings())] == ["0", "1", "3"]
     assert convert(catalog_of(*sources), out, ConvertSettings(), quiet=True).done == 3
     convert(catalog_of(*sources), tmp_path / "fresh", ConvertSettings(), quiet=True)
     assert files(out) == files(tmp_path / "fresh")

@@ -8,7 +8,7 @@ import pytest
 
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, read_catalog
-from fsar.pipeline.rewrite.extract import ExtractSettings, extract, plan
+from fsar.pipeline.rewrite.extract import EXTRACT, ExtractSettings, extract
 from fsar.pipeline.video.decode import VideoError, decode_clip
 from tests.videos import cut_file, full_disk, read_number, write_clip
 
@@ -134,7 +134,8 @@ def test_an_unfinished_run_is_resumed_to_the_same_bytes(tmp_path):
     leftover = out / "frames" / "jump high" / ".2.tmp-1-ab"
     leftover.mkdir()
     (leftover / "00000001.jpg").write_bytes(b"half")
-    assert [task.row.video_id for task in plan(Catalog(tuple(rows), "t"), out, ExtractSettings())] == ["0", "2", "3"]
+    planned = EXTRACT.plan(Catalog(tuple(rows), "t"), out, ExtractSettings())
+    assert [task.row.video_id for task in planned] == ["0", "2", "3"]
     report = run(out, *rows, n_jobs=2)
     assert (report.done, report.kept) == (3, 1)
     assert files(out) == files(tmp_path / "whole")

@@ -25,11 +25,6 @@ def convert(
     return CONVERT.run(catalog, out, settings, How(n_jobs, quiet, timeout_seconds))
 
 
-def plan(catalog: Catalog, out: Path, settings: ConvertSettings) -> list[Task[ConvertSettings]]:
-    """Return what `convert` would do, after the same checks; nothing is written."""
-    return CONVERT.plan(catalog, out, settings)
-
-
 def convert_one(task: Task[ConvertSettings]) -> Record:
     """Convert one video; runs in a worker."""
     if task.path.is_dir():

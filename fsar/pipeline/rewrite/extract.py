@@ -71,11 +71,6 @@ def extract(
     return EXTRACT.run(catalog, out, settings, How(n_jobs, quiet, timeout_seconds))
 
 
-def plan(catalog: Catalog, out: Path, settings: ExtractSettings) -> list[Task[ExtractSettings]]:
-    """Return what is left to extract, after the same checks; nothing is written."""
-    return EXTRACT.plan(catalog, out, settings)
-
-
 def _check_places(catalog: Catalog, settings: ExtractSettings) -> None:
     """Raise `InputError` where two videos, or two classes, would share a folder once `/` is replaced in their names."""
     videos: dict[PurePosixPath, str] = {}
