@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import numpy.typing as npt
 
 from fsar.errors import InputError, one_line
 from fsar.pipeline.backbones import state_sha256
-from fsar.pipeline.backbones.base import quiet_logging
+from fsar.pipeline.backbones.base import quiet_transformers
 
 BATCH_SENTENCES = 64
 DEFAULT_POOLING = "cls"
@@ -27,7 +25,7 @@ class BertEncoder:
         transformers = _transformers()
         self._name = name
         self.pooling = pooling or folder_pooling(Path(name)) or DEFAULT_POOLING
-        with _quiet(transformers):
+        with quiet_transformers():
             try:
                 self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name)
                 self._model, loading = transformers.AutoModel.from_pretrained(name, output_loading_info=True)
@@ -112,20 +110,6 @@ def _pooling_of(config: dict[str, Any], path: Path) -> str:
     if len(chosen) != 1 or chosen[0] not in names:
         raise InputError(f"{path} asks for a pooling other than cls or mean ({', '.join(chosen)}): pass --pooling")
     return names[chosen[0]]
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    bars = transformers.utils.logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        with quiet_logging(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
 
 
 def _transformers() -> Any:

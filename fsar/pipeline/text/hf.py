@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fsar.errors import InputError, one_line
 from fsar.pipeline.backbones import Backbone, load_backbone
+from fsar.pipeline.backbones.base import quiet_transformers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,13 +103,12 @@ class HfTextEncoder:
 def _read_tokenizer(folder: Path, kind: str) -> Any:
     import transformers
 
-    from fsar.pipeline.backbones.hf.build import quiet
     from fsar.pipeline.backbones.hf.folder import read_json
 
     if (folder / "tokenizer_config.json").is_file():
         read_json(folder / "tokenizer_config.json")
     try:
-        with quiet():
+        with quiet_transformers():
             found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of transformers, tokenizers or sentencepiece, by what is wrong with which file
         raise InputError(f"transformers cannot read the tokenizer in {folder}: {one_line(error)}") from error

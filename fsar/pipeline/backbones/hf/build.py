@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from fsar.device import seeded
 from fsar.errors import InputError, one_line, unknown_name
-from fsar.pipeline.backbones.base import Backbone, TextTower, quiet_logging
+from fsar.pipeline.backbones.base import Backbone, TextTower, quiet_transformers
 from fsar.pipeline.backbones.hf import images, videos
 from fsar.pipeline.backbones.hf.folder import (
     CONFIG,
@@ -61,7 +60,7 @@ def build(spec: BackboneSpec, size: int | None) -> Backbone:
     config = _parsed(spec, data)
     image, processor = _pictures(spec, family, config, folder, size)
     pixels = _settle_size(spec, family, config, size or (image.size if image is not None else None))
-    with quiet(), _as_input_errors(spec):
+    with quiet_transformers(), _as_input_errors(spec):
         model = _random(spec, family, config) if spec.seed is not None else _loaded(spec, family, config, folder)
     return _describe(spec, family(model, pixels).checked(), model, processor, image, folder)
 
@@ -109,7 +108,7 @@ def _parsed(spec: BackboneSpec, data: Mapping[str, Any]) -> Any:
     kind = data["model_type"]
     if kind not in transformers.CONFIG_MAPPING:
         raise InputError(f"transformers {transformers.__version__} has no {kind} models: a newer one has")
-    with quiet(), _as_input_errors(spec):
+    with quiet_transformers(), _as_input_errors(spec):
         return transformers.CONFIG_MAPPING[kind].from_dict(dict(data))
 
 
@@ -218,19 +217,3 @@ def _as_input_errors(spec: BackboneSpec) -> Iterator[None]:
         raise
     except Exception as error:  # it validates some of its fields, and fails anywhere on others
         raise InputError(f"transformers cannot make hf:{spec.name} of its {CONFIG}: {one_line(error)}") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' log lines and progress bars: what matters of them is raised or recorded."""
-    from transformers.utils import logging as bars
-
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        with quiet_logging(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
