@@ -44,10 +44,12 @@ class Gather:
         shape = self._spec.tail[depth - 1 :]
         out = np.empty((*index.shape, *shape), self._spec.numpy_dtype)
         one_by_one = math.prod(shape) * out.itemsize >= LARGE_BYTES
-        numbers = np.unique(of_row).tolist()
-        for number, chunk in zip(numbers, self._mapped(numbers), strict=True):
+        if not len(rows):
+            return out
+        order = np.argsort(of_row, kind="stable")
+        numbers, starts = np.unique(of_row[order], return_index=True)
+        for chunk, own in zip(self._mapped(numbers.tolist()), np.split(order, starts[1:]), strict=True):
             pieces = chunk.reshape(-1, *shape)
-            own = np.flatnonzero(of_row == number)
             if one_by_one:  # numpy would gather them beside their place, and copy them again
                 for row in own.tolist():
                     for place, piece in np.ndenumerate(index[row]):
