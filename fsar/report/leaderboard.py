@@ -25,24 +25,20 @@ COLUMNS = (
 class Entry:
     """A head with its options on one test: the runs that differ in their seed alone."""
 
-    runs: list[Run] = field(default_factory=list)
+    head: str
     results: list[Result] = field(default_factory=list)
+    of_seeds: list[NDArray[np.float64]] = field(default_factory=list)
+    """(E,) accuracies of each result."""
 
     @property
     def accuracies(self) -> NDArray[np.float64]:
         """(E,) mean over the seeds, in each episode."""
-        found = [result.accuracies for result in self.results]
-        return np.mean([x for x in found if x is not None], axis=0)
+        return np.mean(self.of_seeds, axis=0)
 
     @property
     def accuracy(self) -> float:
         """Mean over seeds and episodes."""
         return float(np.mean([result.data["accuracy"] for result in self.results]))
-
-    def mean(self, values: Iterable[float | None]) -> float | None:
-        """Return the mean of those that are known."""
-        known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known else None
 
 
 def add_leaderboard(page: Page, runs: Sequence[Run]) -> None:
@@ -64,12 +60,12 @@ def _boards(runs: Sequence[Run]) -> list[list[Entry]]:
     boards: dict[str, dict[Any, Entry]] = {}
     for run in runs:
         for result in run.results:
-            listed = result.data.get("episodes_sha256")
-            if listed and result.accuracies is not None:
+            listed, accuracies = result.data.get("episodes_sha256"), result.accuracies
+            if listed and accuracies is not None:
                 recipe = (result.data.get("store"), result.data.get("text"), result.data.get("compat"))
-                entry = boards.setdefault(listed, {}).setdefault((run.settings, recipe, run.chosen_by), Entry())
-                entry.runs.append(run)
+                entry = boards.setdefault(listed, {}).setdefault((run.settings, recipe, run.chosen_by), Entry(run.head))
                 entry.results.append(result)
+                entry.of_seeds.append(accuracies)
     return [sorted(board.values(), key=lambda entry: -entry.accuracy) for board in boards.values()]
 
 
@@ -82,12 +78,12 @@ def _row(place: int, entry: Entry, first: Entry) -> list[Any]:
     seeds = [result.data["accuracy"] for result in entry.results]
     apart = first.accuracies - own
     orders = [result.data.get("order") for result in entry.results]
-    order = entry.mean(found["difference"] if found else None for found in orders)
-    seconds = entry.mean(result.data.get("seconds_per_episode") for result in entry.results)
+    order = _mean(found["difference"] if found else None for found in orders)
+    seconds = _mean(result.data.get("seconds_per_episode") for result in entry.results)
     published = (data.get("published") or {}).get("accuracy")
     notes = dict.fromkeys(mark for result in entry.results for mark in marks(result.data))
     return [
-        number(place), entry.runs[0].head, _options(data), Path(str(data.get("store", "-"))).name,
+        number(place), entry.head, _options(data), Path(str(data.get("store", "-"))).name,
         str(data.get("split") or "-"), title_of(data), percent(entry.accuracy, half_width(own)), number(len(seeds)),
         number(float(np.std(seeds, ddof=1)), f"{100 * np.std(seeds, ddof=1):.2f}") if len(seeds) > 1 else "-",
         "-" if entry is first else points(float(apart.mean()), half_width(apart)),
@@ -95,6 +91,12 @@ def _row(place: int, entry: Entry, first: Entry) -> list[Any]:
         "-" if seconds is None else number(1e3 * seconds, f"{1e3 * seconds:.2f}"),
         number(data.get("n_parameters")), percent(published), "; ".join(notes),
     ]  # fmt: skip
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of those that are known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _options(data: dict[str, Any]) -> str:
