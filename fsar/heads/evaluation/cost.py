@@ -51,14 +51,13 @@ def count_flops(head: Head, batch: EpisodeBatch) -> int | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    for (
-        parameter
-    ) in trained:  # the counter asks modules that are given a parameter for its gradient, which has none here
+    # A module that is given a parameter would be asked for the parameter's gradient, which it does not have here.
+    for parameter in trained:
         parameter.requires_grad_(False)
     try:
         with FlopCounterMode(display=False) as counter:
             head(batch)
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:  # NotImplementedError is one, too
         return None
     finally:
         for parameter in trained:
