@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The development data: real clips, splits as facts, official parity vectors."""
     return SHARED
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """A function that runs a command line in `tmp_path`; it checks the exit code and returns (stdout, stderr)."""
+    from fsar.cli import eval_head, predict, prep, train_head
+    from fsar.cli.common import run_command
+
+    monkeypatch.chdir(tmp_path)
+    programs = {
+        "fsar-prep": prep.prep,
+        "fsar-train-head": train_head.command,
+        "fsar-eval-head": eval_head.command,
+        "fsar-predict": predict.command,
+    }
+
+    def run_line(program, *arguments, code=0):
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run_command(programs[program], program)
+        output = capsys.readouterr()
+        assert ended.value.code == code, output.err
+        return output
+
+    return run_line

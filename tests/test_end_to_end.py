@@ -3,36 +3,16 @@
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fsar.cli import eval_head, prep, prep_run, train_head
-from fsar.cli.common import run_command
+from fsar.cli import prep_run
 from fsar.cli.run_file import read_config
 
 SAMPLE_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "ssv2-sample.toml"
 ENCODER = ["--size", 64, "--frames", 8, "--batch-size", 32, "--jobs", 0]
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """A function that runs a command line in `tmp_path`; it checks the exit code and returns (stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    programs = {"fsar-prep": prep.prep, "fsar-train-head": train_head.command, "fsar-eval-head": eval_head.command}
-
-    def run_line(program, *arguments, code=0):
-        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            run_command(programs[program], program)
-        output = capsys.readouterr()
-        assert ended.value.code == code, output.err
-        return output
-
-    return run_line
 
 
 def cosine(first, second):

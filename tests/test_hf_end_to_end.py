@@ -1,21 +1,11 @@
 """Models of transformers from videos to predictions, through the commands alone."""
 
 import json
-import sys
 
 import pytest
 
-from fsar.cli import eval_head, predict, prep, train_head
-from fsar.cli.common import run_command
 from tests.docs.prepare import few_classes
 from tests.pipeline.backbones.hf_models import make_model
-
-PROGRAMS = {
-    "fsar-prep": prep.prep,
-    "fsar-train-head": train_head.command,
-    "fsar-eval-head": eval_head.command,
-    "fsar-predict": predict.command,
-}
 
 
 @pytest.fixture(scope="module")
@@ -24,23 +14,6 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     few_classes(folder)
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """A function that runs a command line; it checks the exit code and returns what was printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run_line(program, *arguments, code=0):
-        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            run_command(PROGRAMS[program], program)
-        output = capsys.readouterr()
-        assert ended.value.code == code, output.err
-        return output
-
-    return run_line
 
 
 CASES = {
