@@ -10,6 +10,7 @@ from fsar.heads.methods import (
     crosstransformer,
     hyrsm,
     hyrsm_pp,
+    laplacian_shot,
     molo,
     otam,
     pal,
@@ -20,6 +21,7 @@ from fsar.heads.methods import (
     trx,
     tsn,
     tuned_classifiers,
+    tuned_prototypes,
     zero_shot,
 )
 from fsar.heads.methods.emp_net import head as emp_net
@@ -40,6 +42,7 @@ __all__ = [
     "hcl",
     "hyrsm",
     "hyrsm_pp",
+    "laplacian_shot",
     "molo",
     "otam",
     "pal",
@@ -53,5 +56,6 @@ __all__ = [
     "ts_fsar",
     "tsn",
     "tuned_classifiers",
+    "tuned_prototypes",
     "zero_shot",
 ]

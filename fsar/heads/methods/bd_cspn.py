@@ -16,7 +16,8 @@ class BDCSPN(TableHead):
     Liu, Song, Qin, "Prototype Rectification for Few-Shot Learning", ECCV 2020, https://arxiv.org/abs/1911.10713, on
     mean frames. Queries are moved by the difference of the means of supports and queries; every video counts with the
     exponential of its cosine to the first prototype. The answer is the cosine of the unmoved query to the new
-    prototype, as in easyfsl.
+    prototype, as in easyfsl. A single query stays where it is, unlike there: the difference of means would put it into
+    the middle of the supports, whatever it shows.
 
     Transductive: the answer for one query depends on the others, on how many there are and on how the classes are
     mixed among them. Say the number of queries beside any number.
@@ -41,18 +42,22 @@ class BDCSPN(TableHead):
 
     def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N), cosines, and the new "prototypes" (B, N, D)."""
-        support, query = episodes.support, episodes.query
+        prototypes = self.rectified(episodes)
+        return {"logits": cosines(episodes.query["video"], prototypes), "prototypes": prototypes}
+
+    def rectified(self, episodes: EpisodeBatch) -> Tensor:
+        """Return the prototypes (B, N, D) that the queries have taken part in."""
+        known, asked = episodes.support["video"], episodes.query["video"]
         labels, n_way = episodes.support_labels, episodes.n_way
-        known, asked = support["video"], query["video"]
         prototypes = class_means(known, labels, n_way)
-        moved = asked + known.mean(1, keepdim=True) - asked.mean(1, keepdim=True)
+        alone = asked.shape[1] == 1
+        moved = asked if alone else asked + known.mean(1, keepdim=True) - asked.mean(1, keepdim=True)
         closeness = cosines(moved, prototypes)
         members = torch.cat((labels, closeness.argmax(-1)), 1)  # (B, S + Q)
         videos = torch.cat((known, moved), 1)
         shares = torch.cat((cosines(known, prototypes), closeness), 1).exp()
         shares = shares * F.one_hot(members, n_way).to(shares.dtype)  # (B, S + Q, N)
-        prototypes = (shares / shares.sum(1, keepdim=True)).transpose(1, 2) @ videos
-        return {"logits": cosines(asked, prototypes), "prototypes": prototypes}
+        return (shares / shares.sum(1, keepdim=True)).transpose(1, 2) @ videos
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:

@@ -10,18 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsar.heads.batch import EpisodeBatch
-from fsar.heads.head import Head, Outputs, register_head
+from fsar.heads.batch import EpisodeBatch, Features
+from fsar.heads.head import Outputs, TableHead, register_head
+from fsar.heads.layers.adam import adam
 from fsar.heads.layers.functional import class_means
 from fsar.heads.layers.option_checks import check_choice, check_positive
 
 TSL_START = 0.02
 """Standard deviation of TSL's first weights."""
-ADAM_EPS = 1e-8
 
 
 @register_head("baseline")
-class Baseline(Head):
+class Baseline(TableHead):
     """Train a linear classifier on the mean frames of an episode's supports, by many small steps.
 
     Zhu et al., "A Closer Look at Few-Shot Video Classification", BMVC 2021, https://arxiv.org/abs/2110.12358, after
@@ -65,15 +65,19 @@ class Baseline(Head):
         self.seed = seed
         self.official = check_choice("compat", compat, ("fixed", "official")) == "official"
 
-    def outputs(self, batch: EpisodeBatch) -> Outputs:
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return the mean frame, "video" (..., D)."""
+        return {"video": features["frames"].mean(-2)}
+
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) and the trained "weight" (B, N, D) and "bias" (B, N)."""
-        support, query = batch.support["frames"].mean(2).float(), batch.query["frames"].mean(2).float()
+        support, query = episodes.support["video"].float(), episodes.query["video"].float()
         generator = torch.Generator().manual_seed(self.seed)
-        start = self.first_weights(support, batch, generator)
+        start = self.first_weights(support, episodes, generator)
         orders = torch.stack([torch.randperm(support.shape[1], generator=generator) for _ in range(self.n_rounds)])
-        weight, bias = self.adapt(support, batch.support_labels, start, orders.to(support.device))
+        weight, bias = self.adapt(support, episodes.support_labels, start, orders.to(support.device))
         logits = self.answer(query, weight, bias)
-        return {"logits": logits.to(batch.query["frames"].dtype), "weight": weight, "bias": bias}
+        return {"logits": logits.to(episodes.query["video"].dtype), "weight": weight, "bias": bias}
 
     def first_weights(self, support: Tensor, batch: EpisodeBatch, generator: torch.Generator) -> Tensor:
         """Return the classifiers (B, N, D + 1) to start from, the bias last: uniform within 1 / sqrt(D)."""
@@ -144,7 +148,7 @@ class BaselinePlus(Baseline):
 
 
 @register_head("tsl")
-class TSL(Head):
+class TSL(TableHead):
     """Train a linear classifier on every frame of the supports, by a few steps of Adam; average over frames.
 
     Xian et al., "Generalized Few-Shot Video Classification with Video Retrieval and Feature Generation", TPAMI 2021,
@@ -170,19 +174,23 @@ class TSL(Head):
         super().__init__()
         self.n_steps, self.lr, self.betas, self.seed = check_positive("n_steps", n_steps), lr, (beta, 0.999), seed
 
-    def outputs(self, batch: EpisodeBatch) -> Outputs:
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return the frames as they are, (..., T, D): each is a sample."""
+        return {"frames": features["frames"]}
+
+    def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N), logarithms of the mean "probabilities", and the trained "weight" and "bias"."""
-        support, query = batch.support["frames"].float(), batch.query["frames"].float()
-        keys = class_means(support.mean((-1, -2)).unsqueeze(-1), batch.support_labels, batch.n_way).squeeze(-1)
+        support, query = episodes.support["frames"].float(), episodes.query["frames"].float()
+        keys = class_means(support.mean((-1, -2)).unsqueeze(-1), episodes.support_labels, episodes.n_way).squeeze(-1)
         generator = torch.Generator().manual_seed(self.seed)
-        rows = TSL_START * torch.randn(batch.n_way, support.shape[-1], generator=generator)
+        rows = TSL_START * torch.randn(episodes.n_way, support.shape[-1], generator=generator)
         start = rows.to(support.device)[keys.argsort(1).argsort(1)]
         start = torch.cat((start, torch.zeros_like(start[..., :1])), -1)
-        weight, bias = self.adapt(support, batch.support_labels, start)
+        weight, bias = self.adapt(support, episodes.support_labels, start)
         probabilities = self.probabilities(query, weight, bias)
         logits = probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
         return {
-            "logits": logits.to(batch.query["frames"].dtype),
+            "logits": logits.to(episodes.query["frames"].dtype),
             "probabilities": probabilities,
             "weight": weight,
             "bias": bias,
@@ -198,14 +206,14 @@ class TSL(Head):
         """Return weight (B, N, D) and bias (B, N) after Adam on support (B, S, T, D), from start (B, N, D + 1)."""
         inputs = with_ones(support.flatten(1, 2))
         wanted = F.one_hot(labels.repeat_interleave(support.shape[2], 1), start.shape[1]).to(inputs.dtype)
-        state, first, second = start, torch.zeros_like(start), torch.zeros_like(start)
-        for step in range(1, self.n_steps + 1):
-            gradient = classifier_gradient(state, inputs, wanted)
-            first = self.betas[0] * first + (1 - self.betas[0]) * gradient
-            second = self.betas[1] * second + (1 - self.betas[1]) * gradient.square()
-            scale = (second / (1 - self.betas[1] ** step)).sqrt() + ADAM_EPS
-            state = state - self.lr / (1 - self.betas[0] ** step) * first / scale
-        return state[..., :-1], state[..., -1]
+        trained = adam(
+            start,
+            lambda state: classifier_gradient(state, inputs, wanted),
+            n_steps=self.n_steps,
+            lr=self.lr,
+            betas=self.betas,
+        )
+        return trained[..., :-1], trained[..., -1]
 
 
 def with_ones(inputs: Tensor) -> Tensor:
