@@ -68,6 +68,13 @@ def test_every_shipped_config_names_heads_splits_and_files_that_exist(path):
     assert document["eval"]["store"] in stores
 
 
+def test_the_demo_has_a_row_for_every_head_and_all_of_them_on_its_page():
+    (path,) = (path for path in CONFIGS if path.stem == "demo")
+    document = tomllib.loads(path.read_text())
+    assert {table["head"] for table in document["train"]} == set(list_heads())
+    assert set(document["report"]["runs"]) == {table["out"] for table in document["train"]}
+
+
 def test_there_is_a_config_for_every_benchmark_dataset():
     assert {path.stem for path in CONFIGS} == {
         "demo",
