@@ -57,6 +57,7 @@ def python(folder: Path, *arguments: str) -> None:
     """Run a statement, or a module with arguments."""
     line = ["-c", *arguments] if len(arguments) == 1 else ["-m", *arguments]
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program is compiled
     subprocess.run([sys.executable, *line], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -67,18 +68,18 @@ def predict(folder: Path, query: Path) -> None:
 
 def prepare(folder: Path) -> None:
     """Make videos, features, a run, and a folder of supports."""
-    python(folder, "fsar.cli.prep", "synth", "videos", "--clips", "6", "--train-classes", "4", "--val-classes", "6",
+    python(folder, "fsar.cli.prep", "synth", "videos", "--clips", "6", "--train-classes", "6", "--val-classes", "6",
            "--test-classes", "6", "--jobs", "2", "--quiet")  # fmt: skip
     python(folder, "fsar.cli.prep", "index", "--dataset", "ssv2", "--videos", "videos/videos", "--annotations",
            "videos/annotations", "--split", "videos/split.csv", "--out", "catalog.csv")  # fmt: skip
-    python(folder, "fsar.cli.prep", "encode", "catalog.csv", "--backbone", BACKBONE, "--size", "64", "--out", "s.zarr",
-           "--quiet")  # fmt: skip
+    python(folder, "fsar.cli.prep", "encode", "catalog.csv", "--backbone", BACKBONE, "--size", "64", "--out",
+           "s.zarr")  # fmt: skip
     python(folder, "fsar.cli.train_head", "otam", "--store", "s.zarr", "--out", "run", "--test-episodes", "100",
            "--quiet")  # fmt: skip
     from fsar.pipeline.catalog.catalog import read_catalog
 
     of_class: dict[str, list[Path]] = {}
-    for row in read_catalog(folder / "catalog.csv"):
+    for row in read_catalog(folder / "catalog.csv").rows:
         if row.part == "test":
             of_class.setdefault(row.class_name, []).append(row.path)
     for class_name, paths in list(of_class.items())[:5]:

@@ -7,6 +7,8 @@ from types import ModuleType
 from typing import Any
 
 COMPILER, UTILS = "torch._dynamo", "torch._dynamo.utils"
+SHAPES = "torch._meta_registrations"
+"""The shapes that a thousand operators give, told without computing them: more than a quarter of `import torch`."""
 
 
 class LateModule(ModuleType):
@@ -20,13 +22,16 @@ class LateModule(ModuleType):
 
 
 def leave_out_compiler() -> None:
-    """Let torchvision and timm be imported without torch's compiler, which takes longer than all the rest.
+    """Let torch, torchvision and timm be imported without torch's compiler, which takes longer than all the rest.
 
-    torchvision takes one function of it and timm marks functions that it must not compile: neither matters to a program
-    that compiles nothing. For `main` functions of such programs alone, as it changes what the whole process imports.
+    torch registers shapes for it, torchvision takes one function of it and timm marks functions that it must not
+    compile: none of it matters to a program that compiles nothing; where shapes are asked for nonetheless, torch says
+    that it has none. For `main` functions of such programs alone, as it changes what the whole process imports.
     """
     if COMPILER in sys.modules:
         return
+    if "torch" not in sys.modules:
+        sys.modules[SHAPES] = LateModule(SHAPES)
     late, utils = LateModule(COMPILER), LateModule(UTILS)
     late.__path__, late.__dict__["utils"] = [], utils
     late.__dict__["disable"] = _unmarked
@@ -40,8 +45,9 @@ def _unmarked(function: Callable[..., Any] | None = None, *_: Any, **__: Any) ->
 
 
 def _real(name: str) -> ModuleType:
-    """Return the module itself, in place of what stood for it."""
-    for own in (COMPILER, UTILS):
+    """Return the module itself, with all the others, in place of what stood for them."""
+    for own in (COMPILER, UTILS, SHAPES):
         if isinstance(sys.modules.get(own), LateModule):
             del sys.modules[own]
+    importlib.import_module(SHAPES)
     return importlib.import_module(name)

@@ -135,7 +135,19 @@ def test_a_calibration_can_be_fitted_anew_and_checked(call, world, tmp_path):  #
     assert anew[key] == fitted[key]
 
 
-HEAVY = ["torch._dynamo", "timm", "torchvision", "open_clip", "h5py", "zarr", "scipy", "sklearn", "fsar.pipeline.share"]
+HEAVY = [
+    "torch._dynamo",
+    "torch._meta_registrations",
+    "torch._refs",
+    "timm",
+    "torchvision",
+    "open_clip",
+    "h5py",
+    "zarr",
+    "scipy",
+    "sklearn",
+    "fsar.pipeline.share",
+]
 TWO_CALLS = f"""
 import sys
 from fsar.cli.lean_imports import LateModule
@@ -151,6 +163,9 @@ for query in queries:
     print("loaded:", *loaded, file=sys.stderr)
 import torch
 assert torch.compiler.disable(len) and torch._dynamo.config.cache_size_limit  # the real one, once something asks for it
+assert torch.ops.aten.grid_sampler_2d_backward(  # whose shapes are told in Python
+    *torch.empty(2, 1, 1, 2, 2, device="meta"), torch.empty(1, 2, 2, 2, device="meta"), 0, 0, False, [True, True]
+)[0].shape == (1, 1, 2, 2)
 """
 
 
