@@ -1,5 +1,6 @@
 """CLIP-MEI: query-specific semantics and whole-episode attention between the frames of CLIP and class text."""
 
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
@@ -19,6 +20,7 @@ from fsar.heads.layers.functional import (
     two_way_alignment,
 )
 from fsar.heads.layers.grouped import run_together
+from fsar.heads.layers.images import SumBlock, with_images
 from fsar.heads.layers.motion import MotionSummary
 from fsar.heads.layers.text_checks import mean_text
 
@@ -102,22 +104,39 @@ class ClipMeiHead(TableHead):
         tokens, frames = self._attend(torch.cat((query, support), 1), torch.cat((token, take_rows(text, labels)), 1))
         n_query = query.shape[1]
         query, support = frames[:, :n_query], frames[:, n_query:]
-        cost = self._cost(support, labels, query, batch.n_way)
+        cost = self._cost(*self._distances(support, labels, query, batch.n_way))
         return {"logits": -cost, "token": token, "query_token": tokens[:, :n_query], "query": query}
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
-        """Return supports after attention to their class text; queries as they are, their token being the episode's."""
+        """Return frames with their images under the block that they meet in an episode, (..., T, W).
+
+        Supports have attended to their class text by then; the token of a query depends on the episode.
+        """
+        frames = features["frames"]
         if class_text is None:
-            return {"frames": features["frames"]}
-        return {"frames": self._attend(features["frames"], mean_text(class_text, "clip-mei", self.dim))[1]}
+            return {"frames": with_images(self.video_block, frames)}
+        frames = self._attend(frames, mean_text(class_text, "clip-mei", self.dim))[1]
+        return {"frames": with_images(self.episode_block, frames)}
 
     def match(self, episodes: EpisodeBatch) -> Outputs:
-        """Return "logits" (B, Q, N)."""
-        support, query = episodes.support, episodes.query
-        labels, n_way = episodes.support_labels, episodes.n_way
-        base = self.base_text(episodes)
-        _, frames = self._attend(query["frames"], self._query_token(query["frames"], base))
-        return {"logits": -self._cost(support["frames"], labels, frames, n_way)}
+        """Return "logits" (B, Q, N) of embedded videos; a training, which has losses besides, goes through `outputs`.
+
+        All tokens of an episode are sums of its videos and of one token for each query.
+        """
+        support, query, labels = episodes.support["frames"], episodes.query["frames"], episodes.support_labels
+        token = self._query_token(query[..., : self.dim], self.base_text(episodes))
+        parts = torch.cat((with_images(self.video_block, token).unsqueeze(-2), query), -2)  # (B, Q, 1+T, W)
+        mix = torch.eye(parts.shape[-2]).to(parts)
+        mix[1:, 0] = TOKEN_SHARE
+        query = SumBlock(self.video_block, parts)(mix, first=1)
+
+        videos = torch.cat((support, with_images(self.episode_block, query)), 1).transpose(1, 2)  # (B, T, S+Q, W)
+        shares = class_shares(labels, episodes.n_way, query.shape[1]).to(videos.dtype)
+        own = torch.eye(videos.shape[2]).to(videos).expand(len(videos), -1, -1)
+        across, n_support = SumBlock(self.episode_block, videos), labels.shape[1]
+        groups = (shares, own[:, :n_support]), (shares.mean(1, keepdim=True), own[:, n_support:])
+        mixed = [across(torch.cat(group, 1).unsqueeze(1)) for group in groups]
+        return {"logits": -self._cost(*self._compared(support[..., : self.dim], labels, query, episodes.n_way, mixed))}
 
     def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return "classification" (a sum over queries), "consistency", "text", "motion" and "total"."""
@@ -147,10 +166,10 @@ class ClipMeiHead(TableHead):
         tokens = self.video_block(torch.cat((token, frames + TOKEN_SHARE * token), -2))
         return tokens[..., 0, :], tokens[..., 1:, :]
 
-    def _cost(self, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """Return 0.5 alignment within videos + alignment within the episode + one term per class: (B, Q, N)."""
-        n_query = query.shape[1]
-        cost = self._aligned(torch.cat(self._distances(support, labels, query, n_way), 1))  # (B, 2Q + 1, N)
+    def _cost(self, within: Tensor, across: Tensor, common: Tensor) -> Tensor:
+        """Return the costs (B, Q, N): 0.5 alignment within videos + alignment within the episode + one per class."""
+        n_query = within.shape[1]
+        cost = self._aligned(torch.cat((within, across, common), 1))  # (B, 2Q + 1, N)
         return WITHIN_VIDEO * cost[:, :n_query] + cost[:, n_query:-1] + cost[:, -1:]
 
     def _aligned(self, distance: Tensor) -> Tensor:
@@ -162,15 +181,25 @@ class ClipMeiHead(TableHead):
         """Return distances of frames within videos and within the episode, (B, Q, N, T, T), and of the tokens of the
         queries together, (B, 1, N, T, T).
         """
-        class_token = self._class_tokens(support, labels, query, n_way)  # (B, N, T, D)
-        query_token = class_token.mean(1, keepdim=True)
-        (class_token_2, support_2), (query_token_2, query_2) = self._across_videos(
-            (class_token, support), (query_token, query)
-        )
+        videos = torch.cat((support, query), 1)
+        shares = class_shares(labels, n_way, query.shape[1]).to(videos.dtype)
+        tokens = (shares @ videos.flatten(2)).view(*shares.shape[:2], *videos.shape[2:])  # (B, N, T, D)
+        groups = (tokens, support), (tokens.mean(1, keepdim=True), query)
+        sequences = [torch.cat(group, 1).transpose(1, 2) for group in groups]  # (B, T, videos, D)
+        return self._compared(support, labels, query, n_way, run_together(self.episode_block, sequences))
+
+    @staticmethod
+    def _compared(
+        support: Tensor, labels: Tensor, query: Tensor, n_way: int, mixed: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three distances. `mixed` has been attended to across videos, each frame index by itself: tokens
+        of classes and supports (B, T, N+S, D), token of the queries and queries (B, T, 1+Q, D).
+        """
+        support_2, query_2 = (x.transpose(1, 2) for x in mixed)
         return (
             frame_distances(query, class_means(support, labels, n_way)),
-            frame_distances(query_2, class_means(support_2, labels, n_way)),
-            frame_distances(query_token_2, class_token_2),
+            frame_distances(query_2[:, 1:], class_means(support_2[:, n_way:], labels, n_way)),
+            frame_distances(query_2[:, :1], support_2[:, :n_way]),
         )
 
     @torch.no_grad()
@@ -198,19 +227,6 @@ class ClipMeiHead(TableHead):
         words = FrameScores(name="class text", score=parts.sum(-1), weight=0.0, parts=parts, method="text")
         return Explanation(self(batch), (*paths, words))
 
-    @staticmethod
-    def _class_tokens(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """Return the mean over the supports of a class and all queries, for each class: (B, N, T, D)."""
-        members = membership(labels, n_way).to(support.dtype)  # (B, S, N)
-        total = torch.einsum("bsn,bstd->bntd", members, support) + query.sum(1, keepdim=True)
-        return total / (members.sum(1) + query.shape[1])[..., None, None]
-
-    def _across_videos(self, *groups: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Return tokens and videos of each group after attention among them, for each frame index by itself."""
-        sequences = [torch.cat(group, 1).transpose(1, 2) for group in groups]  # (B, T, videos, D)
-        mixed = [sequence.transpose(1, 2) for sequence in run_together(self.episode_block, sequences)]
-        return [(x[:, : token.shape[1]], x[:, token.shape[1] :]) for x, (token, _) in zip(mixed, groups, strict=True)]
-
     def _auxiliary(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return the auxiliary terms. The queries' true texts are known here, in the loss, and nowhere else."""
         true_text = take_rows(mean_text(batch.class_text, "clip-mei", self.dim), targets.query_labels)  # (B, Q, D)
@@ -231,6 +247,13 @@ class ClipMeiHead(TableHead):
             "text": 0.5 * text,
             "motion": moved[:, :n_query].mean() + moved[:, n_query:].mean(),
         }
+
+
+def class_shares(labels: Tensor, n_way: int, n_query: int) -> Tensor:
+    """Return each video's share in the token of a class, the mean of its supports and all queries: (B, N, S+Q)."""
+    members = membership(labels, n_way).transpose(1, 2).float()  # (B, N, S)
+    shares = torch.cat((members, members.new_ones(*members.shape[:2], n_query)), 2)
+    return shares / shares.sum(2, keepdim=True)
 
 
 def take_rows(text: Tensor, labels: Tensor) -> Tensor:

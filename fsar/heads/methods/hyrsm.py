@@ -15,6 +15,7 @@ from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_
 from fsar.heads.layers.attention import SelfAttention, position_code, steep_sinusoid_table
 from fsar.heads.layers.dropout import Dropout
 from fsar.heads.layers.functional import class_means, class_scores, hausdorff
+from fsar.heads.layers.images import map_by_head
 from fsar.heads.layers.option_checks import check_choice, check_position
 from fsar.heads.layers.split_linear import block_linear
 
@@ -83,7 +84,7 @@ class EpisodeRelation(nn.Module):
 
     def project(self, rows: Tensor) -> Features:
         """Return what each video brings to the relation, linear in its mean frame (B, V, D): D wide, or (heads, D)."""
-        mapped = self._mapped_values(rows)
+        mapped = map_by_head(self.w_vs(rows), self.fc.weight, self.heads)
         return {"mean": rows, "asked": self.w_qs(rows), "keys": self.w_ks(rows), "mapped": mapped}
 
     def relate(self, projected: Features, n_support: int) -> Tensor:
@@ -94,13 +95,6 @@ class EpisodeRelation(nn.Module):
         joined = self._mixed(weights, projected["mapped"], n_support) + self.fc.bias
         related: Tensor = self.layer_norm(self.dropout(joined) + with_queries(projected["mean"], n_support))
         return related.relu()
-
-    def _mapped_values(self, rows: Tensor) -> Tensor:
-        """Return each head's values after `fc`, without its bias, (B, N+Q, heads, D)."""
-        values = self.w_vs(rows).view(-1, self.heads, rows.shape[-1] // self.heads).transpose(0, 1)
-        maps = self.fc.weight.view(len(self.fc.weight), self.heads, -1).permute(1, 2, 0)  # (heads, E, D)
-        mapped: Tensor = (values @ maps).transpose(0, 1)
-        return mapped.view(*rows.shape[:-1], self.heads, -1)
 
     def _mixed(self, weights: Tensor, mapped: Tensor, n_support: int) -> Tensor:
         """Return mapped values summed over heads and tokens by weights (B, Q, heads, N+1, N+1): (B, Q, N+1, D)."""
