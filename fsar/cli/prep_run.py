@@ -2,20 +2,17 @@
 
 import importlib
 import json
-import os
 import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsar.cli import signals, stage_process
+from fsar.cli import signals
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, json_option, summary
+from fsar.cli.stage_process import StageProcesses
 
 if TYPE_CHECKING:
     from fsar.cli.run_file import Key, Stage
@@ -28,9 +25,6 @@ PROGRAMS = {
 }
 """Stages that are programs of their own; the others are sub-commands of fsar-prep."""
 EXIT_KILLED = 128 + 9
-STDERR = 2
-GRACE_SECONDS = 5.0
-"""A stage that Ctrl-C did not reach itself (a signal to this process alone) is told after this time."""
 
 
 @click.command("run")
@@ -59,15 +53,18 @@ def command(
     """  # noqa: D301 - click wants the backspace itself
     from fsar.cli.run_file import read_config
 
+    processes = StageProcesses()
     stages = read_config(config, stage_keys, overrides)
     folder = out or Path(config.stem)
     _say(f"+ cd {shlex.quote(str(folder))}")
     if not dry_run:
         folder.mkdir(parents=True, exist_ok=True)
+        if len(stages) > 1:
+            processes.prepare()
     worst = EXIT_DONE
     for stage in stages:
         _say(f"+ {command_line(stage)}")
-        code = EXIT_DONE if dry_run else run_stage(stage, folder, stdout_is_data=as_json)
+        code = EXIT_DONE if dry_run else run_stage(stage, folder, processes, stdout_is_data=as_json)
         worst = max(worst, code)
         if code and not (keep_going and code == EXIT_FAILED):
             _say_end(stage, code)
@@ -98,41 +95,13 @@ def command_line(stage: "Stage") -> str:
     return f"{program} {shlex.join(stage.arguments)}"
 
 
-def run_stage(stage: "Stage", folder: Path, *, stdout_is_data: bool = False) -> int:
-    """Run one stage in `folder` as a process of its own and return its exit code, 128 + n for signal n.
-
-    A process, so that each stage starts with fresh memory and threads. Ctrl-C reaches it through the terminal;
-    this process waits for it to put its work away.
-    """
+def run_stage(
+    stage: "Stage", folder: Path, processes: StageProcesses | None = None, *, stdout_is_data: bool = False
+) -> int:
+    """Run one stage in `folder` and return its exit code, 128 + n for signal n."""
     program, module = PROGRAMS.get(stage.name, ("fsar-prep", "fsar.cli.prep"))
     arguments = stage.arguments if stage.name in PROGRAMS else (stage.name, *stage.arguments)
-    line = [sys.executable, "-P", "-m", stage_process.__name__, str(os.getpid()), program, module, *arguments]
-    process = subprocess.Popen(line, cwd=folder, stdout=STDERR if stdout_is_data else None)
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        process.terminate()
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        code_of_stage = _wait(process)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return code_of_stage if code_of_stage >= 0 else 128 - code_of_stage
-
-
-def _wait(process: "subprocess.Popen[bytes]") -> int:
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        return _wind_down(process) or signals.EXIT_INTERRUPTED
-
-
-def _wind_down(process: "subprocess.Popen[bytes]") -> int:
-    try:
-        return process.wait(GRACE_SECONDS)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        process.terminate()  # not SIGINT: a stage of a job in the background ignores it
-        return process.wait()
+    return (processes or StageProcesses()).run(program, module, arguments, folder, stdout_is_data=stdout_is_data)
 
 
 def _key(parameter: click.Parameter) -> "Key":

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from fsar import list_heads, list_splits
-from fsar.cli import prep_run
+from fsar.cli import prep_run, stage_process
 from fsar.cli.run_file import STAGES, Stage, read_config
 from fsar.cli.signals import INTERRUPTED
 from fsar.errors import InputError
@@ -193,9 +193,10 @@ def program(tmp_path, monkeypatch):
         "        pathlib.Path('tidy').touch()\n"
         "        sys.exit(130)\n"
     )
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setitem(prep_run.PROGRAMS, "train", ("waiting", "waiting_program"))
-    monkeypatch.setattr(prep_run, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(stage_process, "GRACE_SECONDS", 0.1)
 
     def when_ready(action):
         def wait():
@@ -236,6 +237,58 @@ def test_a_stage_does_not_outlive_a_killed_run(program, tmp_path, form):
     run.kill()
     run.wait()
     wait_for(tmp_path / "tidy")
+
+
+FORKED = """
+import sys
+from pathlib import Path
+from fsar.cli.stage_process import StageProcesses
+stages = StageProcesses()
+forks = stages._forks
+for name, as_data in [("ended", False), ("failed", True), ("killed", False)]:
+    print("before", name, end="; ")  # a fork must not print it again
+    code = stages.run("program", "ending_program", [name], Path("there"), stdout_is_data=as_data)
+    print("code", code)
+print("forked:", forks, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_stages_are_forked_where_torch_was_not_yet_in_use(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "ending_program.py").write_text(
+        "import os, pathlib, sys\n"
+        "def main():\n"
+        "    print(pathlib.Path.cwd().name, *sys.argv)\n"
+        "    import torch\n"
+        "    if sys.argv[1] == 'killed':\n"
+        "        sys.stdout.flush()\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    sys.exit(sys.argv[1] == 'failed' and 3)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", FORKED], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ended.stdout.splitlines() == [
+        "before ended; there program ended",
+        "code 0",
+        "before failed; code 3",
+        "before killed; there program killed",
+        "code 137",
+        "forked: True False",
+    ]
+    assert "there program failed" in ended.stderr
+
+
+def test_what_stages_share_is_imported_once_before_the_first(tmp_path):
+    """Imports are most of what a small stage takes; where torch was imported by somebody else nothing is forked."""
+    code = (
+        "import sys; from fsar.cli.stage_process import SHARED_IMPORTS, StageProcesses\n"
+        "stages = StageProcesses(); stages.prepare()\n"
+        "print([name for name in SHARED_IMPORTS if name not in sys.modules], StageProcesses()._forks)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert ended.stdout.split("\n")[0] == (
+        "[] False" if sys.platform == "linux" else str([*stage_process.SHARED_IMPORTS]) + " False"
+    )
 
 
 def test_a_stage_whose_run_is_gone_before_it_starts_ends(tmp_path):
