@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument(
         "--workers", type=lambda text: [int(part) for part in text.split(",")], default=[1, 16, 64, 256]
     )
-    parser.add_argument("--large", type=int, default=100_000, help="videos of the second table")
+    parser.add_argument("--large", type=int, default=100_000, help="videos of the second table; 0: none")
     options = parser.parse_args()
     calls = Calls()
     calls.count()
@@ -162,8 +162,9 @@ def main() -> None:
     for n_workers in options.workers:
         with tempfile.TemporaryDirectory(prefix="fsar-bench-") as folder:
             print(simulate(Path(folder) / "s.zarr", videos, n_workers, calls), flush=True)
-    with tempfile.TemporaryDirectory(prefix="fsar-bench-") as folder:
-        commands_on_a_large_store(Path(folder), options.large)
+    if options.large:
+        with tempfile.TemporaryDirectory(prefix="fsar-bench-") as folder:
+            commands_on_a_large_store(Path(folder), options.large)
 
 
 def simulate(path: Path, videos: Sequence[VideoRow], n_workers: int, calls: Calls) -> str:

@@ -101,7 +101,7 @@ def step_table(names: list[str], n: int) -> None:
 
         def own(model: EndToEnd = model, task: tuple[EpisodeBatch, Targets] = task) -> None:
             model.zero_grad(set_to_none=True)
-            batch = on_features(task[0], model.tower)
+            batch = on_features(task[0], model.tower.embed)
             model.head.loss(batch, model.head.outputs(batch), task[1])["total"].backward()
 
         def step(memory: Memory, model: EndToEnd = model, task: tuple[EpisodeBatch, Targets] = task) -> None:

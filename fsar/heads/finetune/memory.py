@@ -1,6 +1,6 @@
 """Training large backbones in little memory: two passes over chunks of frames, and checkpointed blocks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -19,7 +19,8 @@ class TwoPass:
 
     The features are leaves of the head's graph. `finish` computes them a second time, chunk by chunk, and sends the
     head's gradients through: the result is that of one large graph up to the order of sums, and the memory that of one
-    chunk. The last chunk keeps its graph and is computed once. It needs features that depend on their own frame alone.
+    chunk. The last chunk keeps its graph and is computed once. It needs features that depend on their own frame alone:
+    then chunks need not end where a call of the backbone would, and supports and queries share one.
     """
 
     def __init__(self, tower: Tower, n_frames: int) -> None:
@@ -39,41 +40,62 @@ class TwoPass:
                 "or --checkpoint-blocks, which keeps the calls whole"
             )
         self._tower, self._n_inputs = tower, max(1, n_frames // tower.frames_per_input)
-        self._calls: list[tuple[Tensor, Features]] = []
+        self._chunks: list[list[Tensor]] = []
+        self._leaves: Features = {}
         self._last: Features = {}
-        """The last chunk of the last call, with its graph."""
+        """The last chunk, with its graph."""
 
-    def __call__(self, frames: Tensor) -> Features:
-        """Return features role -> (..., *shape) of frames (..., 3, H, W), cut off from the tower."""
+    def __call__(self, calls: Sequence[Tensor]) -> list[Features]:
+        """Return features role -> (..., *shape) of each of several (..., 3, H, W), cut off from the tower."""
         dims = self._tower.input_dims
-        flat, lead = frames.flatten(0, -dims - 1), frames.shape[:-dims]
-        self._last = {}
-        *chunks, last = self._chunks(len(flat))
+        flat = [frames.flatten(0, -dims - 1) for frames in calls]
+        self._chunks = list(_chunks(flat, self._n_inputs))
         with torch.no_grad():
-            parts = [self._tower(flat[rows]) for rows in chunks]
-        self._last = self._tower(flat[last])
-        leaves = {role: torch.cat([part[role].detach() for part in (*parts, self._last)]) for role in self._last}
-        if not self._tower.is_frozen:
-            leaves = {role: leaf.requires_grad_() for role, leaf in leaves.items()}
-            self._calls.append((flat, leaves))
-        return {role: leaf.view(*lead, *leaf.shape[1:]) for role, leaf in leaves.items()}
+            parts = [self._tower(_joined(chunk)) for chunk in self._chunks[:-1]]
+        self._last = self._tower(_joined(self._chunks[-1]))
+        trains = not self._tower.is_frozen
+        self._leaves = {
+            role: torch.cat([part[role].detach() for part in (*parts, self._last)]).requires_grad_(trains)
+            for role in self._last
+        }
+        split = {role: torch.split(leaf, [len(frames) for frames in flat]) for role, leaf in self._leaves.items()}
+        return [
+            {role: rows[i].view(*frames.shape[:-dims], *rows[i].shape[1:]) for role, rows in split.items()}
+            for i, frames in enumerate(calls)
+        ]
 
     def finish(self, precision: AbstractContextManager[object] | None = None) -> None:
         """Send the gradients that the features have received into the tower; `precision` is that of the first pass."""
-        for flat, leaves in reversed(self._calls):
-            grads = {role: leaf.grad for role, leaf in leaves.items() if leaf.grad is not None}
-            for rows in reversed(self._chunks(len(flat))):
-                features, self._last = self._last, {}
-                if not features:
-                    with precision or nullcontext():
-                        features = self._tower(flat[rows])
-                torch.autograd.backward([features[role] for role in grads], [grad[rows] for grad in grads.values()])
-        self._calls.clear()
+        grads = {role: leaf.grad for role, leaf in self._leaves.items() if leaf.grad is not None}
+        end = sum(len(piece) for chunk in self._chunks for piece in chunk)
+        while grads and self._chunks:
+            chunk = self._chunks.pop()
+            start = end - sum(map(len, chunk))
+            features, self._last = self._last, {}
+            if not features:
+                with precision or nullcontext():
+                    features = self._tower(_joined(chunk))
+            torch.autograd.backward([features[role] for role in grads], [grad[start:end] for grad in grads.values()])
+            end = start
 
-    def _chunks(self, n: int) -> list[slice]:
-        """Return the chunks of `n` inputs: what is left over comes first, as the last chunk is computed once only."""
-        starts = range(n % self._n_inputs - self._n_inputs, n, self._n_inputs)
-        return [slice(max(start, 0), start + self._n_inputs) for start in starts if start + self._n_inputs > 0]
+
+def _chunks(calls: Sequence[Tensor], n_inputs: int) -> Iterator[list[Tensor]]:
+    """Yield the inputs of all calls in chunks, each as views of one call or more.
+
+    What is left over comes first, as the last chunk is computed once only.
+    """
+    n = sum(map(len, calls))
+    ends = range(n % n_inputs or n_inputs, n + 1, n_inputs)
+    for end in ends:
+        start, offset, chunk = max(end - n_inputs, 0), 0, []
+        for call in calls:
+            chunk.append(call[max(start - offset, 0) : max(end - offset, 0)])
+            offset += len(call)
+        yield [piece for piece in chunk if len(piece)]
+
+
+def _joined(chunk: Sequence[Tensor]) -> Tensor:
+    return chunk[0] if len(chunk) == 1 else torch.cat(list(chunk))
 
 
 class LossScale(nn.Module):

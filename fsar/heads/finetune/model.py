@@ -1,6 +1,6 @@
 """A backbone and a head as one model: episodes of frames in, logits and losses out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from fsar.heads.head import Head, Losses, Outputs
 
 PIXELS = "pixels"
 """The role of normalised frames (..., T, 3, H, W) in a batch that a tower has not seen yet."""
-Embed = Callable[[Tensor], Features]
+Embed = Callable[[Sequence[Tensor]], list[Features]]
+"""Gives the features of the frames (..., 3, H, W) of each of several calls of a backbone."""
 Task = tuple[EpisodeBatch, Targets] | PairBatch
 """One episode (B = 1), or one batch of pairs, of frames."""
 
@@ -31,7 +32,7 @@ class EndToEnd(nn.Module):
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
         """Return logits (B, Q, N) for a batch of frames."""
-        return self.head.outputs(on_features(batch, self.tower))["logits"]
+        return self.head.outputs(on_features(batch, self.tower.embed))["logits"]
 
     def losses(self, task: Task, embed: Embed | None = None) -> tuple[Losses, Outputs]:
         """Return the loss terms of the head and what it computed (nothing for pairs).
@@ -40,9 +41,10 @@ class EndToEnd(nn.Module):
             task: Of frames.
             embed: In place of the tower, to spare memory.
         """
-        embed = embed or self.tower
+        embed = embed or self.tower.embed
         if isinstance(task, PairBatch):
-            return self.head.pair_loss(replace(task, features=_features(task.features, embed))), {}
+            [features] = _features([task.features], embed)
+            return self.head.pair_loss(replace(task, features=features)), {}
         batch, targets = task
         batch = on_features(batch, embed)
         outputs = self.head.outputs(batch)
@@ -54,11 +56,11 @@ def on_features(batch: EpisodeBatch, embed: Embed) -> EpisodeBatch:
 
     The frames stay beside the features, for heads that reconstruct them.
     """
-    support = _features(batch.support, embed)
-    query = _features(batch.query, embed)
-    unlabelled = None if batch.unlabelled is None else _features(batch.unlabelled, embed)
-    return replace(batch, support=support, query=query, unlabelled=unlabelled)
+    unlabelled = [] if batch.unlabelled is None else [batch.unlabelled]
+    support, query, *rest = _features([batch.support, batch.query, *unlabelled], embed)
+    return replace(batch, support=support, query=query, unlabelled=rest[0] if rest else None)
 
 
-def _features(videos: Features, embed: Embed) -> Features:
-    return {PIXELS: videos[PIXELS], **embed(videos[PIXELS])}
+def _features(videos: Sequence[Features], embed: Embed) -> list[Features]:
+    frames = [each[PIXELS] for each in videos]
+    return [{PIXELS: pixels, **features} for pixels, features in zip(frames, embed(frames), strict=True)]

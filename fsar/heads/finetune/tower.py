@@ -1,6 +1,6 @@
 """The backbone as a module that trains: normalised frames in, the features that a head reads out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -52,6 +52,10 @@ class Tower(nn.Module):
         features = self._extractor(frames.reshape(-1, *frames.shape[-self.input_dims :]))
         lead = frames.shape[: -min(self.input_dims, 3)]  # of clips with the axis of their frames
         return {role: features[tap].reshape(*lead, *features[tap].shape[1:]) for role, tap in self.taps.items()}
+
+    def embed(self, calls: Sequence[Tensor]) -> list[Features]:
+        """Return the features of each of several (..., 3, H, W), in as many calls of the backbone."""
+        return [self(frames) for frames in calls]
 
     @property
     def frames_per_input(self) -> int:

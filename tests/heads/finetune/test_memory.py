@@ -61,9 +61,9 @@ def test_the_last_chunk_is_computed_once() -> None:
     once = sum(n for n, with_graph in sizes if with_graph)
     batch = steps.tasks(0)[0][0]
     n_support, n_query = (x["pixels"].shape[1] * x["pixels"].shape[2] for x in (batch.support, batch.query))
-    last = [min(n, 5) for n in (n_support, n_query)]
-    assert forward_only == n_tasks * (n_support + n_query - sum(last))
-    assert once == n_tasks * (n_support + n_query + last[0])  # the graph of the supports' last chunk makes way
+    assert forward_only == n_tasks * (n_support + n_query - 5)
+    assert once == n_tasks * (n_support + n_query)
+    assert [n for n, with_graph in sizes if with_graph].count(5) == n_tasks * ((n_support + n_query) // 5)
 
 
 def test_two_passes_are_refused_where_frames_depend_on_each_other() -> None:

@@ -203,7 +203,7 @@ def evaluated(steps: OfficialSteps, model: EndToEnd) -> dict[str, Tensor]:
     if isinstance(task, PairBatch):
         return values(steps, TaskReport(model.losses(task)[0]))
     steps.with_official_inputs(model.head, 0, "test")
-    outputs = model.head.outputs(on_features(task[0], model.tower))
+    outputs = model.head.outputs(on_features(task[0], model.tower.embed))
     return values(steps, TaskReport({}, outputs))
 
 
@@ -233,7 +233,7 @@ def test_parameters_decay_as_their_official_names_say(path: Path) -> None:
 
 def joint_call(batch: EpisodeBatch, embed: Embed) -> EpisodeBatch:
     n_support = batch.support_labels.shape[1]
-    features = embed(torch.cat((batch.support[PIXELS], batch.query[PIXELS]), 1))["frames"]
+    features = embed([torch.cat((batch.support[PIXELS], batch.query[PIXELS]), 1)])[0]["frames"]
     return replace(batch, support={"frames": features[:, :n_support]}, query={"frames": features[:, n_support:]})
 
 

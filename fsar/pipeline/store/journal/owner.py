@@ -14,9 +14,10 @@ from fsar.files import read_plain
 
 WORKER_VARIABLE = "FSAR_WORKER"
 """Environment variable with the name of this worker. A process of that name is the next life of the one before."""
-STALE_SECONDS = 150.0
+STALE_SECONDS = 145.0
 """A claim that nobody touches for so long, by the clock of the one who looks, is given up. Holders touch theirs every
-30 seconds, and a network file system may show a time that is a minute old."""
+30 seconds, and a network file system may show a time that is a minute old. Who waits for a chunk looks every 4 seconds:
+a host that dies costs the others 150."""
 ANCIENT_SECONDS = 900.0
 """A claim so much older (or younger) than a file made now is given up at the first look. Less might be the clocks of
 two hosts that are minutes apart: some file systems stamp files with the time of the host."""
