@@ -1,14 +1,18 @@
 """Whether a file is whole, and when its frames are shown."""
 
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fsar.pipeline.video.decode import VideoError, decode_clip
 from fsar.pipeline.video.matroska import wholeness
 from fsar.pipeline.video.orientation import Orientation, orientation_of_matrix
+from fsar.pipeline.video.probe import seconds_of
 from fsar.pipeline.video.times import presentation_seconds
 from tests.videos import cut_file, write_clip
 
@@ -145,3 +149,8 @@ def test_links_in_a_ring_are_missing(tmp_path):
     with pytest.raises(VideoError) as caught:
         decode_clip(tmp_path / "a.mp4", np.arange)
     assert caught.value.reason == "missing"
+
+
+@given(st.integers(-(2**62), 2**62), st.fractions(min_value=0, max_denominator=2**31))
+def test_ticks_are_the_seconds_that_their_product_rounds_to(ticks, base):
+    assert seconds_of(ticks, base) == float(ticks * Fraction(base))

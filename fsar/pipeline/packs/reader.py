@@ -20,6 +20,7 @@ from fsar.pipeline.packs.layout import SUFFIX, PackLayout, PackSettings, data_na
 from fsar.pipeline.store.format.files import MANIFEST_FILE
 from fsar.pipeline.store.format.layout import VideoRow
 from fsar.pipeline.video.clip import VideoError
+from fsar.pipeline.video.memory import empty_frames
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +142,7 @@ class FramePack:
         """
         video, wanted = self._wanted(video_id, indices)
         distinct, places = np.unique(wanted, return_inverse=True)
-        pictures = np.empty((len(distinct), video.height, video.width, 3), np.uint8)
+        pictures = empty_frames((len(distinct), video.height, video.width, 3))
         for place, jpeg in enumerate(self.jpegs(video_id, distinct)):
             try:
                 decode_jpeg(jpeg, pictures[place])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,10 @@ def read_packets(container: Any, stream: Any, path: Path) -> Packets:
     streams = [s for s in container.streams if s.type in ("video", "audio")] if not stream.frames else [stream]
     try:
         for packet in container.demux(streams):
-            if packet.pts is not None and packet.time_base is not None:
-                duration_seconds = float(packet.duration * packet.time_base) if packet.duration else frame_seconds
-                end_seconds = max(end_seconds, float(packet.pts * packet.time_base) + duration_seconds)
+            base = packet.time_base
+            if packet.pts is not None and base is not None:
+                duration_seconds = seconds_of(packet.duration, base) if packet.duration else frame_seconds
+                end_seconds = max(end_seconds, seconds_of(packet.pts, base) + duration_seconds)
             if packet.stream.index == stream.index:
                 packets.append(packet)
     except av.error.FFmpegError as error:
@@ -125,8 +127,13 @@ def read_packets(container: Any, stream: Any, path: Path) -> Packets:
     coded = [packet for packet in packets if packet.size]
     _check_promise(container, stream, n_indexed, len(coded), end_seconds, frame_seconds, path)
     shown = [packet for packet in coded if not packet.is_discard]
-    start_seconds = next((float(packet.dts * packet.time_base) for packet in shown if packet.dts is not None), 0.0)
+    start_seconds = next((seconds_of(packet.dts, packet.time_base) for packet in shown if packet.dts is not None), 0.0)
     return Packets(packets, len(shown), _n_leading(shown), start_seconds, frame_seconds)
+
+
+def seconds_of(ticks: int, base: Fraction) -> float:
+    """Return `float(ticks * base)`, rounded alike, without the product: fractions are slow, a packet has three."""
+    return ticks * base.numerator / base.denominator
 
 
 def _n_leading(shown: list[Any]) -> int:

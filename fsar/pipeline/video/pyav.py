@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from fsar.pipeline.video.clip import MAX_PIXELS, Choose, Clip, VideoError, chosen_indices
 from fsar.pipeline.video.grey import full_range_grey
+from fsar.pipeline.video.memory import stack_frames
 from fsar.pipeline.video.orientation import orientation_of_frame
-from fsar.pipeline.video.probe import Packets, open_video, read_packets
+from fsar.pipeline.video.probe import Packets, open_video, read_packets, seconds_of
 from fsar.pipeline.video.times import Seconds, presentation_seconds
 
 Picture = npt.NDArray[np.uint8]
@@ -33,7 +34,7 @@ class PyAVDecoder:
                 indices = chosen_indices(choose, len(times), path)
                 stream.codec_context.flush_buffers()
                 kept, times = _decode_packets(stream, packets, set(indices.tolist()), path)
-        frames = np.stack([kept[index] for index in indices.tolist()])
+        frames = stack_frames([kept[index] for index in indices.tolist()])
         return Clip(frames, indices, times[indices], len(times))
 
 
@@ -94,7 +95,7 @@ class _Stamps:
     def add(self, frame: Any) -> None:
         """Note the stamps of an `av.VideoFrame`."""
         self.shown.append(frame.time)
-        self._decoded.append(None if frame.dts is None else float(frame.dts * frame.time_base))
+        self._decoded.append(None if frame.dts is None else seconds_of(frame.dts, frame.time_base))
 
     def seconds(self) -> Seconds:
         """Return the presentation times, (n_frames,)."""
