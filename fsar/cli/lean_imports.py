@@ -21,16 +21,17 @@ class LateModule(ModuleType):
         return getattr(_real(self.__name__), name)
 
 
-def leave_out_compiler() -> None:
+def leave_out_compiler(*, keep_shapes: bool = False) -> None:
     """Let torch, torchvision and timm be imported without torch's compiler, which takes longer than all the rest.
 
     torch registers shapes for it, torchvision takes one function of it and timm marks functions that it must not
     compile: none of it matters to a program that compiles nothing; where shapes are asked for nonetheless, torch says
-    that it has none. For `main` functions of such programs alone, as it changes what the whole process imports.
+    that it has none. `keep_shapes` is for programs that ask, to count without computing. For `main` functions of such
+    programs alone, as it changes what the whole process imports.
     """
     if COMPILER in sys.modules:
         return
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and not keep_shapes:
         sys.modules[SHAPES] = LateModule(SHAPES)
     late, utils = LateModule(COMPILER), LateModule(UTILS)
     late.__path__, late.__dict__["utils"] = [], utils

@@ -1,10 +1,12 @@
 """`fsar-prep`: videos to features. Each stage is a module of its own, imported only when it is called."""
 
 import importlib
+import sys
 
 import click
 
 from fsar.cli.common import run_command
+from fsar.cli.lean_imports import leave_out_compiler
 
 COMMANDS = {
     "splits": ("fsar.cli.prep_splits", "List, show, compare and import few-shot splits."),
@@ -27,6 +29,8 @@ COMMANDS = {
     ),
     "run": ("fsar.cli.prep_run", "Run the stages named in a TOML file."),
 }
+TRAINING = {"tune", "run"}
+"""These have an optimiser, which loads torch's compiler."""
 
 
 class LazyGroup(click.Group):
@@ -58,6 +62,8 @@ def prep() -> None:
 
 def main() -> None:
     """Entry point of `fsar-prep`."""
+    if not TRAINING & set(sys.argv[1:]):
+        leave_out_compiler(keep_shapes=True)
     run_command(prep, "fsar-prep")
 
 
