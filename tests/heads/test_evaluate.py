@@ -10,7 +10,8 @@ from fsar.heads import list_heads
 from fsar.heads.episodes.feature_source import FeatureSource
 from fsar.heads.episodes.sampler import EpisodeSampler, EpisodeShape
 from fsar.heads.evaluation.evaluate import TABLE_BYTES, Evaluation, compare, episode_logits, evaluate, half_width
-from fsar.heads.evaluation.protocol import Plan, measure, plan_test, refuse_seen
+from fsar.heads.evaluation.protocol import Plan, describe_result, measure, plan_test, refuse_seen
+from fsar.heads.evaluation.report import marks
 from fsar.heads.head import _REGISTRY, create_head, head_type, register_head
 from fsar.heads.methods.zero_shot import ClipZeroShotHead
 from fsar.heads.run_folder import load_head, save_head, write_json
@@ -204,6 +205,17 @@ def test_shuffling_moves_frames_and_nothing_else(store, where):
     assert torch.equal(shuffled[0], shuffled[2])  # a video keeps its order
     assert torch.equal(plain.sort(1).values, shuffled.sort(1).values)
     assert torch.equal(source.gather(rows)["frames"], plain)
+
+
+def test_a_transductive_result_says_over_how_many_queries(store):
+    for shape, said in ((EpisodeShape(5, 1, 2), "over 10 queries"), (EpisodeShape(2, 1, 1), "over 2 queries")):
+        task = make_task("bd-cspn", store)
+        planned = plan_test(task, Plan(shape, n_episodes=3))
+        head = create_head("bd-cspn")
+        result = describe_result(head, task, planned, measure(head, task, planned, quiet=True), {})
+        assert marks(result) == [f"transductive {said}"]
+    assert marks({**result, "n_query": [3, 1]}) == ["transductive over 4 queries"]  # of a file of episodes
+    assert marks({**result, "inductive": True}) == []
 
 
 def test_a_head_that_answers_nan_is_not_scored(store):

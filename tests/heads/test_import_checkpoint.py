@@ -123,6 +123,40 @@ def test_a_matching_head_is_told_by_its_file_name_and_its_tensors(tmp_path):
     assert import_checkpoint(linear).assumed == ("video_to_class_matching", "clip_tuple_length")
 
 
+@pytest.mark.shared
+@pytest.mark.parametrize("case", ["p1_5w1s_T4_4x4_eval", "p3_5w5s_T4_3x3_noattention_eval"])
+def test_arn_keeps_a_state_dict_for_each_network(case, tmp_path):
+    golden = read_golden(GOLDENS / f"arn/{case}.safetensors")
+    content = {"feature_encoder": {"module.layer1.0.weight": torch.ones(2)}, "episode": 3}
+    for name, tensor in golden.state.items():
+        network, _, rest = name.partition(".")
+        content.setdefault(network, {})[f"module.{rest}"] = tensor
+    torch.save(content, tmp_path / "official.pkl")
+    report = import_checkpoint(tmp_path / "official.pkl")
+    assert (report.method, report.missing, report.assumed) == ("arn", (), ("sigma",))
+    assert report.ignored == ("feature_encoder.layer1.0.weight", "episode")
+    assert report.head.options["attention"] == golden.metadata["options"]["attention"]
+    write_import(report, tmp_path / "official.pkl", tmp_path / "run")
+    comparison = METHODS["arn"].run(golden, load_head(tmp_path / "run"))
+    assert_close("logits", comparison.values["logits"], golden.outputs["logits"])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("method", ["team", "cmn", "tarn"])
+def test_the_other_matching_heads_come_from_the_form_of_trx(method, tmp_path):
+    golden = read_golden(sorted(GOLDENS.glob(f"{method}/*.safetensors"))[0])
+    trx_dict(golden, tmp_path / "official.pt")
+    told = None if method == "team" else method  # the others' parameters have names that anything might have
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"variant": "TEAM", **golden.metadata.get("options", {})}))
+    report = import_checkpoint(tmp_path / "official.pt", method=told, settings=settings)
+    assert (report.method, report.missing) == (method, ())
+    write_import(report, tmp_path / "official.pt", tmp_path / "run")
+    head = without_dropout(load_head(tmp_path / "run")).train(golden.metadata["mode"] == "train")
+    comparison = METHODS[method].run(golden, head)
+    assert_close("logits", comparison.values["logits"], golden.outputs["logits"])
+
+
 def side_config(options):
     """The settings of TS-FSAR in sections, as its config files have them."""
     names = ("RES_ALPHA", "TEMP_CLIP", "TEMP_SIDE", "FUSE_VISION", "FUSE_CLIP", "FUSE_SIDE", "KD_T")

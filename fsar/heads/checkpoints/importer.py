@@ -37,6 +37,7 @@ SIGNATURES = (
     (r"transformers\.0\.k_linear\.weight", "trx"),
     (r"global_temperature", "chamfer"),
     (r"DPM\.AP", "team"),
+    (r"relation_network\.layer1\.0\.weight", "arn"),
 )
 HEAD_CLASSES = (
     # Official class names that tell methods apart whose parameters do not.

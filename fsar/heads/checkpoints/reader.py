@@ -14,10 +14,12 @@ from fsar.torch_files import read_torch_file
 STATE_KEYS = ("model_state", "model_state_dict", "state_dict", "state")
 """Where the code bases keep the weights: CLIP-FSAR, MoLo, HyRSM and EMP-Net; TRX, STRM, CLIP-MEI; others; Task-Adapter.
 """
+NETWORKS = ("feature_encoder", "relation_network", "spatial_detector", "jigsaw_discriminator")
+"""ARN keeps a state dict for each network."""
 OTHER_KEYS = ("epoch", "iteration", "optimizer_state", "optimizer_state_dict", "scheduler", "acc", "model_ema_state")
 FORMS = (
     "a dict with 'model_state' and 'cfg' (CLIP-FSAR, MoLo, HyRSM, EMP-Net), a dict with 'model_state_dict' (TRX, STRM, "
-    "CLIP-MEI), or a bare state dict (TRX, STRM, HCL)"
+    "CLIP-MEI), a state dict for each network (ARN), or a bare state dict (TRX, STRM, HCL)"
 )
 
 
@@ -44,6 +46,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content = _load(path)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}; a checkpoint is {FORMS}")
+    content = _joined(content)
     container = next((key for key in STATE_KEYS if isinstance(content.get(key), Mapping)), "")
     state = content[container] if container else content
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
@@ -77,6 +80,16 @@ def _load(path: Path) -> Any:
         ):  # a zip archive, or the pickle that torch < 1.6 wrote
             raise InputError(f"{path} is not a PyTorch checkpoint")
     return read_torch_file(path)
+
+
+def _joined(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return a file that holds networks one by one as one that holds them together, each behind its name."""
+    networks = {name: content[name] for name in NETWORKS if isinstance(content.get(name), Mapping)}
+    if not networks:
+        return content
+    state = {f"{network}.{name}": tensor for network, own in networks.items() for name, tensor in own.items()}
+    rest = {name: value for name, value in content.items() if name not in networks}
+    return {**rest, "state_dict": state}
 
 
 def _parse(text: Any, where: str) -> dict[str, Any]:

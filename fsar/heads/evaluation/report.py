@@ -96,12 +96,21 @@ def marks(result: Mapping[str, Any]) -> list[str]:
     if result.get("compat") == "official":
         found.append("compat=official")
     if not result.get("inductive", True):
-        found.append("transductive")
+        found.append(_transductive(result))
     if result.get("seen_classes"):
         found.append(f"trained on {count_of(len(result['seen_classes']), 'class')} of these")
     if result.get("selection_classes"):
         found.append(f"{count_of(len(result['selection_classes']), 'class')} of these chose the weights")
     return [*found, *result.get("departures", ())]
+
+
+def _transductive(result: Mapping[str, Any]) -> str:
+    """Return the mark of a head whose queries see each other, with the number of them that do."""
+    n_query = result.get("n_query")
+    if n_query is None:
+        return "transductive"
+    total = n_query * result["n_way"] if isinstance(n_query, int) else sum(n_query)
+    return f"transductive over {count_of(total, 'query', 'queries')}"
 
 
 def explanations(results: Sequence[Mapping[str, Any]]) -> list[str]:

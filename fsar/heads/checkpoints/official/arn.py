@@ -35,6 +35,7 @@ register_official(
             (r"^spatial_detector\.sd1\.5\.", "attention.norm2."),
             (r"^spatial_detector\.sd1\.8\.", "attention.last."),
         ),
+        leftovers=(r"(feature_encoder|jigsaw_discriminator)\..*",),
         guessed=("sigma",),
     ),
 )
