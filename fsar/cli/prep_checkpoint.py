@@ -22,9 +22,9 @@ from fsar.cli.common import json_option, summary
 def command(file: Path, out: Path, settings: Path | None, method: str | None, compat: Any, as_json: bool) -> None:
     """Import a published checkpoint: its head as a run folder, its fine-tuned backbone as a weights file.
 
-    Reads the files that the code of CLIP-FSAR, MoLo, HyRSM(++), EMP-Net, TRX, STRM, CLIP-MEI, HCL, TS-FSAR, TEAM and
-    temporal_matching writes. Nothing in FILE is executed. What was left out or is missing is listed; weights that do
-    not fit are an error.
+    Reads the files that the code of CLIP-FSAR, MoLo, HyRSM(++), EMP-Net, TRX, STRM, CLIP-MEI, HCL, TS-FSAR, TEAM,
+    temporal_matching, Task-Adapter++, D2ST-Adapter, ARN and TARN writes. Nothing in FILE is executed. What was left out
+    or is missing is listed; weights that do not fit are an error.
 
     \b
     Example:
