@@ -161,6 +161,44 @@ def test_poolings_of_folders(tmp_path, config, expected):
         assert folder_pooling(tmp_path) == expected
 
 
+@pytest.mark.parametrize("text", ["[", "{}", "[1]", "null", "\xff"])
+def test_modules_of_another_form_are_one_clear_line(tmp_path, text):
+    (tmp_path / "modules.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=r"modules\.json (is not JSON|must hold a list of objects)"):
+        folder_pooling(tmp_path)
+    (tmp_path / "modules.json").write_text(json.dumps([{"path": ".", "type": "x.Pooling"}]))
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=r"other than cls or mean|config\.json (is not JSON|must hold an object)"):
+        folder_pooling(tmp_path)
+
+
+def test_a_model_that_brings_code_is_refused_without_a_question(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    code = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model", "AutoTokenizer": ["mine.Tokenizer", None]}
+    for name in ("config.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text(json.dumps({"model_type": "mine", "auto_map": code}))
+    monkeypatch.setattr("builtins.input", lambda question="": "y")
+    with pytest.raises(InputError, match="wants Python code of its own to be run, which is never done here"):
+        load_text_encoder(f"bert:{tmp_path}")
+    assert not (tmp_path / "ran").exists()
+    assert "[y/N]" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("keep", [0, 100, 5_000])
+def test_a_damaged_model_is_one_clear_line(tmp_path, keep):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers.BertModel(transformers.BertConfig(vocab_size=8, **sizes)).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]))
+    assert load_text_encoder(f"bert:{tmp_path}").encode(["a b"]).shape == (1, 16)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"the BERT model in \S+ cannot be read \(\w+: ") as caught:
+        load_text_encoder(f"bert:{tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_pooler_that_was_never_trained_is_refused(bert_folder, monkeypatch):
     import transformers
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from fsar.errors import InputError, one_line
 from fsar.pipeline.backbones import state_sha256
 from fsar.pipeline.backbones.base import quiet_transformers
+from fsar.pipeline.backbones.hf.folder import read_json
 
 BATCH_SENTENCES = 64
 DEFAULT_POOLING = "cls"
@@ -27,9 +28,11 @@ class BertEncoder:
         self.pooling = pooling or folder_pooling(Path(name)) or DEFAULT_POOLING
         with quiet_transformers():
             try:
-                self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name)
-                self._model, loading = transformers.AutoModel.from_pretrained(name, output_loading_info=True)
-            except (OSError, ValueError) as error:
+                self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+                self._model, loading = transformers.AutoModel.from_pretrained(
+                    name, output_loading_info=True, trust_remote_code=False
+                )
+            except Exception as error:  # of transformers, tokenizers or safetensors, by what is wrong with which file
                 raise _unavailable(name, error) from error
         self._model.eval().float()
         self._check_pooler(loading)
@@ -94,10 +97,10 @@ def folder_pooling(folder: Path) -> str | None:
     modules = folder / "modules.json"
     if not modules.is_file():
         return None
-    for module in json.loads(modules.read_text(encoding="utf-8")):
+    for module in _modules(modules):
         config = folder / str(module.get("path", "")) / "config.json"
         if str(module.get("type", "")).endswith("Pooling") and config.is_file():
-            return _pooling_of(json.loads(config.read_text(encoding="utf-8")), config)
+            return _pooling_of(read_json(config), config)
     return None
 
 
@@ -112,6 +115,17 @@ def _pooling_of(config: dict[str, Any], path: Path) -> str:
     return names[chosen[0]]
 
 
+def _modules(path: Path) -> list[dict[str, Any]]:
+    """Return what a sentence-transformers model is made of; raises InputError for a file of another form."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(module, dict) for module in found):
+        raise InputError(f"{path} must hold a list of objects")
+    return found
+
+
 def _transformers() -> Any:
     try:
         import transformers
@@ -122,6 +136,10 @@ def _transformers() -> Any:
 
 def _unavailable(name: str, error: Exception) -> InputError:
     reason = one_line(error)
+    if "trust_remote_code" in str(error):
+        return InputError(f"BERT model {name!r} wants Python code of its own to be run, which is never done here")
+    if Path(name).is_dir():
+        return InputError(f"the BERT model in {name} cannot be read ({type(error).__name__}: {reason})")
     return InputError(
         f"BERT model {name!r} is neither a model folder nor a name that can be fetched "
         f"({type(error).__name__}: {reason}); download it on a connected machine and give its folder: bert:FOLDER"
