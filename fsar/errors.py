@@ -16,6 +16,10 @@ class MissingError(InputError, FileNotFoundError):
     """What the user named is not there; whoever expects a FileNotFoundError of Python's own is served, too."""
 
 
+class UsageError(InputError):
+    """What was asked for cannot be meant, found before anything began; commands end with exit code 2."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM came: by `kill`, or a scheduler ends the job. Whatever tidies up after Ctrl-C does so after this."""
 

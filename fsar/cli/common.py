@@ -12,7 +12,7 @@ import click
 
 from fsar.allocator import keep_big_buffers
 from fsar.cli.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, heed_termination
-from fsar.errors import InputError, Terminated, printable
+from fsar.errors import InputError, Terminated, UsageError, printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 SWITCHES = ("--debug", "--allow-http")
@@ -72,7 +72,7 @@ def run_command(command: click.Command, prog_name: str) -> None:
         if debug:
             echo(traceback.format_exc(), err=True)
         echo(f"error: {_one_line(error)}", err=True)
-        code = EXIT_FAILED
+        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except Exception:
         echo(traceback.format_exc(), err=True)
         code = EXIT_FAILED
@@ -144,6 +144,11 @@ def _finite(value: Any) -> Any:
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--json`: the summary as one JSON document on stdout."""
     return click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")(function)
+
+
+def quiet_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--quiet`."""
+    return click.option("--quiet", is_flag=True, help="No progress on stderr.")(function)
 
 
 def jobs_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from fsar.pipeline.catalog.catalog import Catalog
     from fsar.pipeline.packs.build import PackReport
     from fsar.pipeline.share import Address
-    from fsar.pipeline.store import VideoRow
     from fsar.pipeline.store.verify import Verification
 
 PACK_SUFFIX = ".frames"
@@ -32,12 +31,13 @@ def extract_packed(
     from fsar.errors import InputError
     from fsar.pipeline.catalog.catalog import select_rows
     from fsar.pipeline.packs.build import finished_pack, pack_frames, plan_pack
+    from fsar.pipeline.packs.catalog import video_rows
     from fsar.pipeline.packs.layout import PackSettings, pack_files
 
     if how["frames"] is None:
         raise InputError("--layout packed needs --frames: 16 of each video serve every sampler that draws 8")
     settings = PackSettings(**how)
-    videos = _rows(select_rows(catalog))
+    videos = video_rows(select_rows(catalog))
     n_todo, n_done = plan_pack(videos, out, settings)
     if cluster:
         journal = StoreJournal(pack_files(out))
@@ -56,16 +56,17 @@ def extract_packed(
     return _report(report, {}, as_json=as_json)
 
 
-def add_packed(path: Path, catalog: Path, split: str | None, jobs: int, *, as_json: bool) -> int:
+def add_packed(path: Path, catalog: Path, split: str | None, jobs: int, *, as_json: bool, quiet: bool) -> int:
     """Do `fsar-store add` on a pack."""
     from fsar.pipeline.catalog.catalog import read_catalog, select_rows
     from fsar.pipeline.packs import FramePack
     from fsar.pipeline.packs.build import add_to_pack
+    from fsar.pipeline.packs.catalog import video_rows
     from fsar.splits import load_split
 
-    videos = _rows(select_rows(read_catalog(catalog), load_split(split) if split else None))
+    videos = video_rows(select_rows(read_catalog(catalog), load_split(split) if split else None))
     n_before = len(FramePack.open(path, allow_unsealed=True))
-    report = add_to_pack(path, videos, n_jobs=jobs)
+    report = add_to_pack(path, videos, n_jobs=jobs, quiet=quiet)
     return _report(report, {"added": report.n_videos - n_before}, as_json=as_json)
 
 
@@ -90,12 +91,6 @@ def verify_packed(path: Path, *, quiet: bool) -> "Verification":
 
     with progress("verify", len(pack_files(path).names()), unit="files", quiet=quiet) as advance:
         return verify_pack(path, advance=advance)
-
-
-def _rows(rows: Any) -> "list[VideoRow]":
-    from fsar.pipeline.store import VideoRow
-
-    return [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
 
 
 def _report(report: "PackReport", more: dict[str, Any], *, as_json: bool) -> int:

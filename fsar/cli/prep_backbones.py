@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import EXIT_DONE, json_option, summary
+from fsar.cli.common import EXIT_DONE, json_option, quiet_option, summary
 from fsar.errors import InputError, count_of, one_line, printable
 from fsar.pipeline.backbones.spec import LIBRARIES
 
@@ -15,7 +15,8 @@ from fsar.pipeline.backbones.spec import LIBRARIES
 @click.option("--library", type=click.Choice(list(LIBRARIES)), help="Only the networks of this library.")
 @click.option("--details", is_flag=True, help="Also make each network that fits, and count: below a second for most.")
 @json_option
-def command(pattern: str, library: str | None, details: bool, as_json: bool) -> int:
+@quiet_option
+def command(pattern: str, library: str | None, details: bool, as_json: bool, quiet: bool) -> int:
     """List the networks that can be named, or say all about one.
 
     PATTERN is a name, a part of one or a pattern like 'vit_*dinov3*', with LIBRARY: before it if you like; for a model
@@ -37,7 +38,7 @@ def command(pattern: str, library: str | None, details: bool, as_json: bool) -> 
     folder = _folder(pattern)
     found = [] if folder is not None else find_backbones(pattern, library)
     if folder is not None or details or is_exact(pattern, found):
-        counted = _of_folder(folder) if folder is not None else _counted(found)
+        counted = _of_folder(folder) if folder is not None else _counted(found, quiet=quiet)
         one = len(counted) == 1
         text = _page(*counted[0]) if one else _table(counted)
         summary({"backbones": [_data(*each) for each in counted]}, text, as_json=as_json)
@@ -70,14 +71,14 @@ def _of_folder(folder: Path) -> list[tuple[Any, Any]]:
     return [(NamedBackbone("hf", str(folder), measures.size, measures.clip_length), measures)]
 
 
-def _counted(found: list[Any]) -> list[tuple[Any, Any]]:
+def _counted(found: list[Any], *, quiet: bool) -> list[tuple[Any, Any]]:
     """Return each network with its measures, or with why it cannot be made."""
     from fsar.pipeline.backbones.measures import measure
     from fsar.pipeline.backbones.spec import BackboneSpec
     from fsar.progress import progress
 
     counted: list[tuple[Any, Any]] = []
-    with progress("count", len(found), unit="networks", quiet=len(found) < 2) as advance:
+    with progress("count", len(found), unit="networks", quiet=quiet or len(found) < 2) as advance:
         for each in found:
             try:
                 counted.append((each, measure(BackboneSpec(each.library, each.name, seed=0))))

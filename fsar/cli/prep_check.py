@@ -4,7 +4,15 @@ from pathlib import Path
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary, timeout_option, video_jobs_option
+from fsar.cli.common import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    json_option,
+    quiet_option,
+    summary,
+    timeout_option,
+    video_jobs_option,
+)
 
 
 @click.command("check")
@@ -16,7 +24,7 @@ from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary, timeou
 @click.option(
     "--facts", type=click.Path(path_type=Path, dir_okay=False), help="Write a line for each video as CSV here."
 )
-@click.option("--quiet", is_flag=True, help="No progress.")
+@quiet_option
 @timeout_option
 @video_jobs_option
 @json_option

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from fsar.cli.cluster import ClusterChoice, ClusterCommand, shared_work_options
-from fsar.cli.common import json_option, timeout_option, video_jobs_option
+from fsar.cli.common import json_option, quiet_option, timeout_option, video_jobs_option
 from fsar.cli.rewriting import rewrite
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
@@ -19,7 +19,7 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 @click.option("--crf", default=18, show_default=True, type=click.IntRange(0, 51), help="Quality: 0 is lossless.")
 @click.option("--preset", default="veryfast", show_default=True, type=click.Choice(PRESETS), help="Speed of x264.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@quiet_option
 @timeout_option
 @video_jobs_option
 @shared_work_options

@@ -17,7 +17,18 @@ from fsar.cli.cluster import (
     run_elsewhere,
     typed_arguments,
 )
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, MAX_FRAMES, SECONDS, FiniteRange, echo, json_option, page, summary
+from fsar.cli.common import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    MAX_FRAMES,
+    SECONDS,
+    FiniteRange,
+    echo,
+    json_option,
+    page,
+    quiet_option,
+    summary,
+)
 from fsar.cli.store_address import LOCAL_STORE, STORE, open_any
 from fsar.errors import InputError, count_of
 
@@ -104,6 +115,7 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 )
 @option("--dry-run", is_flag=True, help="Say what would be stored, and stop.")
 @json_option
+@quiet_option
 def command(
     catalog: Path,
     out: Path,
@@ -116,6 +128,7 @@ def command(
     estimate: bool,
     dry_run: bool,
     as_json: bool,
+    quiet: bool,
     cluster: ClusterChoice | None,
     **options: Any,
 ) -> int:
@@ -162,17 +175,18 @@ def command(
         work = _work(path, prepared, chosen.n_workers)
         start, n_before = time.monotonic(), work.work.n_done()
         make = partial(_make, path, prepared, chosen)
-        ended = run_elsewhere(cluster, work, dry_run=dry_run, as_json=as_json, before=make)
+        ended = run_elsewhere(cluster, work, dry_run=dry_run, as_json=as_json, quiet=quiet, before=make)
         if ended is not None:
             return ended
-        report = encode(rows, path, chosen, prepared=prepared)  # seals it if no worker has
+        report = encode(rows, path, chosen, prepared=prepared, quiet=quiet)  # seals it if no worker has
         report.run.n_ok, report.run.seconds = report.n_videos - n_before, time.monotonic() - start
         report = replace(report, n_resumed=n_before, n_workers=chosen.n_workers)
     elif dry_run:
         summary(_plan_data(prepared, path), _plan_text(prepared, path), as_json=as_json)
         return EXIT_DONE
     else:
-        report = encode(rows, path, chosen, prepared=prepared, reuse=_stores_to_reuse(reuse, prepared.recipe))
+        stores = _stores_to_reuse(reuse, prepared.recipe, quiet=quiet)
+        report = encode(rows, path, chosen, prepared=prepared, reuse=stores, quiet=quiet)
     for video_id, _, reason, message in report.failures:
         echo(page([f"failed: {video_id} ({reason}): {message}"]), err=True)
     if report.duplicates:
@@ -226,13 +240,13 @@ def _options(
     return EncodeOptions(n_slots=n_slots, jitter=jitter and rest["n_views"] > 1, engine=engine, **rest)
 
 
-def _stores_to_reuse(places: tuple[Any, ...], recipe: Any) -> list[Any]:
+def _stores_to_reuse(places: tuple[Any, ...], recipe: Any, *, quiet: bool) -> list[Any]:
     """Return the stores at some places that hold what a recipe asks for, open."""
     from fsar.pipeline.encode.reuse import same_numbers
     from fsar.pipeline.share.shelf import stores_at
 
     found = [store for place in places for store in stores_at(place)]
-    return [open_any(store.where) for store in found if same_numbers(recipe.to_dict(), store.recipe)]
+    return [open_any(store.where, quiet=quiet) for store in found if same_numbers(recipe.to_dict(), store.recipe)]
 
 
 def _store_path(out: Path, store_format: str | None) -> Path:

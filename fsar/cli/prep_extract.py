@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from fsar.cli.cluster import ClusterChoice, ClusterCommand, shared_work_options
-from fsar.cli.common import json_option, timeout_option, video_jobs_option
+from fsar.cli.common import json_option, quiet_option, timeout_option, video_jobs_option
 from fsar.cli.rewriting import rewrite
 
 
@@ -32,7 +32,7 @@ from fsar.cli.rewriting import rewrite
 )
 @click.option("--quality", default=95, show_default=True, type=click.IntRange(1, 100), help="JPEG quality.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@quiet_option
 @timeout_option
 @video_jobs_option
 @shared_work_options

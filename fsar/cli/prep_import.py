@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, quiet_option, summary
 from fsar.errors import count_of
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
@@ -17,7 +17,6 @@ DTYPE = click.option(
     show_default=True,
     help="Precision of the stored numbers.",
 )
-QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
 @click.command("import-features")
@@ -34,7 +33,7 @@ QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
 @DTYPE
-@QUIET
+@quiet_option
 @json_option
 def features_command(
     folder: Path, out: Path, n_slots: int, n_views: int, seed: int, dtype: Any, quiet: bool, as_json: bool
@@ -68,7 +67,7 @@ def features_command(
 )
 @click.option("--episodes-file", type=click.Path(path_type=Path), help="List of episodes to write [OUT with .npz].")
 @DTYPE
-@QUIET
+@quiet_option
 @json_option
 def episodes_command(
     folder: Path, out: Path, split: str, episodes_file: Path | None, dtype: Any, quiet: bool, as_json: bool

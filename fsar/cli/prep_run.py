@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import click
 from fsar.cli import signals
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, json_option, summary
 from fsar.cli.stage_process import StageProcesses
+from fsar.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from fsar.cli.run_file import Key, Stage
@@ -25,6 +27,8 @@ PROGRAMS = {
 }
 """Stages that are programs of their own; the others are sub-commands of fsar-prep."""
 EXIT_KILLED = 128 + 9
+LAST_BLOCKS = "last:"
+"""Begins a value of `finetune` that names no backbone."""
 
 
 @click.command("run")
@@ -54,7 +58,10 @@ def command(
     from fsar.cli.run_file import read_config
 
     processes = StageProcesses()
-    stages = read_config(config, stage_keys, overrides)
+    try:
+        stages = read_config(config, partial(stage_keys, with_names=not dry_run), overrides)
+    except InputError as error:
+        raise UsageError(str(error)) from None
     folder = out or Path(config.stem)
     _say(f"+ cd {shlex.quote(str(folder))}")
     if not dry_run:
@@ -82,11 +89,16 @@ def stage_command(stage: str) -> click.Command:
     return importlib.import_module(module).command
 
 
-def stage_keys(stage: str) -> "dict[str, Key]":
-    """Return the keys that a stage's table may have: the parameters of its command, arguments first."""
+def stage_keys(stage: str, *, with_names: bool = False) -> "dict[str, Key]":
+    """Return the keys that a stage's table may have: the parameters of its command, arguments first.
+
+    Args:
+        stage: its name.
+        with_names: look up heads and networks, too, which imports them.
+    """
     parameters = stage_command(stage).params
     ordered = sorted(parameters, key=lambda parameter: not isinstance(parameter, click.Argument))
-    return {key.name: key for parameter in ordered for key in [_key(parameter)]}
+    return {key.name: key for parameter in ordered for key in [_key(parameter, with_names)]}
 
 
 def command_line(stage: "Stage") -> str:
@@ -104,7 +116,7 @@ def run_stage(
     return (processes or StageProcesses()).run(program, module, arguments, folder, stdout_is_data=stdout_is_data)
 
 
-def _key(parameter: click.Parameter) -> "Key":
+def _key(parameter: click.Parameter, with_names: bool) -> "Key":
     from fsar.cli.run_file import Key
 
     is_argument = isinstance(parameter, click.Argument)
@@ -118,20 +130,31 @@ def _key(parameter: click.Parameter) -> "Key":
         takes_many=parameter.multiple or parameter.nargs == -1,
         n_values=max(parameter.nargs, 1),
         off=parameter.secondary_opts[0] if parameter.secondary_opts else None,
-        check=lambda text: _check(parameter, text),
+        check=lambda text: _check(parameter, text, with_names),
     )
 
 
-def _check(parameter: click.Parameter, text: str) -> None:
-    """Refuse a value that the parameter's type refuses. Whether a path exists is seen when its stage starts."""
-    from fsar.errors import InputError
+def _check(parameter: click.Parameter, text: str, with_names: bool) -> None:
+    """Refuse a value that the parameter's type refuses, and, if asked to, names that no head or network has.
 
+    Whether a path exists is seen when its stage starts: an earlier one may make it.
+    """
     if isinstance(parameter.type, click.Path):
         return
     try:
         parameter.type.convert(text, parameter, None)
     except click.BadParameter as error:
         raise InputError(error.message) from None
+    if not with_names:
+        return
+    if parameter.name == "head":
+        from fsar.heads.head import head_type
+
+        head_type(text)
+    elif parameter.name in ("backbone", "finetune") and not text.startswith(LAST_BLOCKS):
+        from fsar.pipeline.backbones.names import check_known
+
+        check_known(text)
 
 
 def _say_end(stage: "Stage", code: int) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, jobs_option, json_option, quiet_option, summary
 from fsar.errors import count_of
 
 
@@ -36,7 +36,7 @@ class VideoSize(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--container", default="webm", show_default=True, type=click.Choice(["webm", "mp4", "avi"]), help="File format."
 )
-@click.option("--quiet", is_flag=True, help="No progress.")
+@quiet_option
 @jobs_option
 @json_option
 def command(

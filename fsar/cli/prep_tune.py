@@ -5,7 +5,17 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import EXIT_FAILED, MAX_FRAMES, FiniteRange, echo, jobs_option, json_option, page, summary
+from fsar.cli.common import (
+    EXIT_FAILED,
+    MAX_FRAMES,
+    FiniteRange,
+    echo,
+    jobs_option,
+    json_option,
+    page,
+    quiet_option,
+    summary,
+)
 from fsar.errors import count_of
 
 
@@ -54,7 +64,10 @@ def _retired(context: click.Context, parameter: click.Parameter, value: bool | N
 @click.option("--decoder", default="pyav", show_default=True, help="pyav, torchcodec or decord.")
 @jobs_option
 @json_option
-def command(catalog: Path, split: str | None, part: str, out: Path, jobs: int, as_json: bool, **options: Any) -> int:
+@quiet_option
+def command(
+    catalog: Path, split: str | None, part: str, out: Path, jobs: int, as_json: bool, quiet: bool, **options: Any
+) -> int:
     """Train a backbone to tell the base classes' motions apart and save its weights.
 
     CATALOG is a list of videos, or packed frames (NAME.frames). Only videos of one part are used (the base classes);
@@ -69,7 +82,7 @@ def command(catalog: Path, split: str | None, part: str, out: Path, jobs: int, a
     videos = VideoSet.open(catalog, load_split(split) if split else None).of_part(part)
     if not videos.videos:
         raise InputError(f"{catalog} has no videos of part {part!r}: give --split, or index with one")
-    report = tune(videos, out, BaseOptions(**options), jobs=jobs)
+    report = tune(videos, out, BaseOptions(**options), jobs=jobs, quiet=quiet)
     data = {
         "weights": str(report.path),
         "sha256": report.weights_sha256,

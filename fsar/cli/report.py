@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fsar.cli.common import echo, run_command
+from fsar.cli.common import echo, quiet_option, run_command
 from fsar.errors import InputError
 
 
@@ -28,7 +28,7 @@ from fsar.errors import InputError
 @click.option("--easy", default=1, show_default=True, type=click.IntRange(min=0), help="Easiest episodes to show.")
 @click.option("--quick", is_flag=True, help="Only what the run folders hold: nothing is measured anew.")
 @click.option("--device", help="cpu, cuda, cuda:1. [default: cuda where there is one]")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@quiet_option
 def command(runs: tuple[Path, ...], out: Path, assets: Path | None, **options: Any) -> None:
     """Write one self-contained page about one or more runs: it opens from disk, without a network.
 

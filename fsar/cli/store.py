@@ -13,7 +13,17 @@ from fsar.cli.cluster import (
     shared_work,
     shared_work_options,
 )
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, jobs_option, json_option, page, run_command, summary
+from fsar.cli.common import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    echo,
+    jobs_option,
+    json_option,
+    page,
+    quiet_option,
+    run_command,
+    summary,
+)
 from fsar.cli.packs import PACK_SUFFIX, add_packed, info_packed, verify_packed
 from fsar.cli.store_address import LOCAL_STORE, STORE, byte_progress, open_any
 from fsar.cli.store_pull import cache_command, pull_command
@@ -63,7 +73,7 @@ def info(path: "Path | Address", as_json: bool) -> int:
 @store.command()
 @click.argument("path", type=STORE)
 @json_option
-@click.option("--quiet", is_flag=True, help="No progress.")
+@quiet_option
 def verify(path: "Path | Address", as_json: bool, quiet: bool) -> int:
     """Re-read every byte; find changed, missing, cut and foreign files and name the videos hit.
 
@@ -127,7 +137,8 @@ def seal(path: Path, as_json: bool) -> int:
 @click.argument("a", type=STORE)
 @click.argument("b", type=STORE)
 @json_option
-def compare(a: "Path | Address", b: "Path | Address", as_json: bool) -> int:
+@quiet_option
+def compare(a: "Path | Address", b: "Path | Address", as_json: bool, quiet: bool) -> int:
     """Show how two stores differ: recipe fields, videos, the largest difference of each tap.
 
     The exit code is 0 when they are equal and 1 when they differ.
@@ -138,7 +149,7 @@ def compare(a: "Path | Address", b: "Path | Address", as_json: bool) -> int:
     """  # noqa: D301 - click wants the backspace itself
     from fsar.pipeline.store.describe import compare_stores
 
-    data = compare_stores(*(open_any(store, allow_unsealed=True) for store in (a, b)))
+    data = compare_stores(*(open_any(store, allow_unsealed=True, quiet=quiet) for store in (a, b)))
     summary(data, compare_text(data), as_json=as_json)
     return EXIT_DONE if data["equal"] else EXIT_FAILED
 
@@ -154,6 +165,7 @@ def compare(a: "Path | Address", b: "Path | Address", as_json: bool) -> int:
 @click.option("--batch-size", type=click.IntRange(min=1), help="Frames in a forward pass [by device and pixels].")
 @jobs_option
 @json_option
+@quiet_option
 def add(
     path: Path,
     catalog: Path,
@@ -163,6 +175,7 @@ def add(
     batch_size: int | None,
     jobs: int,
     as_json: bool,
+    quiet: bool,
 ) -> int:
     """Encode the videos of a newer catalog that the store lacks, by the store's own recipe.
 
@@ -175,22 +188,26 @@ def add(
       fsar-store add ssv2.frames newer-catalog.csv
     """  # noqa: D301 - click wants the backspace itself
     if path.suffix == PACK_SUFFIX:
-        return add_packed(path, catalog, split, jobs, as_json=as_json)
+        return add_packed(path, catalog, split, jobs, as_json=as_json, quiet=quiet)
     from fsar.pipeline.catalog.catalog import select_rows
     from fsar.pipeline.catalog.duplicates import describe_duplicates
     from fsar.pipeline.encode.encode import add_videos
     from fsar.pipeline.encode.engine import EngineOptions
-    from fsar.pipeline.packs.catalog import read_videos
-    from fsar.pipeline.store import VideoRow, open_store
+    from fsar.pipeline.packs.catalog import read_videos, video_rows
+    from fsar.pipeline.store import open_store
     from fsar.splits import load_split
 
     rows = select_rows(read_videos(catalog), load_split(split) if split else None)
-    videos = [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
+    videos = video_rows(rows)
     before = open_store(path, allow_unsealed=True)
     missing = set(before.missing_rows().tolist())
     done = {video.video_id for row, video in enumerate(before.videos) if row not in missing}
     report = add_videos(
-        path, videos, weights=weights, engine=EngineOptions(device=device, batch_size=batch_size, jobs=jobs)
+        path,
+        videos,
+        weights=weights,
+        engine=EngineOptions(device=device, batch_size=batch_size, jobs=jobs),
+        quiet=quiet,
     )
     n_new, n_encoded = report.n_videos - before.n_videos, report.n_videos - report.n_resumed
     failures = [failure for failure in report.failures if failure[0] not in done]
@@ -251,7 +268,7 @@ def retry(path: Path, allow_losses: bool, as_json: bool) -> int:
 @launch_dry_run
 @shared_work_options
 @json_option
-@click.option("--quiet", is_flag=True, help="No progress.")
+@quiet_option
 def merge(
     sources: "tuple[Path | Address, ...]",
     out: Path,
@@ -292,7 +309,7 @@ def merge(
 @launch_dry_run
 @shared_work_options
 @json_option
-@click.option("--quiet", is_flag=True, help="No progress.")
+@quiet_option
 def export(
     path: "Path | Address",
     out: Path,
@@ -366,7 +383,7 @@ for command in (push_command, pull_command, list_command, find_command, head_com
 @click.argument("path", type=STORE)
 @click.option("--out", type=click.Path(path_type=Path), default="store.html", show_default=True, help="The page.")
 @click.option("--videos", default=4, show_default=True, type=click.IntRange(min=1), help="Of each class on the sheet.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@quiet_option
 def report(path: "Path | Address", out: Path, videos: int, quiet: bool) -> int:
     """Write a page: what is in a store, its failures, and stored frames of every class.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsar.cli.common import EXIT_DONE, json_option, summary
+from fsar.cli.common import EXIT_DONE, json_option, quiet_option, summary
 from fsar.cli.packs import PACK_SUFFIX
 from fsar.cli.store_address import ADDRESS, byte_progress
 from fsar.cli.store_text import size_text
@@ -13,8 +13,6 @@ from fsar.errors import count_of
 
 if TYPE_CHECKING:
     from fsar.pipeline.share import Address
-
-QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 
 
 @click.command("pull")
@@ -26,7 +24,7 @@ QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--split", help="Split (name or CSV): only chunks of its videos; --part and --class are then its own.")
 @click.option("--update", is_flag=True, help="Replace a copy by what is at the address now; equal files stay.")
 @json_option
-@QUIET
+@quiet_option
 def pull_command(address: "Address", out: Path | None, update: bool, as_json: bool, quiet: bool, **chosen: Any) -> int:
     """Copy a store, or some of its taps, parts and classes, from an address to this disk.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, summary
+from fsar.cli.common import EXIT_DONE, EXIT_FAILED, json_option, quiet_option, summary
 from fsar.cli.store_address import ADDRESS, LOCAL_STORE, STORE, byte_progress
 from fsar.cli.store_text import size_text
 from fsar.errors import count_of
@@ -24,7 +24,7 @@ WHERE = click.argument("where", type=STORE, required=False, metavar="[DIR|URL]")
 @click.argument("address", type=ADDRESS, metavar="URL")
 @click.option("--dry-run", is_flag=True, help="Say what would be sent where, and stop.")
 @json_option
-@click.option("--quiet", is_flag=True, help="No progress.")
+@quiet_option
 def push_command(store: Path, address: "Address", dry_run: bool, as_json: bool, quiet: bool) -> int:
     """Verify a store or a pack of frames and put it at an address; print the address to give to others.
 

@@ -1,11 +1,13 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from fsar import list_heads, list_splits
 from fsar.cli import prep_run, stage_process
 from fsar.cli.run_file import STAGES, Stage, read_config
 from fsar.cli.signals import INTERRUPTED
-from fsar.errors import InputError
+from fsar.errors import InputError, UsageError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 
@@ -171,6 +173,48 @@ def test_a_wrong_value_is_refused_before_anything_runs(tmp_path):
     result = invoke(path, "--out", tmp_path / "run")
     assert isinstance(result.exception, InputError)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ('[train]\nhead = "otma"\n', r"\[train\]: head: unknown head 'otma': did you mean otam"),
+        ('[train]\n[train.each]\nhead = ["otam", "trxx"]\n', "head: unknown head 'trxx': did you mean trx"),
+        (
+            '[train]\nhead = "otam"\nfinetune = "timm:resnet1/x"\n',
+            "finetune: unknown timm backbone 'resnet1'",
+        ),
+        ('[train]\nhead = "otam"\nfinetune = "last:2"\nway = "x"\n', "way: 'x' is not a valid integer"),
+        ('[encode]\ncatalog = "c"\nout = "o.zarr"\nbackbone = "tim:resnet18"\n', "unknown backbone library"),
+        ('[encode]\ncatalog = "c"\nout = "o.zarr"\nbackbone = "resnet18"\n', "unknown backbone library"),
+        ('[encode]\ncatalog = "c"\nout = "o.zarr"\nbackbone = "random:hf/cilp"\n', "'cilp': did you mean clip"),
+        ('[tune]\ncatalog = "c"\nout = "o"\nbackbone = "random:torchvision/resnet19@3"\n', "did you mean resnet1"),
+        ('[tune]\ncatalog = "c"\nout = "o"\nbackbone = "open_clip:ViT-B-15/FILE.pt"\n', "did you mean ViT-B-1"),
+    ],
+)
+def test_a_head_or_network_that_nobody_has_is_refused_before_anything_runs(tmp_path, stage, message):
+    path = index_config(tmp_path)
+    path.write_text(path.read_text() + stage)
+    result = invoke(path, "--out", tmp_path / "run")
+    assert isinstance(result.exception, UsageError)
+    assert re.search(message, str(result.exception)), result.exception
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_a_stage_will_make_are_not_looked_for(tmp_path):
+    path = index_config(tmp_path)
+    path.write_text(
+        path.read_text() + '[encode]\ncatalog = "catalog.csv"\nout = "o.zarr"\nbackbone = "timm:test_resnet/tuned.pt"\n'
+        '[train]\nhead = "otam"\nfinetune = "hf:folder/of/mine"\n'
+    )
+    assert len(read_config(path, partial(prep_run.stage_keys, with_names=True))) == 3
+
+
+def test_a_mistake_in_the_file_is_one_of_usage(tmp_path):
+    path = index_config(tmp_path, way="five")
+    line = [sys.executable, "-m", "fsar.cli.prep", "run", str(path)]
+    ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
 
 
 def wait_for(path, limit_seconds=20):

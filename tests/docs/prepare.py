@@ -178,6 +178,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "ssv2.md": small_ssv2,
     "predict.md": examples,
     "report.md": examples,
+    "run-file.md": few_classes,
 }
 """Page -> function that fills the folder in which the page's snippets run."""
 

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from fsar.errors import InputError
+from fsar.pipeline.encode.command import backbone_spec
 from fsar.pipeline.encode.recipe import Recipe, describe_pixels, differences
 
 RECIPE = Recipe(
@@ -111,3 +112,11 @@ def test_frames_in_words():
     assert describe_pixels(packed.to_dict()).startswith("packed, 16 frames by uniform-center (seed 0), shorter side at")
     for foreign in ({}, {**RECIPE.to_dict(), "size": 999}, {**RECIPE.to_dict(), "mean": "x"}, {"packed": 3}):
         assert describe_pixels(foreign) is None
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "spec"),
+    [("random@0", "random:timm/x"), ("random@7", "random:timm/x@7"), ("tag", "timm:x/tag"), ("file", "timm:x/FILE")],
+)
+def test_a_backbone_is_written_as_the_command_takes_it(pretrained, spec):
+    assert backbone_spec({"library": "timm", "backbone": "x", "pretrained": pretrained}) == spec

@@ -14,6 +14,7 @@ from fsar.heads.finetune.visits import Frames, Visit, VisitTask
 from fsar.pipeline.catalog.catalog import read_catalog, select_rows
 from fsar.pipeline.encode.clip_task import DecodedClip, DecodeFailure, InlineDecoder
 from fsar.pipeline.encode.workers import DecodePool
+from fsar.pipeline.packs.catalog import video_rows
 from fsar.pipeline.store import VideoRow
 from fsar.splits import Split, match_videos
 
@@ -47,7 +48,7 @@ class VideoSet:
             )
         if path.suffix != PACK_SUFFIX:
             rows = select_rows(read_catalog(path), split)
-            return cls(path, [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows])
+            return cls(path, video_rows(rows))
         from fsar.pipeline.packs import FramePack
         from fsar.pipeline.packs.reader import pack_rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,6 +58,18 @@ def find_backbones(pattern: str = "", library: str | None = None) -> list[NamedB
 def is_exact(pattern: str, found: list[NamedBackbone]) -> bool:
     """Whether a pattern is the name of what was found."""
     return bool(pattern) and all(each.name == _parted(pattern)[1] for each in found)
+
+
+def check_known(text: str) -> None:
+    """Raise InputError unless the library of a backbone's name is one of ours and has such a network.
+
+    Weights are not looked at: a file may be yet to be made. Nor are repositories and folders of transformers.
+    """
+    library, name = _parted(text)
+    if library not in LIBRARIES:
+        raise unknown_name(f"backbone library in {text!r}:", library, [*LIBRARIES, "random"])
+    if library != "hf" or (text.startswith("random:") and "/" not in name):
+        importlib.import_module(f"fsar.pipeline.backbones.{LIBRARIES[library]}").check_name(name)
 
 
 def _parted(pattern: str) -> tuple[str, str]:

@@ -33,18 +33,23 @@ def build(spec: BackboneSpec, size: int | None) -> Backbone:
     OpenAI's weights were trained with QuickGELU, which many model names of open_clip do not have: the tower is built
     with what the weights need, and the modules are checked (a wrong activation costs accuracy without any error).
     """
-    import open_clip
-
-    if (OWN_MODELS / f"{spec.name}.json").is_file():
-        open_clip.add_model_config(OWN_MODELS / f"{spec.name}.json")
-    if spec.name not in open_clip.list_models():
-        raise unknown_name("open_clip backbone", spec.name, open_clip.list_models())
+    check_name(spec.name)
     state, metadata = read_weights(spec.file) if spec.file is not None else ({}, {})
     quick_gelu = _needs_quick_gelu(spec, metadata)
     model = _create(spec, size, quick_gelu)
     has_text = spec.file is None or _load_file(model, state, spec)
     _check_activation(spec, model, quick_gelu)
     return _describe(spec, model, size, quick_gelu, has_text)
+
+
+def check_name(name: str) -> None:
+    """Raise InputError unless open_clip, or this package, has a model of this name."""
+    import open_clip
+
+    if (OWN_MODELS / f"{name}.json").is_file():
+        open_clip.add_model_config(OWN_MODELS / f"{name}.json")
+    if name not in open_clip.list_models():
+        raise unknown_name("open_clip backbone", name, open_clip.list_models())
 
 
 def _describe(spec: BackboneSpec, model: Any, size: int | None, quick_gelu: bool, has_text: bool) -> Backbone:

@@ -81,13 +81,21 @@ def renamed_in_order(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
     return {name: tensor for (_, tensor), (name, _) in pairs}
 
 
+def check_name(name: str) -> None:
+    """Raise InputError unless timm has a model of this name, with or without a tag after a dot."""
+    import timm
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise unknown_name("timm backbone", architecture, timm.list_models())
+
+
 def _known(spec: BackboneSpec) -> tuple[str, str]:
     import timm
 
     name, _, dotted = spec.name.partition(".")
     tag = spec.tag or (dotted if spec.file is None and spec.seed is None else "")
-    if not timm.is_model(name):
-        raise unknown_name("timm backbone", name, timm.list_models())
+    check_name(name)
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in tags:
         raise unknown_name(f"weights of timm {name}", tag, tags)

@@ -47,6 +47,12 @@ def list_names() -> list[str]:
     return [*images, *VIDEO_NETWORKS]
 
 
+def check_name(name: str) -> None:
+    """Raise InputError unless it is a network that can be named."""
+    if name not in list_names():
+        raise unknown_name("torchvision backbone", name, list_names())
+
+
 def _build_video(spec: BackboneSpec, size: int | None) -> Backbone:
     module = _network(spec)
     dim = without_classifier(spec.name, module)
@@ -75,8 +81,7 @@ def _build_video(spec: BackboneSpec, size: int | None) -> Backbone:
 def _network(spec: BackboneSpec) -> nn.Module:
     import torchvision
 
-    if spec.name not in list_names():
-        raise unknown_name("torchvision backbone", spec.name, list_names())
+    check_name(spec.name)
     with seeded(spec.seed or 0):
         return _published(spec) if spec.tag else torchvision.models.get_model(spec.name, weights=None)
 

@@ -17,7 +17,8 @@ def backbone_spec(recipe: Mapping[str, Any]) -> str:
     if not library:
         return str(backbone or "BACKBONE")
     if str(tag).startswith("random"):
-        return f"random:{library}/{backbone}"
+        seed = str(tag).partition("@")[2]
+        return f"random:{library}/{backbone}{'' if seed in ('', '0') else f'@{seed}'}"
     if library == "hf":
         return f"hf:{backbone}" if tag == "file" else f"hf:{backbone}@{tag}"
     return f"{library}:{backbone}/{'FILE' if tag == 'file' else tag}"

@@ -12,7 +12,7 @@ from fsar.errors import InputError
 from fsar.pipeline.encode.image_choice import AS_TRAINED, PixelOptions, as_begun, choose_image
 from fsar.pipeline.encode.recipe import PACKED, Recipe, describe_backbone
 from fsar.pipeline.encode.report import EngineOptions
-from fsar.pipeline.packs.catalog import pack_settings
+from fsar.pipeline.packs.catalog import pack_settings, video_rows
 from fsar.pipeline.video.clips import SPREAD, ClipShape
 
 if TYPE_CHECKING:
@@ -112,11 +112,9 @@ def plan(rows: Sequence[CatalogRow], options: EncodeOptions, out: Path | None = 
 
 
 def _video_rows(rows: Sequence[CatalogRow]) -> list[VideoRow]:
-    from fsar.pipeline.store import VideoRow
-
     if not rows:
         raise InputError("the catalog (with this split) has no videos to encode")
-    return [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
+    return video_rows(rows)
 
 
 def recipe_of(backbone: Backbone, options: EncodeOptions) -> tuple[Recipe, dict[str, TapSpec]]:

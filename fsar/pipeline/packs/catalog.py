@@ -9,6 +9,7 @@ from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, read_catalog
 from fsar.pipeline.packs.layout import PackSettings
 from fsar.pipeline.packs.reader import FramePack, is_pack
+from fsar.pipeline.store import VideoRow
 
 
 def read_videos(path: str | Path) -> Catalog:
@@ -24,6 +25,11 @@ def read_videos(path: str | Path) -> Catalog:
     place = pack.path.absolute()
     rows = (CatalogRow(video.video_id, place, video.class_name, 0, video.part) for video in pack.videos)
     return Catalog(tuple(rows), pack.path.stem)
+
+
+def video_rows(rows: Iterable[CatalogRow]) -> list[VideoRow]:
+    """Return the videos of a catalog, or some of them, as rows of a store or a pack."""
+    return [VideoRow(row.video_id, row.class_name, row.part, str(row.path)) for row in rows]
 
 
 def pack_settings(paths: Iterable[str | Path]) -> PackSettings | None:

@@ -82,17 +82,22 @@ def describe_names() -> Iterator[tuple[str, int, int | None]]:
         yield name, _native(family, config), length
 
 
+def check_name(name: str) -> None:
+    """Raise InputError unless it is a kind of model, a small one of ours, or a folder, all with random weights."""
+    if name not in list_names() and not Path(name).is_dir():
+        raise unknown_name("hf backbone (or folder with a config.json)", name, list_names())
+
+
 def _configuration(spec: BackboneSpec) -> tuple[Path | None, dict[str, Any]]:
     """Return the folder of a model, None for one of ours, and its configuration."""
     own = OWN_MODELS / f"{spec.name}.json"
     if spec.seed is None or Path(spec.name).is_dir():
         folder = model_folder(spec) if spec.seed is None else Path(spec.name)
         return folder, read_config(folder)
+    check_name(spec.name)
     if own.is_file():
         return None, json.loads(own.read_text("utf-8"))
-    if spec.name in FAMILIES:
-        return None, {"model_type": spec.name}
-    raise unknown_name("hf backbone (or folder with a config.json)", spec.name, list_names())
+    return None, {"model_type": spec.name}
 
 
 def _family(spec: BackboneSpec, data: Mapping[str, Any]) -> type[Family]:
