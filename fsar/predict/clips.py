@@ -1,6 +1,7 @@
 """The clips that a user names: supports in a folder per class, queries as a file, a folder or a list."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,11 +39,8 @@ def find_supports(path: Path, *, classes: Sequence[str] = (), n_shot: int | None
 
 def _listed_supports(path: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    rows = list(csv.DictReader(_text(path).splitlines()))
-    if not rows or not {"path", "class"} <= set(rows[0]):
-        raise InputError(f"{path} must have columns path and class")
-    for row in rows:
-        found.setdefault((row["class"] or "").strip(), []).append(path.parent / (row["path"] or "").strip())
+    for row in _table(path, {"path", "class"}):
+        found.setdefault(row["class"], []).append(path.parent / row["path"])
     return found
 
 
@@ -60,7 +58,8 @@ def check_supports(classes: Mapping[str, list[Path]], where: str) -> dict[str, l
 def find_queries(path: Path) -> list[Path]:
     """Return the clips of a query: a video, a folder of frames, a folder with clips at any depth, or a list of paths.
 
-    A list is a text file with a path a line, or a CSV whose first column is `path`; relative paths start at the list.
+    A list is a text file with a path a line, or a CSV with a column `path`, such as a catalog; relative paths start at
+    the list.
 
     Raises:
         InputError: nothing there, an empty folder or list, or a file that is neither a video nor a list.
@@ -84,18 +83,23 @@ def find_queries(path: Path) -> list[Path]:
 
 
 def _read_list(path: Path) -> list[Path]:
-    text = _text(path)
-    rows = [row for row in csv.reader(text.splitlines()) if row and row[0].strip()]
     if path.suffix.lower() == ".csv":
-        if not rows or rows[0][0].strip() != "path":
-            raise InputError(f"the first column of {path} must be named path")
-        rows = rows[1:]
-        names = [row[0].strip() for row in rows]
+        names = [row["path"] for row in _table(path, {"path"})]
     else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
+        names = [line.strip() for line in _text(path).split("\n")]
+    clips = [path.parent / name for name in names if name]
+    if not clips:
         raise InputError(f"{path} lists no clip")
-    return [path.parent / name for name in names]
+    return clips
+
+
+def _table(path: Path, columns: set[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV that must have some columns; what a row lacks is empty."""
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), restval="")
+    found = set(reader.fieldnames or ())
+    if not columns <= found:
+        raise InputError(f"{path} must have columns {' and '.join(sorted(columns))}, it has no {min(columns - found)}")
+    return [{name: row[name].strip() for name in columns} for row in reader]
 
 
 def _text(path: Path) -> str:
