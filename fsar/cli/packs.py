@@ -114,6 +114,9 @@ def _info_text(data: dict[str, Any]) -> str:
         f"in {count_of(data['shards'], 'file')}",
         f"  {data['how']}",
     ]
+    if data["partial"]:
+        here, source = data["partial"]["videos_here"], data["partial"]["source"]
+        lines.append(f"  a partial copy of {source}: frames of {count_of(here, 'video')} are here")
     if data["identity"]:
         lines.append(f"  identity {data['identity']}")
     for part, counts in data["parts"].items():

@@ -30,7 +30,6 @@ def pull_command(address: "Address", out: Path | None, update: bool, as_json: bo
 
     Every file is verified while it comes. Interrupted, the same command goes on where it stopped. Whole chunks come: a
     copy of a part may hold some more videos. What a partial copy lacks is an error that names the command to fetch it.
-    A pack of frames (NAME.frames) comes whole.
 
     \b
     Examples:

@@ -53,8 +53,11 @@ def test_a_pack_goes_round(call, tmp_path: Path) -> None:
     code, text, _ = call("pull", address, "--quiet")
     assert (code, text.startswith("sample.frames: the whole pack of")) == (0, True)
     assert same_bytes(pack, tmp_path / "sample.frames")
-    code, _, error = call("pull", address, "--part", "train", "--out", "b.frames")
-    assert (code, "pulled whole" in error) == (1, True)
+    code, text, _ = call("pull", address, "--class", "class0", "--out", "b.frames", "--quiet")
+    assert (code, text.startswith("b.frames: a partial copy of")) == (0, True)
+    for command in ("info", "verify"):
+        code, text, _ = call(command, "b.frames")
+        assert (code, f"a partial copy of {address}" in text) == (0, True)
     code, _, error = call("export", address, "--out", "c.zarr")
     assert (code, "is a pack of frames" in error) == (1, True)
     assert call("find", shelf)[0] == 1

@@ -87,6 +87,7 @@ class VideoSet:
         if self.pack is not None:
             from fsar.heads.finetune.pack_reader import PackReader
 
+            self.pack.require(video.video_id for video in self.videos)
             return PackReader(self.videos, self.pack, max(jobs, 1))
         return VideoReader(self, jobs, decoder)
 

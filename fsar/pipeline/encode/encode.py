@@ -132,6 +132,7 @@ def add_videos(
             a pending video is not among `videos`.
     """
     from fsar.device import resolve_device
+    from fsar.pipeline.packs.catalog import require_frames
     from fsar.pipeline.store import extend_store, open_writer
     from fsar.pipeline.store.portable import folder_for, portable_rows, videos_folders
 
@@ -146,6 +147,8 @@ def add_videos(
     _refuse_unlisted(path, pending, videos)
     if new or pending:
         _check_source(path, recipe, videos)
+        read = {*pending, *(video.video_id for video in new)}
+        require_frames([video for video in videos if video.video_id in read])
         if new:
             _check_paths(new)
         resolve_device(options.device)

@@ -12,7 +12,7 @@ from fsar.errors import InputError
 from fsar.pipeline.encode.image_choice import AS_TRAINED, PixelOptions, as_begun, choose_image
 from fsar.pipeline.encode.recipe import PACKED, Recipe, describe_backbone
 from fsar.pipeline.encode.report import EngineOptions
-from fsar.pipeline.packs.catalog import pack_settings, video_rows
+from fsar.pipeline.packs.catalog import pack_settings, require_frames, video_rows
 from fsar.pipeline.video.clips import SPREAD, ClipShape
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def plan(rows: Sequence[CatalogRow], options: EncodeOptions, out: Path | None = 
 
     videos = _video_rows(rows)
     packed = pack_settings(video.path for video in videos)
+    require_frames(videos)
     _settle(options, None, options.taps)  # wrong options are found before weights are fetched
     resolve_device(options.engine.device)
     backbone = load_backbone(options.backbone, weights=options.weights, size=options.size)

@@ -44,6 +44,7 @@ from fsar.pipeline.store.format.layout import VideoRow, check_videos, refuse_oth
 from fsar.pipeline.store.journal.claims import live_claims, metadata_claim
 from fsar.pipeline.store.journal.publish import publish, redo
 from fsar.pipeline.store.journal.records import intents, metadata_entries, stored_rows
+from fsar.pipeline.store.partial import refuse_partial
 from fsar.pipeline.store.portable import message_here, portable_message, portable_rows
 from fsar.progress import Advance, progress
 
@@ -111,6 +112,7 @@ def add_to_pack(
     """
     check_videos(videos)
     files = pack_files(path)
+    refuse_partial(files, "write to it")
     _finish_interrupted(files)
     old = read_pack(files)[1]
     known = {video.video_id for video in old}
@@ -182,6 +184,7 @@ def _refuse_strangers(files: StoreFiles) -> None:
 
 
 def _refuse_differences(files: StoreFiles, settings: PackSettings, videos: Sequence[VideoRow]) -> None:
+    refuse_partial(files, "write to it")
     layout, stored = read_pack(files)
     lines = differing_fields(asdict(layout.settings), asdict(settings))
     if lines:

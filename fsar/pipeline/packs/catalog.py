@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fsar.errors import InputError
@@ -43,3 +43,9 @@ def pack_settings(paths: Iterable[str | Path]) -> PackSettings | None:
         raise InputError(f"videos of one store must come from one place, not from {', '.join(sorted(places))}")
     place = next(iter(places), "")
     return FramePack.open(place).settings if place else None
+
+
+def require_frames(videos: Sequence[VideoRow]) -> None:
+    """Raise InputError, with the command that fetches them, where a partial copy of a pack lacks some of the videos."""
+    if videos and is_pack(videos[0].path):
+        FramePack.open(videos[0].path).require(video.video_id for video in videos)

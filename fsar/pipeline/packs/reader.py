@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -19,6 +20,7 @@ from fsar.pipeline.packs.jpeg import decode_jpeg, decode_jpegs_on_cuda, jpeg_sha
 from fsar.pipeline.packs.layout import SUFFIX, PackLayout, PackSettings, data_name, index_name, pack_files, read_pack
 from fsar.pipeline.store.format.files import MANIFEST_FILE
 from fsar.pipeline.store.format.layout import VideoRow
+from fsar.pipeline.store.partial import Partial, read_partial
 from fsar.pipeline.video.clip import VideoError
 from fsar.pipeline.video.memory import empty_frames
 
@@ -197,6 +199,26 @@ class FramePack:
             jpegs.append(jpeg)
         return jpegs
 
+    def require(self, video_ids: Iterable[str]) -> None:
+        """Raise InputError, which names the command to fetch them, unless the files of these videos are here.
+
+        Of a whole pack they are; of a partial copy only those that were pulled.
+        """
+        partial = read_partial(self._files)
+        if partial is None:
+            return
+        shards = {self._layout.shard_of(row): row for row in map(self._row, video_ids)}
+        for number in sorted(shards):
+            if not all(self._files.locate(name(number)).exists() for name in (data_name, index_name)):
+                raise self._not_here(partial, self.videos[shards[number]])
+
+    def _not_here(self, partial: Partial, video: VideoRow) -> InputError:
+        chosen = ["--part", video.part] if video.part else ["--class", video.class_name]
+        command = shlex.join(["fsar-store", "pull", partial.source, "--out", str(self.path), *chosen])
+        return InputError(
+            f"{self.path} is a partial copy without the frames of video {video.video_id!r}: fetch them with {command}"
+        )
+
     def close(self) -> None:
         """Close the files; they are opened again when needed."""
         self._shards.clear()
@@ -238,6 +260,8 @@ class FramePack:
                 data.close()
                 raise
         except FileNotFoundError as error:
+            if partial := read_partial(self._files):
+                raise self._not_here(partial, self.videos[self._layout.rows(number).start]) from error
             raise InputError(f"{error.filename} is missing; see `fsar-store verify {self.path}`") from error
 
 

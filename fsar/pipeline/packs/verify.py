@@ -13,6 +13,7 @@ from fsar.pipeline.packs.reader import FramePack
 from fsar.pipeline.store.format.files import CLAIMS, JOURNAL, MANIFEST_FILE, METADATA_KEY, STAGING, StoreFiles
 from fsar.pipeline.store.format.layout import VideoRow
 from fsar.pipeline.store.journal.records import announced_files, chunk_key, intents, stored_rows
+from fsar.pipeline.store.partial import PARTIAL_FILE, read_partial
 from fsar.pipeline.store.verify import Problem, Verification, check_files, expected_files
 from fsar.pipeline.video.clip import VideoError
 
@@ -32,18 +33,25 @@ def verify_pack(path: str | Path, *, advance: Callable[[int], None] | None = Non
     sealed = files.locate(MANIFEST_FILE).exists()
     problems: list[Problem] = []
     owners = _owners(files, problems)
-    expected = expected_files(files, sealed, problems, lambda name: owners.get(name, ()))
+    whole = expected = expected_files(files, sealed, problems, lambda name: owners.get(name, ()))
+    partial = read_partial(files)
+    if partial:
+        here = set(files.names())
+        expected = {name: entry for name, entry in whole.items() if name in here}
     moving = announced_files(files)
     for name, what in check_files(files, {n: e for n, e in expected.items() if n not in moving}, advance):
         problems.append(Problem(name, what, owners.get(name, ())))
-    known = expected.keys() | moving | {MANIFEST_FILE}
+    known = expected.keys() | moving | {MANIFEST_FILE, *([PARTIAL_FILE] if partial else [])}
     for name in sorted(set(files.names()) - known):
         own = TEMPORARY_MARK in name or _TRACE.fullmatch(name) or (not sealed and _RECORD.fullmatch(name))
         if not own:
             problems.append(Problem(name, "foreign: no file of this pack"))
     if not problems:
         problems += _frame_problems(files)
-    notes = [] if sealed else ["the pack is not finished: checked against its journal"]
+    notes = []
+    if partial:
+        notes.append(f"a partial copy of {partial.source}: {len(expected)} of its {len(whole)} files are here")
+    notes += [] if sealed else ["the pack is not finished: checked against its journal"]
     notes += [
         f"{key} was announced and not finished; the command that made the pack finishes it" for key in intents(files)
     ]

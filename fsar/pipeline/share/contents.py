@@ -36,6 +36,9 @@ class Contents(Protocol):
     def rows_of(self, chunk: int) -> range:
         """Return the rows of a chunk."""
 
+    def wanted(self, names: Iterable[str], rows: Iterable[int], taps: Collection[str]) -> list[str]:
+        """Return the files of the chunks that hold some rows, of some taps; records and all metadata."""
+
 
 @dataclass(frozen=True)
 class FeatureContents:
@@ -126,3 +129,8 @@ class PackContents:
     def rows_of(self, chunk: int) -> range:
         """Return the rows of a shard; none where a hostile record names one that is not there."""
         return self.layout.rows(chunk) if chunk < self.layout.n_shards else range(0)
+
+    def wanted(self, names: Iterable[str], rows: Iterable[int], taps: Collection[str]) -> list[str]:
+        """Return the files of the shards that hold some rows, and all metadata."""
+        shards = {self.layout.shard_of(row) for row in rows}
+        return [name for name in names if self.chunk_of(name) in shards | {None}]

@@ -109,6 +109,7 @@ class FramePacks:
         packs.read_pack(files)  # says what is wrong
         if not files.locate(MANIFEST_FILE).exists():
             raise InputError(f"{files.path} is not finished: run the command that made it again")
+        refuse_partial(files, "push it")
         return sha256_file(files.locate(MANIFEST_FILE))
 
     def verify(self, files: StoreFiles, advance: Advance | None) -> Verification:

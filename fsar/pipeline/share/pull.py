@@ -1,4 +1,4 @@
-"""Copy a store, or whole chunks of it, from an address to this disk: the manifest comes last."""
+"""Copy a store or a pack, or whole chunks of it, from an address to this disk: the manifest comes last."""
 
 import errno
 import fcntl
@@ -13,7 +13,6 @@ from pathlib import Path
 from fsar.errors import InputError, unknown_name
 from fsar.files import TEMPORARY_MARK, sync_folder, write_atomic
 from fsar.pipeline.share.address import Address
-from fsar.pipeline.share.contents import FeatureContents
 from fsar.pipeline.share.download import Progress, fetch_all
 from fsar.pipeline.share.kinds import METADATA_FILE
 from fsar.pipeline.share.upstream import Upstream, open_upstream
@@ -47,14 +46,13 @@ class Selection:
         """Return the files that are wanted: whole chunks, whose other videos come along.
 
         Raises:
-            InputError: a tap, part or class that the store does not have, or nothing is in all that was named; or what
-                is there is a pack, which is pulled whole.
+            InputError: a tap, part or class that the store does not have, or nothing is in all that was named.
         """
         if self.is_all:
             return list(upstream.entries)
         contents = upstream.contents
-        if not isinstance(contents, FeatureContents):
-            raise InputError(f"{upstream.address} is a {upstream.kind.noun} of frames, which is pulled whole")
+        if self.taps and not contents.taps:
+            raise InputError(f"{upstream.address} is a {upstream.kind.noun} of frames, which has no taps")
         for tap in self.taps:
             if tap not in contents.taps:
                 raise unknown_name("tap", tap, contents.taps)

@@ -1,14 +1,24 @@
 """Packs of frames at an address: what is said of them, what is refused, what a kill leaves."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import fsar
+from fsar.cli.store import store as store_command
 from fsar.errors import InputError
+from fsar.files import sha256_file
+from fsar.heads.finetune.videos import VideoSet
+from fsar.pipeline.encode.encode import EncodeOptions, add_videos, encode
 from fsar.pipeline.packs import FramePack
+from fsar.pipeline.packs.build import add_to_pack, pack_frames
+from fsar.pipeline.packs.catalog import read_videos, video_rows
+from fsar.pipeline.packs.describe import describe_pack
+from fsar.pipeline.packs.layout import PackSettings
 from fsar.pipeline.packs.verify import verify_pack
 from fsar.pipeline.share import Selection, parse_address, pull, push
 from fsar.pipeline.share.upstream import open_upstream
@@ -51,11 +61,75 @@ def test_a_damaged_copy_is_mended(server: FolderServer, pack: Path, tmp_path: Pa
     assert same_bytes(pack, out)
 
 
+@pytest.fixture
+def partial(server: FolderServer, pack: Path, tmp_path: Path) -> Path:
+    """A copy with the shard of clip0 alone."""
+    report = pull(address_of(server), tmp_path / "part.frames", Selection(classes=("class0",)))
+    assert not report.is_whole
+    return report.path
+
+
+class TestPartialCopies:
+    """Whole shards under the manifest of the whole pack."""
+
+    def test_it_has_what_was_asked_for_and_says_so(self, server: FolderServer, pack: Path, partial: Path) -> None:
+        assert sorted(path.name for path in (partial / "frames").iterdir()) == ["000000.index", "000000.jpgs"]
+        found = verify_pack(partial)
+        assert found.problems == []
+        assert found.notes == [f"a partial copy of {address_of(server)}#sha256={sha256_file(pack / 'manifest.json')}: "
+                               "7 of its 13 files are here"]  # fmt: skip
+        ours, theirs = FramePack.open(partial), FramePack.open(pack)
+        assert ours.videos == theirs.videos
+        assert (ours.frames("clip0") == theirs.frames("clip0")).all()
+        facts, whole = describe_pack(partial), describe_pack(pack)
+        assert facts["partial"]["videos_here"] == 1
+        assert [facts[name] for name in ("identity", "videos", "pending", "parts", "failures")] == [
+            whole[name] for name in ("identity", "videos", "pending", "parts", "failures")
+        ]
+
+    def test_what_it_lacks_is_an_error_with_the_command_that_fetches_it(self, pack: Path, partial: Path) -> None:
+        with pytest.raises(
+            InputError, match=r"partial copy without the frames of video 'clip1'.*--class class1"
+        ) as one:
+            FramePack.open(partial).frames("clip1")
+        line = str(one.value).partition("fetch them with ")[2]
+        pulled = CliRunner().invoke(store_command, shlex.split(line)[1:], standalone_mode=False)
+        assert pulled.return_value == 0, pulled.output
+        assert same_bytes(pack, partial)  # that was the rest
+
+    def test_the_rest_makes_it_whole(self, server: FolderServer, pack: Path, partial: Path) -> None:
+        rest = pull(address_of(server), partial)
+        assert (rest.is_whole, rest.n_kept) == (True, 4)  # frames, index and record of the shard, failures.csv
+        assert same_bytes(pack, partial)
+
+    def test_damage_is_seen_in_what_is_here(self, partial: Path) -> None:
+        (partial / "frames/000000.jpgs").write_bytes(b"x")
+        assert [problem.videos for problem in verify_pack(partial).problems] == [("clip0",)]
+
+    def test_nobody_reads_past_it_or_writes_to_it(self, partial: Path, tmp_path: Path) -> None:
+        rows = video_rows(read_videos(partial).rows)
+        options = EncodeOptions("random:timm/test_resnet", n_slots=2, size=32)
+        encode(read_videos(partial).rows[:1], tmp_path / "s.zarr", options, quiet=True)
+        with pytest.raises(InputError, match="without the frames of video 'clip1'"):
+            encode(read_videos(partial).rows, tmp_path / "t.zarr", options)
+        assert not (tmp_path / "t.zarr").exists()
+        with pytest.raises(InputError, match="without the frames of video 'clip1'"):
+            add_videos(tmp_path / "s.zarr", rows)
+        with pytest.raises(InputError, match="without the frames"):
+            VideoSet.open(partial).reader()
+        with pytest.raises(InputError, match=r"partial copy of .*: to push it, first pull the rest"):
+            push(partial, parse_address((tmp_path / "there").as_uri()))
+        for write in (add_to_pack, lambda path, rows: pack_frames(rows, path, PackSettings(frames=3))):
+            with pytest.raises(InputError, match="to write to it, first pull the rest"):
+                write(partial, rows)
+        assert verify_pack(partial).problems == []
+
+
 @pytest.mark.parametrize(
     ("selection", "out", "message"),
     [
-        (Selection(parts=("train",)), "p.frames", "pulled whole"),
-        (Selection(taps=("pooled",)), "p.frames", "pulled whole"),
+        (Selection(parts=("dev",)), "p.frames", "unknown split part 'dev'"),
+        (Selection(taps=("pooled",)), "p.frames", "is a pack of frames, which has no taps"),
         (Selection(), "p.zarr", "name the copy NAME.frames"),
         (Selection(), "shelf/file.frames", "is no folder: choose another --out"),
     ],
