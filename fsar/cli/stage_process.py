@@ -10,7 +10,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
-from fsar.allocator import keep_big_buffers
 from fsar.cli.signals import EXIT_INTERRUPTED, end_with_parent
 
 STDOUT, STDERR = 1, 2
@@ -38,7 +37,6 @@ class StageProcesses:
     def prepare(self) -> None:
         """Import what stages share, where they will have it."""
         if self._forks:
-            keep_big_buffers()
             for name in SHARED_IMPORTS:
                 importlib.import_module(name)
 

@@ -1,7 +1,9 @@
 """What a report measures anew: how much the order of frames matters, what a head costs, where videos lie."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -113,8 +115,33 @@ class VideoMap:
     notes: list[str]
 
 
+class Neighbours:
+    """Places of vectors by t-SNE (van der Maaten and Hinton, JMLR 2008): what is near stays near."""
+
+    def __init__(self, seed: int = 0) -> None:
+        """Look for scikit-learn; False as `available` says that it is not installed."""
+        self.available = find_spec("sklearn") is not None
+        self._seed, self._found = seed, dict[bytes, Floats]()
+
+    def place(self, x: Floats) -> Floats:
+        """Return (V, 2) of vectors (V, D). Many heads without weights give the same vectors: those are placed once."""
+        key = hashlib.sha256(f"{x.shape}".encode() + x.tobytes()).digest()
+        if key not in self._found:
+            self._found[key] = self._place(x)
+        return self._found[key]
+
+    def _place(self, x: Floats) -> Floats:
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
+
+        perplexity = min(30.0, max(2.0, (len(x) - 1) / 3))
+        with threadpool_limits(1):  # a step on hundreds of points takes less than threads need to meet
+            method: Any = TSNE(2, perplexity=perplexity, init="pca", random_state=self._seed)
+            return np.asarray(method.fit_transform(x.astype(np.float32)), np.float64)
+
+
 @torch.inference_mode()
-def video_map(head: Head, task: Task, pool: EpisodePool, *, before: bool = True, seed: int = 0) -> VideoMap:
+def video_map(head: Head, task: Task, pool: EpisodePool, neighbours: Neighbours, *, before: bool = True) -> VideoMap:
     """Return the map of a part's videos, at most MAX_MAPPED, the same number of each class.
 
     `before` says whether the features themselves are mapped, too: heads that read the same need it once.
@@ -135,11 +162,10 @@ def video_map(head: Head, task: Task, pool: EpisodePool, *, before: bool = True,
     else:
         notes.append("this head relates the videos of an episode to each other: there is no map after it")
     places = {f"{name}, PCA": principal_axes(x) for name, x in tables.items()}
-    neighbours = _tsne()
-    if neighbours is None:
+    if not neighbours.available:
         notes.append("t-SNE needs scikit-learn: pip install 'fsar[plots]'")
     elif len(rows) > 5:
-        places |= {f"{name}, t-SNE": neighbours(x, seed) for name, x in tables.items()}
+        places |= {f"{name}, t-SNE": neighbours.place(x) for name, x in tables.items()}
     return VideoMap(pool.class_names, classes, places, notes)
 
 
@@ -159,17 +185,3 @@ def principal_axes(x: Floats) -> Floats:
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     found = (u * s)[:, :2]
     return np.pad(found, ((0, 0), (0, 2 - found.shape[1])))
-
-
-def _tsne() -> Callable[[Floats, int], Floats] | None:
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError:
-        return None
-
-    def place(x: Floats, seed: int) -> Floats:
-        perplexity = min(30.0, max(2.0, (len(x) - 1) / 3))
-        found: Any = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(x.astype(np.float32))
-        return np.asarray(found, np.float64)
-
-    return place

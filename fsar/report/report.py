@@ -26,7 +26,7 @@ from fsar.report.figures import accuracy_bars, class_bars, confusion, learning_c
 from fsar.report.filmstrips import Scene, scene_figure
 from fsar.report.frames import FrameFetcher
 from fsar.report.leaderboard import add_leaderboard
-from fsar.report.measures import order_effects, video_map
+from fsar.report.measures import Neighbours, order_effects, video_map
 from fsar.report.page import Page, number, percent, points
 from fsar.report.published import beside
 from fsar.report.runs import Difference, Result, Run, paired_differences, read_runs, seed_spreads, spreads_over_folds
@@ -301,6 +301,7 @@ def _maps(page: Page, opened: Sequence[_Material], options: ReportOptions, advan
         "map", "Where the test videos lie", "One mark per video, coloured by class, before and after the head."
     )
     drawn: set[Any] = set()
+    neighbours = Neighbours()
     for material in opened:
         page.heading(material.run.label)
         if material.subject is None or material.pool is None:
@@ -308,7 +309,7 @@ def _maps(page: Page, opened: Sequence[_Material], options: ReportOptions, advan
         else:
             task = material.subject.task
             features = (task.store.address, tuple(task.taps.values()), task.n_frames)
-            found = video_map(material.subject.head, task, material.pool, before=features not in drawn)
+            found = video_map(material.subject.head, task, material.pool, neighbours, before=features not in drawn)
             figures = []
             for name, places in found.places.items():
                 figure = svg.scatter([tuple(p) for p in places.tolist()], found.classes, found.class_names, name)
