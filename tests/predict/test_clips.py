@@ -8,7 +8,7 @@ import pytest
 from fsar.errors import InputError
 from fsar.predict.clips import find_queries, find_supports
 
-NAMES = ["a.mp4", "with, comma.mp4", "line\u2028separator.mp4", "form\x0cfeed.mp4", 'quo"te.mp4', "two\nlines.mp4"]
+NAMES = ["a.mp4", "with, comma.mp4", "line\u2028separator.mp4", "form\x0cfeed.mp4", 'in"side.mp4', "two\nlines.mp4"]
 
 
 @pytest.fixture
