@@ -69,6 +69,8 @@ class Head(nn.Module):
     text: ClassVar[Literal["none", "optional", "required"]] = "none"
     text_space: ClassVar[Literal["any", "image"]] = "any"
     """"image" if the text vectors must come from the text tower of the store's own backbone."""
+    ordered_text: ClassVar[bool] = False
+    """True where the templates of a class are one text in parts: in training an episode has them all, not one."""
     inductive: ClassVar[bool] = True
     """False for a head whose answer for one query depends on the other queries."""
     training_unit: ClassVar[Literal["episodes", "pairs"]] = "episodes"

@@ -105,6 +105,8 @@ def test_class_text_follows_the_labels(store):
     assert drawn.class_text.shape == (6, 3, 1, 5)
     used = [(text[episodes.class_ids[e]] == drawn.class_text[e]).all(-1).all(0).nonzero().item() for e in range(6)]
     assert len(set(used)) > 1  # templates differ between episodes, one for all classes of an episode
+    whole, _ = EpisodeData(place_source(store), class_text=text, visits_seed=0, all_templates=True).batch(episodes)
+    assert torch.equal(whole.class_text, batch.class_text)
 
 
 def test_nan_features_name_the_video(tmp_path):

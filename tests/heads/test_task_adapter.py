@@ -9,8 +9,9 @@ import torch
 
 import fsar
 from fsar.errors import InputError
+from fsar.heads import EpisodeBatch
 from fsar.heads.checkpoints.importer import import_checkpoint
-from fsar.heads.head import create_head
+from fsar.heads.head import Outputs, create_head
 from fsar.heads.methods.task_adapter.head import TaskAdapter, text_windows, transposed
 from fsar.heads.run_folder import load_head
 from fsar.pipeline.backbones import load_backbone
@@ -47,7 +48,21 @@ def test_without_its_adapters_it_is_clip() -> None:
         torch.testing.assert_close(head.frames(tokens), pooled)
 
 
-def test_a_training_on_stored_tokens(tmp_path: Path) -> None:
+@pytest.fixture
+def seen_text(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, torch.Size]]:
+    """Whether the head was in training, and the class text that it got, at each call."""
+    seen, outputs = [], TaskAdapter.outputs
+
+    def noting(self: TaskAdapter, batch: EpisodeBatch) -> Outputs:
+        assert batch.class_text is not None
+        seen.append((self.training, batch.class_text.shape))
+        return outputs(self, batch)
+
+    monkeypatch.setattr(TaskAdapter, "outputs", noting)
+    return seen
+
+
+def test_a_training_on_stored_tokens(tmp_path: Path, seen_text: list[tuple[bool, torch.Size]]) -> None:
     catalog, store = write_videos(tmp_path / "videos"), tmp_path / "s.zarr"
     fsar.encode(catalog, store, backbone=CLIP, size=32, n_slots=8, taps=("tokens.0.raw",), jobs=0, quiet=True)
     names = {video.class_name for video in open_store(store).videos}
@@ -59,6 +74,7 @@ def test_a_training_on_stored_tokens(tmp_path: Path) -> None:
     )  # fmt: skip
     assert trained.results[0]["n_episodes"] == 20
     assert trained.results[0]["inductive"] is False
+    assert {(training, shape[2]) for training, shape in seen_text} == {(True, 3), (False, 3)}  # all steps, always
     own, start = load_head(tmp_path / "run").state_dict(), load_backbone(CLIP, size=32).module.state_dict()
     frozen = own["blocks.1.frozen.attn_in_proj_weight"]
     assert torch.equal(frozen, start["transformer.resblocks.1.attn.in_proj_weight"])
@@ -108,12 +124,14 @@ def test_a_published_checkpoint_says_what_it_lacks(tmp_path: Path) -> None:
         assert torch.equal(ours, golden.state[f"feature.transformer.resblocks.{number}.t_adapter.D_fc1.weight"])
 
 
-def test_a_training_on_fresh_frames(tmp_path: Path) -> None:
+def test_a_training_on_fresh_frames(tmp_path: Path, seen_text: list[tuple[bool, torch.Size]]) -> None:
+    (tmp_path / "steps.txt").write_text("{} first\n{} last\n")
     options = {**OPTIONS, "levels": (1,)}
     result = finetune(
         write_videos(tmp_path / "videos"), tmp_path / "run", head="task-adapter++", options=options, finetune=CLIP,
-        trainable="none", frames=4, preset=replace(PRESET, n_episodes=4),
+        trainable="none", frames=4, preset=replace(PRESET, n_episodes=4), text=str(tmp_path / "steps.txt"),
     )  # fmt: skip
     assert result["n_episodes"] == 50
+    assert {(training, shape[2]) for training, shape in seen_text} == {(True, 2), (False, 2)}
     with pytest.raises(InputError, match=r"it is a head, on a store with tokens.9.raw"):
         finetune(tmp_path / "videos" / "catalog.csv", tmp_path / "other", finetune=CLIP, trainable="task-adapter++")

@@ -26,18 +26,21 @@ class EpisodeData:
         *,
         class_text: Tensor | None = None,
         visits_seed: int | None = None,
+        all_templates: bool = False,
     ) -> None:
         """Keep what is shared by all batches.
 
         Args:
             source: Of the features.
             class_text: (C, M, D) text of the classes that `Episodes.class_ids` point to.
-            visits_seed: Draw the view and the frames of every visit of a video (training); None: first view, spread
-                frames.
+            visits_seed: Draw the view and the frames of every visit of a video, and a text template for every episode
+                (training); None: first view, spread frames, all templates.
+            all_templates: Have all templates in any case.
         """
         self.source = source
         self._counter = None if visits_seed is None else Counter(visits_seed)
         self.class_text = None if class_text is None else class_text.to(source.device)
+        self._all_templates = all_templates or visits_seed is None
 
     def batch(self, episodes: Episodes) -> tuple[EpisodeBatch, Targets]:
         """Return B episodes as tensors on the device of the source."""
@@ -72,7 +75,7 @@ class EpisodeData:
         if self.class_text is None:
             return None
         text = self.class_text[self._tensor(episodes.class_ids)]
-        return text if self._counter is None else self._one_template(text, episodes)
+        return text if self._all_templates else self._one_template(text, episodes)
 
     def _one_template(self, text: Tensor, episodes: Episodes) -> Tensor:
         """Return the texts (B, ..., M, D) by one template drawn for each episode: (B, ..., 1, D)."""

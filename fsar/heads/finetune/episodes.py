@@ -59,10 +59,12 @@ class FrameEpisodes:
         shape: EpisodeShape | None,
         classes_per_batch: int = 0,
         class_text: Tensor | None = None,
+        all_templates: bool = False,
     ) -> None:
         """Keep what all episodes share; without a `shape` they are batches of pairs of `classes_per_batch` classes."""
         self._source, self._pool, self._failed, self._seed = source, pool, failed, seed
-        self._shape, self._classes_per_batch, self._text = shape, classes_per_batch, class_text
+        self._shape, self._classes_per_batch = shape, classes_per_batch
+        self._text, self._all_templates = class_text, all_templates
 
     def __call__(self, number: int) -> Task:
         """Return episode `number` (B = 1).
@@ -81,7 +83,12 @@ class FrameEpisodes:
     def _episode(self, number: int, shape: EpisodeShape) -> Task:
         drawn = self._draw(number, shape)
         frames = _OneEpisode(self._source, number, sum(shape.shots))
-        data = EpisodeData(cast("FeatureSource", frames), class_text=self._text, visits_seed=self._seed)
+        data = EpisodeData(
+            cast("FeatureSource", frames),
+            class_text=self._text,
+            visits_seed=self._seed,
+            all_templates=self._all_templates,
+        )
         return data.batch(drawn)
 
     def _draw(self, number: int, shape: EpisodeShape) -> Episodes:

@@ -154,6 +154,7 @@ class TunedTrainer(ABC):
             shape=None if task.kind.training_unit == "pairs" else experiment.shape,
             classes_per_batch=options.preset.classes_per_batch,
             class_text=None if text is None else text.to(task.device),
+            all_templates=task.kind.ordered_text,
         )
         n = options.preset.episodes_per_step
         return StepEpisodes(

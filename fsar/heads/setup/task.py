@@ -47,7 +47,8 @@ class Task:
 
     def episode_data(self, source: FeatureSource, pool: EpisodePool, *, visits_seed: int | None = None) -> EpisodeData:
         """Return the maker of batches; a `visits_seed` draws views, frames and text templates."""
-        return EpisodeData(source, class_text=self.class_text(pool), visits_seed=visits_seed)
+        text, whole = self.class_text(pool), self.kind.ordered_text
+        return EpisodeData(source, class_text=text, visits_seed=visits_seed, all_templates=whole)
 
     def head_options(self, given: Mapping[str, Any], pool: EpisodePool | None) -> dict[str, Any]:
         """Return the options of the head: `given`, and what its constructor wants to know about the store.

@@ -42,6 +42,7 @@ class TaskAdapter(Head):
     inputs: tuple[Input, ...] = (TOKENS,)
     text = "required"
     text_space = "image"
+    ordered_text = True
     inductive = False
     paper = (
         "Cao et al., Task-Adapter++: Task-specific Adaptation with Order-aware Alignment for Few-shot Action "
