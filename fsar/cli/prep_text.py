@@ -34,6 +34,12 @@ DEFAULT_TEMPLATES = "clip-fsar"
     help='JSON {"class": ["a sentence", ...]} in place of prompts: a class is the mean direction of its sentences.',
 )
 @click.option("--cut", is_flag=True, help="With --descriptions: cut sentences that the encoder cannot read whole.")
+@click.option(
+    "--level",
+    type=click.IntRange(min=0),
+    metavar="K",
+    help="The tokens that block K of the text tower gives, in place of vectors, for task-adapter++.",
+)
 @click.option("--split", help="Also the classes of this split that the store lacks.")
 @click.option(
     "--import-hcl",
@@ -102,6 +108,7 @@ def _encode(
     file: Path | None,
     descriptions: Path | None,
     cut: bool,
+    level: int | None,
 ) -> Any:
     from fsar.errors import InputError
     from fsar.pipeline.text.descriptions import make_description_table
@@ -111,13 +118,15 @@ def _encode(
         class_texts,
         default_names,
         load_text_encoder,
-        make_table,
     )
     from fsar.pipeline.text.templates import load_templates
+    from fsar.pipeline.text.tokens import make_text_table
     from fsar.splits import load_split
 
     if descriptions is not None and any(given is not None for given in (templates, names, file)):
         raise InputError("--descriptions stands in place of --templates, --names and --classes: leave those out")
+    if descriptions is not None and level is not None:
+        raise InputError("--level keeps the tokens of prompts, and --descriptions averages vectors: leave one out")
     if cut and descriptions is None:
         raise InputError("--cut is for the sentences of --descriptions")
     template_set = load_templates(templates or DEFAULT_TEMPLATES)
@@ -130,7 +139,7 @@ def _encode(
     if descriptions is not None:
         class_names = [row.class_name for row in rows]
         return make_description_table(table or "descriptions", text_encoder, class_names, descriptions, cut=cut)
-    return make_table(table or template_set.name, text_encoder, rows, template_set)
+    return make_text_table(table or template_set.name, text_encoder, rows, template_set, level)
 
 
 def _data(store: Path, table: Any) -> dict[str, Any]:

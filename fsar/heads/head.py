@@ -69,6 +69,8 @@ class Head(nn.Module):
     text: ClassVar[Literal["none", "optional", "required"]] = "none"
     text_space: ClassVar[Literal["any", "image"]] = "any"
     """"image" if the text vectors must come from the text tower of the store's own backbone."""
+    reads_text_tokens: ClassVar[bool] = False
+    """True for a head that takes the tokens inside a text tower for class text, too."""
     ordered_text: ClassVar[bool] = False
     """True where the templates of a class are one text in parts: in training an episode has them all, not one."""
     inductive: ClassVar[bool] = True
@@ -78,6 +80,8 @@ class Head(nn.Module):
     """True for a head that learns from the videos without labels of an episode."""
     starts_from_backbone: bool = False
     """True for a head whose training begins at weights that `start_from_backbone` makes."""
+    starts_from_text_tower: bool = False
+    """True for a head whose training begins at weights that `start_from_text_tower` makes."""
     paper: ClassVar[str] = ""
     """Authors, title, venue, link."""
     old_options: ClassVar[Mapping[str, str | None]] = MappingProxyType({})
@@ -114,6 +118,10 @@ class Head(nn.Module):
     def start_from_backbone(self, tower: Mapping[str, Tensor]) -> None:
         """Set first weights from the state dict of the image tower whose features the head reads."""
         raise InputError(f"{type(self).__name__} does not start from a backbone")
+
+    def start_from_text_tower(self, tower: Mapping[str, Tensor]) -> None:
+        """Set first weights from the state dict of the model whose text tower made the class text."""
+        raise InputError(f"{type(self).__name__} does not start from a text tower")
 
     def explain(self, batch: EpisodeBatch) -> Explanation:
         """Return the logits for a batch and the evidence for them; call it in evaluation mode.

@@ -14,6 +14,7 @@ from fsar.files import write_safetensors
 from fsar.pipeline.encode.command import backbone_spec, has_text_tower
 from fsar.pipeline.text.tables import NAME_FORMS, TWO_TOWERS, default_names, load_text_encoder
 from fsar.pipeline.text.templates import TemplateSet, load_templates
+from fsar.pipeline.text.tokens import TokenEncoder, level_of
 from fsar.splits import class_key
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class ClassWords:
         return torch.stack([found[name] for name in names])
 
     def _of_table(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Return name -> (M, D) of the classes that the table has."""
-        if self._table is None:
+        """Return name -> (M, D) of the classes that the table has; of tokens none, which are as long as the longest."""
+        if self._table is None or self._level() is not None:
             return {}
         place = {class_key(name): row for row, name in enumerate(self._table.class_names)}
         rows = {name: place[class_key(name)] for name in names if class_key(name) in place}
@@ -82,6 +83,9 @@ class ClassWords:
             self._encoder, weights=self._weights, pooling=self._pooling(), image_size=self._image_size()
         )
         self._check(encoder.describe())
+        level = self._level()
+        if level is not None:
+            encoder = TokenEncoder(encoder, level)
         vectors = torch.from_numpy(encoder.encode(sentences)).view(len(names), len(self._templates.templates), -1)
         if cached is not None:
             write_safetensors(cached, {"vectors": vectors.contiguous()})
@@ -106,6 +110,10 @@ class ClassWords:
         is_bert = self._encoder.partition(":")[0] == "bert"
         return str(self._table.encoder["pooling"]) if is_bert and self._table is not None else None
 
+    def _level(self) -> int | None:
+        """Return the level of the table's tokens; None for vectors."""
+        return None if self._table is None else level_of(self._table.encoder)
+
     def _check(self, described: Mapping[str, Any]) -> None:
         """Raise InputError unless the text tower is the one of the table, or of the recipe."""
         wanted = (self._table.encoder if self._table is not None else self._recipe).get("text_sha256")
@@ -123,6 +131,7 @@ class ClassWords:
             self._recipe.get("text_sha256", ""),
             self._recipe.get("size"),
             self._pooling(),
+            self._level(),
             *sentences,
         ]
         if self._table is not None:

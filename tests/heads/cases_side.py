@@ -39,6 +39,16 @@ add_case(
     ),
 )
 add_case(
+    "task-adapter++:text",
+    Case(
+        {"dim": 24, "text_dim": 16, "levels": (10,), "n_heads": 4, "start": "random", "text_level": 1,
+         "text_width": 12, "n_text_blocks": 3, "n_text_heads": 2},
+        roles=levels(10),
+        text_dim=1 + 5 * 12,
+        learned_judge=True,
+    ),
+)  # fmt: skip
+add_case(
     "task-adapter++:ordered",
     Case(
         {"dim": 24, "text_dim": 16, "levels": (11,), "n_heads": 2, "order_norm": True, "compat": "official"},

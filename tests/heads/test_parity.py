@@ -9,11 +9,11 @@ from tests.heads.goldens import METHODS, check
 ELSEWHERE = {"baseline", "tsl", "simpleshot"}
 """Classifiers without weights to import: `test_tuned_classifiers.py`. Steps from pixels: `finetune/`."""
 
-NOT_BUILT = {"text_p4_4way"}
-"""Adapters in the text tower of Task-Adapter++: class text comes from frozen towers here."""
+NO_HEAD = {"text_p4_4way"}
+"""Task-Adapter++'s text tower alone: `test_task_adapter.py`."""
 
 FILES = [(method, path) for method in sorted(METHODS) for path in sorted(GOLDENS.glob(f"{method}/*.safetensors"))]
-CASES = [(method, path) for method, path in FILES if path.stem not in NOT_BUILT]
+CASES = [(method, path) for method, path in FILES if path.stem not in NO_HEAD]
 
 
 @pytest.mark.skipif(not CASES, reason=f"no parity vectors at {GOLDENS} (set FSAR_GOLDENS)")

@@ -36,7 +36,7 @@ from fsar.pipeline.backbones import Backbone, check_trainable, load_backbone
 from fsar.pipeline.backbones.adapters import ADAPTER_KINDS, Adaptation, with_adapters
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.recorded_backbone import backbone_of
-from fsar.pipeline.text.tables import class_texts, default_names, make_table
+from fsar.pipeline.text.tables import class_texts, default_names
 from fsar.pipeline.text.templates import load_templates
 from fsar.splits import Split, load_split
 
@@ -113,13 +113,13 @@ def finetune_task(settings: FinetuneSettings, preset: Preset, split: Split | Non
     _check(backbone, tuning, settings)
     backbone = _adapted(backbone, tuning, n_frames, settings.seed)
     images = training_images(settings.images or images_name, backbone)
-    tables = _class_text(name, kind, videos, backbone, split, settings.text)
+    given = typed_options(name, settings.options)
+    tables = _class_text(name, kind, videos, backbone, split, settings.text, given.get("text_level"))
     store = cast("FeatureStore", LiveStore(videos, backbone, images, n_frames=n_frames, text=tables))
     parts = store_parts(store, split, allow_duplicates=settings.allow_duplicates)
     if settings.val_share is not None:
         parts = parts.with_val_share(settings.val_share)
-    levels = typed_options(name, settings.options).get("levels")
-    chosen = _taps(name, kind, store, backbone, settings.taps, levels)
+    chosen = _taps(name, kind, store, backbone, settings.taps, given.get("levels"))
     task = Task(store, parts, name, kind, chosen, next(iter(tables), None), n_frames, settings.chosen_device())
     trainer = FrameTrainer(
         backbone, tuning, _memory(settings), checkpointing=settings.checkpoint_blocks,
@@ -186,10 +186,20 @@ def _check(backbone: Backbone, tuning: Tuning, options: FinetuneSettings) -> Non
 
 
 def _class_text(
-    name: str, kind: type[Head], videos: VideoSet, backbone: Backbone, split: Split | None, text: str | None
+    name: str,
+    kind: type[Head],
+    videos: VideoSet,
+    backbone: Backbone,
+    split: Split | None,
+    text: str | None,
+    level: int | None,
 ) -> "dict[str, TextTable]":
-    """Return the text table for a head that needs one, or is given one: of the backbone's own text tower, frozen."""
+    """Return the text table for a head that needs one, or is given one: of the backbone's own text tower, frozen.
+
+    With a `level`, of its tokens there, for a head that adapts the blocks above.
+    """
     from fsar.pipeline.text.clip import ClipTextEncoder
+    from fsar.pipeline.text.tokens import make_text_table
 
     if text is not None and kind.text == "none":
         raise InputError(f"head {name!r} takes no text; leave --text out")
@@ -202,7 +212,7 @@ def _class_text(
         )
     templates = load_templates(text or ("emp-net" if name == "emp-net" else "clip-fsar"))
     rows = class_texts(cast("FeatureStore", videos), split=split, names=default_names(templates))
-    table = make_table(templates.name, ClipTextEncoder("", backbone=backbone), rows, templates)
+    table = make_text_table(templates.name, ClipTextEncoder("", backbone=backbone), rows, templates, level)
     return {table.name: table}
 
 

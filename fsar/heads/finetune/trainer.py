@@ -29,6 +29,7 @@ from fsar.heads.finetune.tower import Tower
 from fsar.heads.finetune.tuning import Tuning
 from fsar.heads.head import Head
 from fsar.heads.run_folder import CONFIG, RunFolder, open_run, read_json, write_json
+from fsar.heads.setup.start import start_from
 from fsar.heads.setup.task import Task, make_task
 from fsar.heads.training.experiment import Experiment, Trained, Validation, validation
 from fsar.heads.training.loop import Validate, train_learner
@@ -103,7 +104,7 @@ class TunedTrainer(ABC):
     def start(self, experiment: Experiment, head: Head) -> None:
         """Give a head that asks for it its first weights, from the backbone as it starts."""
         if head.starts_from_backbone:
-            head.start_from_backbone(self.backbone.module.state_dict())
+            start_from(head, self.backbone)
 
     def train(
         self, experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFolder, *, quiet: bool

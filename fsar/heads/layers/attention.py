@@ -127,17 +127,17 @@ def inner_width(dim: int, heads: int, head_dim: int | None) -> int:
     return dim if head_dim is None else heads * head_dim
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int = 1) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int = 1, *, causal: bool = False) -> Tensor:
     """Return softmax(q k^T / sqrt(E)) v per head of E channels, heads joined again.
 
     query (..., L, H*E), key and value (..., M, H*E) -> (..., L, H*E). Leading axes are flattened into one, the form in
-    which torch picks its fused kernels.
+    which torch picks its fused kernels. `causal`: a token sees none behind it.
     """
     lead = query.shape[:-2]
     query, key, value = (
         x.reshape(-1, x.shape[-2], heads, x.shape[-1] // heads).transpose(1, 2) for x in (query, key, value)
     )
-    joined = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    joined = F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2).flatten(2)
     return joined.view(*lead, *joined.shape[1:])
 
 

@@ -1,7 +1,7 @@
 """The text vectors of classes: which table of a store a head gets, and whether it may have it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,17 @@ from fsar.splits import class_key
 if TYPE_CHECKING:
     from fsar.pipeline.store import FeatureStore, TextTable
 
+TOKEN_FACTS = {
+    "level": "text_level",
+    "n_blocks": "n_text_blocks",
+    "n_heads": "n_text_heads",
+    "width": "text_width",
+    "dim": "text_dim",
+}
+"""What a table of tokens records of its text tower -> the option of a head that adapts it."""
+MAX_TEXT_BLOCKS, MAX_TEXT_DIM = 128, 1 << 14
+"""More than any text tower has: stores come from anywhere, and a head is built by what they say."""
+
 
 def choose_table(name: str, kind: type[Head], store: "FeatureStore", wanted: str | None) -> str | None:
     """Return the text table for a head: the one `wanted`, or the only one of a store if the head requires text.
@@ -27,7 +38,7 @@ def choose_table(name: str, kind: type[Head], store: "FeatureStore", wanted: str
             raise InputError(f"head {name!r} takes no text; leave --text out")
         if wanted not in store.text_tables():
             raise unknown_name(f"text table of {store.path}", wanted, store.text_tables())
-        return wanted
+        return _readable(name, kind, store, wanted)
     if kind.text != "required":
         return None
     tables = store.text_tables()
@@ -45,7 +56,42 @@ def choose_table(name: str, kind: type[Head], store: "FeatureStore", wanted: str
         )
     if len(tables) > 1:
         raise InputError(f"{store.path} has several text tables: choose one with --text {'|'.join(tables)}")
-    return tables[0]
+    return _readable(name, kind, store, tables[0])
+
+
+def _readable(name: str, kind: type[Head], store: "FeatureStore", table: str) -> str:
+    """Return the name of a table; raises InputError if it holds tokens and the head reads vectors alone."""
+    if text_facts(store.text(table)) and not kind.reads_text_tokens:
+        raise InputError(
+            f"text table {table!r} of {store.path} holds tokens of a text tower, and head {name!r} reads vectors: make "
+            "another table without --level and choose it with --text"
+        )
+    return table
+
+
+def text_facts(table: "TextTable") -> dict[str, int]:
+    """Return what options a head that adapts the text tower gets by a table of tokens; none for vectors.
+
+    Raises:
+        InputError: the table does not say what its tokens are.
+    """
+    facts = table.encoder.get("tokens")
+    if facts is None:
+        return {}
+    if not _describe_tokens(facts, table.vectors.shape[-1]):
+        raise InputError(
+            f"text table {table.name!r} does not say what its tokens are of: make it anew with --overwrite"
+        )
+    return {option: facts[name] for name, option in TOKEN_FACTS.items()}
+
+
+def _describe_tokens(facts: Any, row: int) -> bool:
+    """Tell whether facts of a text tower are whole, and possible for rows of so many numbers."""
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), int) for name in TOKEN_FACTS):
+        return False
+    level, n_blocks, n_heads, width, dim = (facts[name] for name in TOKEN_FACTS)
+    fits = 0 < width < row and (row - 1) % width == 0 and 0 < n_heads <= width and 0 < dim <= MAX_TEXT_DIM
+    return fits and 0 <= level < n_blocks <= MAX_TEXT_BLOCKS
 
 
 def class_vectors(store: "FeatureStore", table_name: str, class_names: Sequence[str], kind: type[Head]) -> Tensor:

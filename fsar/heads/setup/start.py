@@ -8,6 +8,7 @@ from fsar.heads.head import Head
 from fsar.pipeline.encode.command import backbone_spec
 
 if TYPE_CHECKING:
+    from fsar.pipeline.backbones import Backbone
     from fsar.pipeline.store import FeatureStore
 
 
@@ -32,4 +33,21 @@ def start_from_store(head: Head, store: "FeatureStore", weights: Path | None = N
             f"the head starts from the weights of {backbone_spec(store.recipe)}, which are not at hand: {error}; bring "
             "them here, or start from random weights with --option start=random"
         ) from error
+    start_from(head, backbone)
+
+
+def start_from(head: Head, backbone: "Backbone") -> None:
+    """Give a head its first weights from a backbone, and from its text tower where the head adapts that.
+
+    Raises:
+        InputError: a backbone of another kind, or one without the text tower.
+    """
     head.start_from_backbone(backbone.module.state_dict())
+    if not head.starts_from_text_tower:
+        return
+    if backbone.clip is None:
+        raise InputError(
+            f"the head adapts the text tower too, and the weights of {backbone.library}:{backbone.name} are those of "
+            "the image tower alone: bring a checkpoint with both"
+        )
+    head.start_from_text_tower(backbone.clip.state_dict())

@@ -13,7 +13,7 @@ from fsar.heads.episodes.feature_source import FeatureSource, Where
 from fsar.heads.episodes.sampler import EpisodePool, Ints
 from fsar.heads.episodes.split_parts import StoreParts, store_parts
 from fsar.heads.head import Head, head_type
-from fsar.heads.setup.class_text import choose_table, class_vectors
+from fsar.heads.setup.class_text import choose_table, class_vectors, text_facts
 from fsar.heads.setup.taps import choose_taps, default_options, feature_width, levels_of
 from fsar.splits import Split, load_split
 
@@ -64,9 +64,11 @@ class Task:
             "dim": width,
             "n_frames": self.n_frames,
             "n_classes": pool.n_classes if pool else None,
-            "text_dim": self.store.text(self.table).vectors.shape[-1] if self.table else None,
             "levels": levels_of(self.taps) or None,
         }
+        if self.table:
+            table = self.store.text(self.table)
+            facts |= {"text_dim": table.vectors.shape[-1], **text_facts(table)}
         if pool and given.get("n_classes") is not None and given["n_classes"] < pool.n_classes:
             raise InputError(
                 f"option n_classes is {given['n_classes']}, but there are {pool.n_classes} training classes"

@@ -35,6 +35,11 @@ class ClipTextEncoder:
         self._model: Any = self._backbone.clip.eval()
         self._tokenizer: Any = open_clip.get_tokenizer(self._backbone.name)
 
+    @property
+    def model(self) -> Any:
+        """The whole CLIP model."""
+        return self._model
+
     def describe(self) -> dict[str, Any]:
         """Return model, weights and hashes; `text_sha256` is what a store's recipe records too."""
         backbone = self._backbone

@@ -48,10 +48,10 @@ class FrozenBlock(nn.Module):
         norms = {f"{norm}.{kind}": (width,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")}
         return {**matrices, **biases, **norms}
 
-    def attention(self, x: Tensor) -> Tensor:
+    def attention(self, x: Tensor, *, causal: bool = False) -> Tensor:
         """Return what tokens (..., L, W) learn of each other within the last but one axis, without the residual."""
         asked, keys, values = self._linear(self._norm(x, "ln_1"), "attn.in_proj_").chunk(3, -1)
-        return self._linear(attend(asked, keys, values, self.n_heads), "attn.out_proj.")
+        return self._linear(attend(asked, keys, values, self.n_heads, causal=causal), "attn.out_proj.")
 
     def normed(self, x: Tensor) -> Tensor:
         """Return what the feed-forward part takes."""

@@ -15,6 +15,7 @@ from fsar.heads.layers.functional import class_means
 from fsar.heads.layers.option_checks import check_choice, check_positive
 from fsar.heads.layers.text_checks import mean_text
 from fsar.heads.methods.task_adapter.blocks import HEAD_WIDTH, AdaptedBlock, load_frozen
+from fsar.heads.methods.task_adapter.text import AdaptedTextTower
 
 TOKENS = Input("level", ("tokens.*.raw",), "(1+P, D)", per_level=True)
 
@@ -27,6 +28,8 @@ class TaskAdapter(Head):
     arXiv 2505.06002, https://arxiv.org/abs/2505.06002. The stored tokens of one level of a CLIP transformer go through
     the blocks above it, which are frozen and hold four adapters each. The score is the cosine of mean videos times that
     of steps of the query with the texts of a class in their order, its sub-actions (one text is matched as a whole).
+    Texts are vectors of the frozen text tower, or the tokens that one of its blocks gives (`fsar-prep text --level`):
+    then the blocks above it are adapted, too, and the texts of a class see each other.
 
     The head is transductive: queries attend to each other in every block, and their steps are mixed over them.
 
@@ -34,14 +37,15 @@ class TaskAdapter(Head):
         - It scores a query by the texts of each class. The release transposes the text's score, which needs one query
           per class and gives each query the text of its own class; `query_labels`, set by hand, brings that back.
         - Cosines are float32; `compat="official"` computes them in float16.
-        - Tokens come from a store, so the temporal embedding that is trained in front of the first block, and the
-          adapters of the text tower, are not there: texts are those of the frozen tower.
+        - Tokens come from a store, so the temporal embedding that is trained in front of the first block is not there.
+        - The text tower computes in float32, where the release has float16.
         - Supports and queries are a set each; in the release every GPU sees its share of them.
     """
 
     inputs: tuple[Input, ...] = (TOKENS,)
     text = "required"
     text_space = "image"
+    reads_text_tokens = True
     ordered_text = True
     inductive = False
     paper = (
@@ -59,6 +63,10 @@ class TaskAdapter(Head):
         n_heads: int | None = None,
         scale: float = 64.0,
         order_norm: bool = False,
+        text_level: int | None = None,
+        text_width: int = 512,
+        n_text_blocks: int = 12,
+        n_text_heads: int | None = None,
         quick_gelu: bool = True,
         start: Literal["backbone", "random"] = "backbone",
         compat: Literal["fixed", "official"] = "fixed",
@@ -74,6 +82,11 @@ class TaskAdapter(Head):
             n_heads: Of its attentions; None for one in 64 channels, as CLIP has.
             scale: Factor of the logits.
             order_norm: A layer norm of the mixed steps (published on Something-Something V2 Full).
+            text_level: Level of the text tower whose tokens the class text holds; all blocks above it are adapted
+                (published: 4, on Something-Something 10). None for vectors. A table says it, as it does the next three.
+            text_width: Width of the tokens of text.
+            n_text_blocks: Blocks of the text tower.
+            n_text_heads: Of its attentions; None for one in 64 channels.
             quick_gelu: The activation that OpenAI's weights were trained with.
             start: "backbone" takes the frozen blocks from the backbone that made the store, "random" does not.
             compat: "official" computes cosines in float16.
@@ -99,8 +112,12 @@ class TaskAdapter(Head):
         self.register_buffer("ln_post_weight", torch.ones(dim))
         self.register_buffer("ln_post_bias", torch.zeros(dim))
         self.register_buffer("proj", torch.randn(dim, text_dim) * dim**-0.5)
+        self.text_tower = None
+        if text_level is not None:
+            self.text_tower = _text_tower(text_level, n_text_blocks, text_width, text_dim, n_text_heads, quick_gelu)
         self.order_norm = nn.LayerNorm(text_dim) if order_norm else nn.Identity()
         self.starts_from_backbone = check_choice("start", start, ("backbone", "random")) == "backbone"
+        self.starts_from_text_tower = self.starts_from_backbone and self.text_tower is not None
         self.official = check_choice("compat", compat, ("fixed", "official")) == "official"
         self.query_labels: Tensor | None = None
         """(B, Q) labels of the queries of the next episodes, one of each class: scores them as the release does."""
@@ -108,10 +125,13 @@ class TaskAdapter(Head):
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N), and the cosines "visual" and "semantic" that they are the scaled product of."""
         support, query = self.frames(batch.support), self.frames(batch.query)
-        mean_text(batch.class_text, "task-adapter++", self.text_dim)  # it checks
+        text = batch.class_text
+        if self.text_tower is not None and text is not None:
+            text = self.text_tower(text)
+        mean_text(text, "task-adapter++", self.text_dim)  # it checks
         prototypes = class_means(support, batch.support_labels, batch.n_way)  # (B, N, T, E)
         visual = self._cosine(query.mean(2), prototypes.mean(2))
-        semantic = self._ordered(self._steps(query), batch.class_text)
+        semantic = self._ordered(self._steps(query), text)
         if self.query_labels is not None:
             semantic = transposed(semantic, self.query_labels)
         return {"logits": self.scale * visual * semantic, "visual": visual, "semantic": semantic}
@@ -143,6 +163,12 @@ class TaskAdapter(Head):
         if f"transformer.resblocks.{int(index) + 1}.ln_1.weight" in tower:
             raise InputError(f"the backbone has more blocks than the {int(index) + 1} of the head: --option n_blocks=N")
 
+    def start_from_text_tower(self, tower: Mapping[str, Tensor]) -> None:
+        """Take the frozen blocks of text, the norm behind them and the projection from a CLIP model."""
+        if self.text_tower is None:
+            raise InputError("task-adapter++ without text_level adapts no text tower")
+        self.text_tower.start_from(tower)
+
     def _steps(self, query: Tensor) -> Tensor:
         """Return T - 1 steps (B, Q, T - 1, E): each frame but the first, and what the one before it finds."""
         before, after = query[:, :, :-1].transpose(1, 2), query[:, :, 1:].transpose(1, 2)  # (B, T - 1, Q, E)
@@ -166,6 +192,18 @@ class TaskAdapter(Head):
         if not self.official:
             return a @ b.transpose(-1, -2)
         return (a.half() @ b.half().transpose(-1, -2)).float()
+
+
+def _text_tower(
+    level: int, n_blocks: int, width: int, dim: int, n_heads: int | None, quick_gelu: bool
+) -> AdaptedTextTower:
+    """Return the blocks above a level; raises InputError for a level or a width that cannot be."""
+    if not 0 <= level < n_blocks:
+        raise InputError(f"text_level must be below the {n_blocks} blocks of the text tower, got {level}")
+    n_heads = check_positive("n_text_heads", width // HEAD_WIDTH if n_heads is None else n_heads)
+    if width % n_heads or width % 4:
+        raise InputError(f"text_width must be a multiple of 4 and of n_text_heads, got {width} and {n_heads}")
+    return AdaptedTextTower(level, n_blocks, width=width, dim=dim, n_heads=n_heads, quick_gelu=quick_gelu)
 
 
 def text_windows(n_steps: int, n_texts: int) -> list[slice]:
