@@ -166,6 +166,8 @@ def test_a_training_that_adapts_the_text_tower(token_store: Path, tmp_path: Path
     assert own["text_tower.blocks.0.steps.up.weight"].abs().max() > 0
     evaluated = fsar.evaluate(tmp_path / "run", store=token_store, text="tokens", episodes=20, quiet=True)
     assert evaluated.results[0]["accuracy"] == trained.results[0]["accuracy"]
+    with pytest.raises(InputError, match="holds vectors, and the head was trained on tokens of level 0"):
+        fsar.evaluate(tmp_path / "run", store=token_store, text="vectors", episodes=2, quiet=True)
 
 
 def test_a_class_that_the_table_lacks_gets_its_tokens_from_the_tower(token_store: Path) -> None:

@@ -16,6 +16,7 @@ from fsar.heads.evaluation.protocol import Plan, Planned, describe_result, measu
 from fsar.heads.evaluation.terms import TrainedTerms, departures, trained_terms
 from fsar.heads.head import Head, create_head, list_heads
 from fsar.heads.run_folder import DESCRIPTION, head_name, is_run, load_head, n_parameters, read_json
+from fsar.heads.setup.class_text import check_text
 from fsar.heads.setup.fit import check_recipe
 from fsar.heads.setup.options import typed_options
 from fsar.heads.setup.taps import feature_width
@@ -95,6 +96,7 @@ def load_subject(
 def _as_it_is(head: Head, store: "FeatureStore", reading: Reading, *, allow_recipe: bool) -> Subject:
     name = head_name(head)
     task = reading.task(name, store, head.options)
+    check_text(head, store, task.table)
     differing = check_recipe(head, store, allow=allow_recipe)
     notes = task.parts.notes()
     if differing:
@@ -130,6 +132,7 @@ def _load_run(path: Path, store: "FeatureStore", reading: Reading, *, allow_reci
     task = reading.task(read_json(path / DESCRIPTION)["head"], store, head.options)
     notes = task.parts.notes()
     _check_width(path, head, task)
+    check_text(head, store, task.table)
     differing = check_recipe(head, store, allow=allow_recipe)
     if differing:
         notes.append(f"{path.name} was trained on features of another recipe: {'; '.join(differing)}")

@@ -113,6 +113,19 @@ def class_vectors(store: "FeatureStore", table_name: str, class_names: Sequence[
     return torch.from_numpy(np.ascontiguousarray(table.vectors[:, rows].swapaxes(0, 1), np.float32))
 
 
+def check_text(head: Head, store: "FeatureStore", table_name: str | None) -> None:
+    """Raise InputError if a trained head that reads text tokens gets those of another level than it was trained on."""
+    if table_name is None or not head.reads_text_tokens:
+        return
+    wanted, found = head.options.get("text_level"), text_facts(store.text(table_name)).get("text_level")
+    if wanted != found:
+        what = ["vectors" if level is None else f"tokens of level {level}" for level in (found, wanted)]
+        raise InputError(
+            f"text table {table_name!r} of {store.path} holds {what[0]}, and the head was trained on {what[1]}: choose "
+            "or make another table (fsar-prep text, --level)"
+        )
+
+
 def check_same_model(store: "FeatureStore", table: "TextTable") -> None:
     """Raise InputError if a table's text tower is not the one that belongs to the store's image tower."""
     for field, of_store in (
