@@ -71,6 +71,12 @@ CASES = [
     Case("otam", 2048, 1, 1, True, 8),
     Case("otam", 2048, 1, 5, False, 12),
     Case("otam", 2048, 1, 5, True, 8),
+    *(
+        Case("otam", 2048, 1, n_query, backward, None, many)
+        for many in (4, 16)
+        for n_query in (1, 5)
+        for backward in (False, True)
+    ),
     Case("trx", 2048, 1, 5, True, 4),
     Case("trx", 2048, 5, 5, True, 4),
     Case("hyrsm", 2048, 1, 7, True, 4, 4),

@@ -17,6 +17,8 @@ from fsar.heads.layers.tuple_attention import TupleAttention
 from fsar.heads.methods.chamfer import Chamfer
 from fsar.heads.methods.cmn import CMN
 from fsar.heads.methods.hyrsm import HyRSM
+from fsar.heads.methods.tarn import TARN
+from fsar.heads.methods.team import TEAM
 from fsar.heads.methods.trx import TRX
 
 
@@ -133,3 +135,51 @@ def plain_cmn(head: CMN, support: Tensor, labels: Tensor, query: Tensor, n_way: 
     known, asked = embed(support), embed(query)
     means = torch.stack([known[labels == c].mean(0) for c in range(n_way)])
     return torch.stack([-(one - means).square().sum(-1) for one in asked])
+
+
+def plain_team(head: TEAM, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    """Return logits (Q, N): patterns of classes adapted class by class, distances token by token."""
+
+    def look(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = head.norm(frames + 0.1 * sinusoid_table(*frames.shape[1:]).to(frames))
+        attention = head.norm(head.tokens) @ x.transpose(1, 2) / math.sqrt(frames.shape[-1] // 8)
+        found = attention.softmax(-1) @ x  # (V, A, D)
+        return found, refine(head.tokens + found), refine(head.tokens - found)
+
+    def refine(tokens: Tensor) -> Tensor:
+        return F.relu(tokens + head.outer(F.relu(head.inner(tokens))))
+
+    def apart(a: Tensor, b: Tensor) -> Tensor:
+        return (1 - F.cosine_similarity(a.unsqueeze(1), b.unsqueeze(0), dim=-1)).sum(-1)  # (Q, N)
+
+    found, instance, exclusive = look(torch.stack([support[labels == c].mean(0) for c in range(n_way)]))
+    adapted, adapted_exclusive = [], []
+    for c in range(n_way):
+        others = [e for e in range(n_way) if e != c]
+        alike = F.cosine_similarity(instance[c].unsqueeze(0), instance[others], dim=-1).unsqueeze(-1)
+        unlike = F.cosine_similarity(exclusive[c].unsqueeze(0), exclusive[others], dim=-1).unsqueeze(-1)
+        away = found[others] - found[c]
+        adapted.append(refine(head.tokens + found[c] - alike * away).mean(0))
+        adapted_exclusive.append(refine(head.tokens - found[c] + unlike * away).mean(0))
+    _, asked, asked_exclusive = look(query)
+    mine, missed = apart(asked, torch.stack(adapted)), apart(asked_exclusive, torch.stack(adapted))
+    strange = apart(asked, torch.stack(adapted_exclusive))
+    columns = []
+    for c in range(n_way):
+        others = [e for e in range(n_way) if e != c]
+        columns.append(-mine[:, c] - (missed[:, others].amax(1) + strange[:, others].amax(1)) / 2)
+    return torch.stack(columns, 1)
+
+
+def plain_tarn(head: TARN, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    """Return logits (Q, N): a query's segments aligned with one support's after the other's."""
+    known, asked = head.segments(support)[0], head.segments(query)[0]  # (V, T, 2H)
+    columns = []
+    for one in known:
+        weights = (head.attention(one) @ asked.transpose(1, 2)).softmax(-1)  # (Q, T of support, T of query)
+        aligned = weights.transpose(1, 2) @ one
+        cosine = F.cosine_similarity(asked, aligned, dim=-1, eps=1e-6)
+        judged = head.judge(torch.stack((cosine, (asked - aligned).norm(dim=-1)), -1))[0][:, -1]
+        columns.append(head.fc(judged).sigmoid().squeeze(1))
+    relation = torch.stack(columns, 1)
+    return torch.stack([relation[:, labels == c].mean(1) for c in range(n_way)], 1)

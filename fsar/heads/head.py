@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -162,6 +163,18 @@ class TableHead(Head):
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Embed, then match."""
         return self.match(batch.embedded(self.embed(batch.support, batch.support_text), self.embed(batch.query)))
+
+    def embed_in_one_go(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """Return the episodes with supports and queries embedded together: large weights then get one gradient, not a
+        sum of two. For heads that embed both alike, video by video, from features that are cheap to put side by side.
+        """
+        n_support = batch.support_labels.shape[1]
+        joined = {role: torch.cat((x, batch.query[role]), 1) for role, x in batch.support.items()}
+        embedded = self.embed(joined).items()
+        support, query = (
+            {role: x[:, part] for role, x in embedded} for part in (slice(n_support), slice(n_support, None))
+        )
+        return batch.embedded(support, query)
 
 
 class TextTableHead(TableHead):

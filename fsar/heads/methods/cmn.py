@@ -58,6 +58,10 @@ class CMN(TableHead):
         rest = spread.transpose(-1, -2) @ frames - spread.sum(-2).unsqueeze(-1) * self.hidden  # (..., J, D)
         return {"video": self.fc(F.normalize(rest, dim=-1).flatten(-2))}
 
+    def outputs(self, batch: EpisodeBatch) -> Outputs:
+        """Embed supports and queries together, then match."""
+        return self.match(self.embed_in_one_go(batch))
+
     def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return logits (B, Q, N): minus the squared distance to the mean of each class."""
         support, query = episodes.support, episodes.query

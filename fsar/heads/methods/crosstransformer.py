@@ -54,6 +54,10 @@ class CrossTransformer(TableHead):
         """Return "keys" and "values" (..., T, E)."""
         return {"keys": self.key_head(features["frames"]), "values": self.value_head(features["frames"])}
 
+    def outputs(self, batch: EpisodeBatch) -> Outputs:
+        """Embed supports and queries together, then match."""
+        return self.match(self.embed_in_one_go(batch))
+
     def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return logits (B, Q, N)."""
         support, query = episodes.support, episodes.query
