@@ -1,10 +1,10 @@
 """Count and time what many workers at one store cost: claims and journal alone, without videos and without networks.
 
-    python benchmarks/claims.py [--videos 250000] [--workers 1,16,64,256] [--large 100000]
+    python benchmarks/claims.py [--videos 250000] [--workers 1,16,64,256]
 
 All workers are simulated in this process, in turns by a clock of their own; every claim, record and listing is a real
-one on the disk. A step is what a worker does between two chunks: commit one, claim another, perhaps one ahead. The
-second table runs commands on a store of many videos, beside the same commands on a store of 100.
+one on the disk. A step is what a worker does between two chunks: commit one, claim another, perhaps one ahead.
+`growth.py` shows what commands take on large stores.
 """
 
 import argparse
@@ -13,18 +13,16 @@ import os
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
 from fsar.pipeline.encode.chunk_size import CHUNKS_PER_WORKER
 from fsar.pipeline.encode.engine import MAX_POLL_SECONDS, POLL_SECONDS
 from fsar.pipeline.store import ChunkData, TapSpec, VideoRow, create_store
@@ -141,13 +139,12 @@ class Simulation:
 
 
 def main() -> None:
-    """Print two tables."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=250_000)
     parser.add_argument(
         "--workers", type=lambda text: [int(part) for part in text.split(",")], default=[1, 16, 64, 256]
     )
-    parser.add_argument("--large", type=int, default=100_000, help="videos of the second table; 0: none")
     options = parser.parse_args()
     calls = Calls()
     calls.count()
@@ -162,9 +159,6 @@ def main() -> None:
     for n_workers in options.workers:
         with tempfile.TemporaryDirectory(prefix="fsar-bench-") as folder:
             print(simulate(Path(folder) / "s.zarr", videos, n_workers, calls), flush=True)
-    if options.large:
-        with tempfile.TemporaryDirectory(prefix="fsar-bench-") as folder:
-            commands_on_a_large_store(Path(folder), options.large)
 
 
 def simulate(path: Path, videos: Sequence[VideoRow], n_workers: int, calls: Calls) -> str:
@@ -191,76 +185,6 @@ def simulate(path: Path, videos: Sequence[VideoRow], n_workers: int, calls: Call
         f"{min(rows) / mean:.2f} to {max(rows) / mean:.2f}",
     ]
     return f"| {' | '.join(map(str, cells))} |"
-
-
-def commands_on_a_large_store(folder: Path, n_videos: int) -> None:
-    """Print what commands take on stores of 100 and of many videos."""
-    print(f"\n| | 100 videos | {n_videos:,} videos | memory, 100 | memory, {n_videos:,} |\n|---|---|---|---|---|")
-    stores = {n: (_catalog(folder, n), _full_store(folder, n)) for n in (100, n_videos)}
-    encode = ["--backbone", "random:timm/test_resnet", "--size", "32", "--frames", "1", "--device", "cpu", "--dry-run"]
-    opening = "import sys, fsar.pipeline.store as s; s.open_store(sys.argv[1], allow_unsealed=True)"
-    lines: dict[str, Callable[[Path, Path], list[Any]]] = {
-        "plan: encode --dry-run": lambda catalog, store: [
-            "-m",
-            "fsar.cli.prep",
-            "encode",
-            catalog,
-            "--out",
-            "x.zarr",
-            *encode,
-        ],
-        "open": lambda catalog, store: ["-c", opening, store],
-        "fsar-store info": lambda catalog, store: ["-m", "fsar.cli.store", "info", store],
-        "fsar-store watch --once": lambda catalog, store: ["-m", "fsar.cli.store", "watch", store, "--once"],
-    }
-    for title, line in lines.items():
-        costs = [_cost([sys.executable, *map(str, line(*stores[n]))]) for n in stores]
-        times, memory = zip(*costs, strict=True)
-        print(
-            f"| {title} | {times[0]:.1f} s | {times[1]:.1f} s | {memory[0]:.0f} MB | {memory[1]:.0f} MB |", flush=True
-        )
-
-
-COUNTED = """import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3)
-sys.exit(code)"""
-
-
-def _cost(command: Sequence[str]) -> tuple[float, float]:
-    """Return seconds of processor time and MB of memory that a command takes.
-
-    A small process counts: the memory of a child begins at that of its parent.
-    """
-    counted = subprocess.run([sys.executable, "-S", "-c", COUNTED, *command], stdout=subprocess.PIPE, check=True)
-    seconds, megabytes = map(float, counted.stdout.split())
-    return seconds, megabytes
-
-
-def _catalog(folder: Path, n_videos: int) -> Path:
-    path = folder / f"{n_videos}.csv"
-    rows = [
-        CatalogRow(f"v{i:06d}", folder / f"{i:06d}.mp4", f"class {i % 400:03d}", 1, "train") for i in range(n_videos)
-    ]
-    write_catalog(Catalog(tuple(rows), "folder"), path)
-    return path
-
-
-def _full_store(folder: Path, n_videos: int) -> Path:
-    """Return an unsealed store of which all but the last chunk is filled: the most that there is to watch."""
-    path = folder / f"{n_videos}.zarr"
-    videos = [VideoRow(f"v{i:06d}", f"class {i % 400:03d}", "train", f"v/{i:06d}.mp4") for i in range(n_videos)]
-    taps: Mapping[str, TapSpec] = {"pooled": TapSpec((4,), "float16")}
-    with create_store(path, videos=videos, taps=taps, n_views=1, n_slots=1, recipe={"backbone": "none"}) as writer:
-        while (chunk := writer.claim()) is not None:
-            n = len(chunk.rows)
-            if chunk.rows.stop == n_videos:
-                break
-            features = {"pooled": np.zeros((n, 1, 1, 4), np.float16)}
-            columns = np.zeros((n, 1, 1), np.int32), np.zeros((n, 1, 1)), np.ones(n, np.uint8), np.ones(n, np.int32)
-            writer.commit(chunk, ChunkData(features, *columns, np.zeros((n, 32), np.uint8)))
-    return path
 
 
 if __name__ == "__main__":

@@ -96,6 +96,11 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 @option("--dtype", default="float16", type=click.Choice(["float16", "float32"]), help="Type of the stored features.")
 @option("--device", default="auto", help="auto, cpu, cuda, cuda:N.")
 @option("--precision", default="fp32", type=click.Choice(PRECISIONS), help="Arithmetic; bf16 has bf16 weights too.")
+@option(
+    "--fold-batch-norm",
+    is_flag=True,
+    help="Fold batch norm into convolutions: up to a fifth faster on CPUs; features move by rounding, another recipe.",
+)
 @option("--batch-size", type=click.IntRange(min=1), help="Frames in a forward pass [by device and pixels].")
 @option("--jobs", type=click.IntRange(min=0), help="Decode processes [one per core]; 0 decodes in this process.")
 @option("--timeout-seconds", default=120.0, type=SECONDS, help="Longest time that one video may take to decode.")

@@ -39,7 +39,7 @@ class Catalog:
     def __post_init__(self) -> None:
         for row in self.rows:
             _check_names(row)
-        check_unique((row.video_id, str(row.path)) for row in self.rows)
+        check_unique((row.video_id, row.path) for row in self.rows)
 
 
 def _check_names(row: CatalogRow) -> None:
@@ -52,13 +52,19 @@ def _check_names(row: CatalogRow) -> None:
         raise InputError(f"{str(row.path)!r}: the name holds a carriage return, no catalog can hold it: rename it")
 
 
-def check_unique(entries: Iterable[tuple[str, str]]) -> None:
+def check_unique(entries: Iterable[tuple[str, object]]) -> None:
     """Raise InputError for a video id that occurs twice. `entries` are (video id, place to name in the message)."""
-    seen: dict[str, str] = {}
+    seen: dict[str, object] = {}
     for video_id, place in entries:
         if video_id in seen:
             raise InputError(f"video id {video_id!r} is listed twice: {seen[video_id]} and {place}")
         seen[video_id] = place
+
+
+def check_lines_unique(path: Path, rows: Sequence[tuple[int, CatalogRow]]) -> None:
+    """Raise InputError for a video id on two lines of a file; `rows` are as `read_rows` returns them."""
+    if len({row.video_id for _, row in rows}) < len(rows):
+        check_unique((row.video_id, f"{path}, line {line}") for line, row in rows)
 
 
 def read_catalog(path: str | Path) -> Catalog:
@@ -72,7 +78,7 @@ def read_catalog(path: str | Path) -> Catalog:
     rows = read_rows(path, base=path.parent, required=COLUMNS[:3])
     if not rows:
         raise InputError(f"{path} lists no videos")
-    check_unique((row.video_id, f"{path}, line {line}") for line, row in rows)
+    check_lines_unique(path, rows)
     return Catalog(tuple(row for _, row in rows), dataset=path.stem)
 
 
@@ -121,43 +127,55 @@ def read_rows(path: Path, *, base: Path, required: Sequence[str]) -> list[tuple[
 
     Names may begin and end with blanks: cells are taken as they are, unless the header has blanks after commas, too.
     """
+    data = path.read_bytes()
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # names may hold \r and \n: nothing is translated
+        first_line = data.decode("utf-8-sig").partition("\n")[0]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} must be UTF-8 text: byte {error.start} is not") from None
-    first_line = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", skipinitialspace=", " in first_line)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")  # names may hold \r and \n
+    lines = csv.reader(text, skipinitialspace=", " in first_line)
     try:
-        _check_header(reader, first_line, required, path)
-        return [(reader.line_num, _row(cells, base, f"{path}, line {reader.line_num}")) for cells in reader]
+        read = _Lines(_header(next(lines, []), first_line, required, path), base.absolute())
+        return [(lines.line_num, read.row(cells, path, lines.line_num)) for cells in lines if cells]
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
+        raise InputError(f"{path}, line {lines.line_num}: not CSV: {error}") from None
 
 
-def _check_header(reader: "csv.DictReader[str]", first_line: str, required: Sequence[str], path: Path) -> None:
-    """Give the columns their names in small letters; InputError if one lacks."""
-    names = [name.strip().lower() for name in reader.fieldnames or ()]
+def _header(cells: Sequence[str], first_line: str, required: Sequence[str], path: Path) -> list[str]:
+    """Return the names of the columns in small letters; InputError if one lacks."""
+    names = [name.strip().lower() for name in cells]
     lacking = [column for column in required if column not in names]
     if lacking:
         hint = other_separator(first_line)
         found = f", got {first_line.strip()!r}{hint}" if first_line.strip() else ""
         raise InputError(f"{path}, line 1: no column {lacking[0]!r}; the header must have {','.join(required)}{found}")
-    reader.fieldnames = names
+    return names
 
 
-def _row(cells: dict[str, str | None], base: Path, where: str) -> CatalogRow:
-    if "" in cells:
-        raise InputError(f"{where}: more cells than the header has")
-    path, name, size, said = (str(cells.get(key) or "") for key in ("path", "class", "bytes", "part"))
-    if not path.strip() or not name.strip():
-        raise InputError(f"{where}: {'class' if path.strip() else 'path'} is empty")
-    part = part_of_word(said) if said.strip() else NO_PART
-    if part is None:
-        raise InputError(f"{where}: part must be train, val, test or empty, got {said!r}")
-    if not (size.strip() or "0").isdecimal():
-        raise InputError(f"{where}: bytes must be a whole number, got {size!r}")
-    video_id = str(cells.get("video_id") or "") or Path(path).stem
-    return CatalogRow(video_id, (base / path).absolute(), name, int(size.strip() or 0), part)
+class _Lines:
+    """From the cells of a line to its row. Equal names of classes become one string: a million rows have few."""
+
+    def __init__(self, names: Sequence[str], base: Path) -> None:
+        place_of = {name: place for place, name in enumerate(names)}
+        self._places = [place_of.get(name, len(names)) for name in ("video_id", "path", "class", "bytes", "part")]
+        self._n_cells, self._base = len(names), base
+        self._class_names: dict[str, str] = {}
+
+    def row(self, cells: list[str], file: Path, line: int) -> CatalogRow:
+        """Return the row; InputError names file and line."""
+        if len(cells) > self._n_cells:
+            raise InputError(f"{file}, line {line}: more cells than the header has")
+        cells += [""] * (self._n_cells + 1 - len(cells))  # one more, for columns that are not there
+        video_id, path, name, size, said = [cells[place] for place in self._places]
+        part = part_of_word(said) if said.strip() else NO_PART
+        if not path.strip() or not name.strip():
+            raise InputError(f"{file}, line {line}: {'class' if path.strip() else 'path'} is empty")
+        if part is None:
+            raise InputError(f"{file}, line {line}: part must be train, val, test or empty, got {said!r}")
+        if not (size.strip() or "0").isdecimal():
+            raise InputError(f"{file}, line {line}: bytes must be a whole number, got {size!r}")
+        name = self._class_names.setdefault(name, name)
+        return CatalogRow(video_id or Path(path).stem, self._base / path, name, int(size.strip() or 0), part)
 
 
 def _relative(path: Path, base: Path) -> Path:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fsar.errors import InputError
-from fsar.pipeline.catalog.catalog import CatalogRow, check_unique, read_rows
+from fsar.pipeline.catalog.catalog import CatalogRow, check_lines_unique, read_rows
 from fsar.pipeline.catalog.media import Scan, pictures_bytes
 
 
@@ -17,7 +17,7 @@ def scan_csv(file: Path, videos: Path | None) -> Scan:
     rows = read_rows(file, base=base, required=("path", "class"))
     if not rows:
         raise InputError(f"{file} lists no videos")
-    check_unique((row.video_id, f"{file}, line {line}") for line, row in rows)
+    check_lines_unique(file, rows)
     scan = Scan([])
     for _, row in rows:
         found = _on_disk(row, base)

@@ -39,7 +39,7 @@ def _settings(recipe: Mapping[str, Any]) -> str:
     if recipe.get("packed"):
         del options["decoder"]
     chosen = [f"--{name} {value}" for name, value in options.items() if value not in (None, _DEFAULTS.get(name))]
-    flags = ["--flip"] if recipe.get("flip") else []
+    flags = [f"--{name.replace('_', '-')}" for name in ("flip", "fold_batch_norm") if recipe.get(name)]
     if "antialias" in recipe:  # whatever the default for a backbone is, these are the store's
         flags.append("--antialias" if recipe["antialias"] else "--no-antialias")
         chosen.append(f"--arithmetic {recipe.get('arithmetic', 'float32')}")

@@ -57,6 +57,8 @@ class EncodeOptions:
     normalisation: str | None = None
     decoder: str = "pyav"
     precision: str = "fp32"
+    fold_batch_norm: bool = False
+    """Fold batch norm into convolutions: faster, rounded otherwise, so the recipe says it."""
     dtype: str = "float16"
     chunk_bytes: int | None = None
     """Size of a chunk of the largest tap, at most 256 videos; None means what suits device and workers."""
@@ -120,9 +122,12 @@ def _video_rows(rows: Sequence[CatalogRow]) -> list[VideoRow]:
 
 def recipe_of(backbone: Backbone, options: EncodeOptions) -> tuple[Recipe, dict[str, TapSpec]]:
     """Return the recipe of a loaded backbone and what its taps give; raises InputError for what cannot work."""
+    from fsar.pipeline.backbones.folding import fold_batch_norm
     from fsar.pipeline.backbones.taps import TapExtractor
 
     backbone = _with_clips(backbone, options)
+    if options.fold_batch_norm:
+        fold_batch_norm(backbone)
     extractor = TapExtractor(backbone, options.taps)
     recipe = _settle(options, backbone, extractor.taps)
     if backbone.video is not None:
@@ -174,6 +179,7 @@ def _settle(options: EncodeOptions, backbone: Backbone | None, taps: tuple[str, 
         arithmetic=image.arithmetic,
         decoder=options.decoder,
         precision=options.precision,  # type: ignore[arg-type]
+        fold_batch_norm=options.fold_batch_norm,
         dtype=options.dtype,  # type: ignore[arg-type]
     )
 

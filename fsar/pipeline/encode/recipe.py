@@ -19,7 +19,14 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 PACKED = "packed"
 """The decoder of frames that were decoded before."""
 DTYPES = ("float16", "float32")
-_LATER: Mapping[str, Any] = {"arithmetic": "float32", "packed": None, "resize_width": 0, "clip": None, "centre": "even"}
+_LATER: Mapping[str, Any] = {
+    "arithmetic": "float32",
+    "packed": None,
+    "resize_width": 0,
+    "clip": None,
+    "centre": "even",
+    "fold_batch_norm": False,
+}
 """Fields that older recipes do not have, and what these mean by that."""
 
 
@@ -74,6 +81,8 @@ class Recipe:
     """`length`, `stride` and `steps` of clips (see `ClipShape`); None for a network that sees single frames."""
     centre: Literal["even", "floor"] = "even"
     """How the place of a centre crop is rounded."""
+    fold_batch_norm: bool = False
+    """Whether batch norm is folded into the convolutions before it, which rounds otherwise."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

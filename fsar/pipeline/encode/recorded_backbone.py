@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def backbone_of(recipe: Recipe, weights: Path | None = None) -> Backbone:
     """Load the backbone that a recipe names. Raises InputError when its weights are not the recorded ones."""
     from fsar.pipeline.backbones import load_backbone
+    from fsar.pipeline.backbones.folding import fold_batch_norm
 
     name = f"{recipe.library}:{recipe.backbone}"
     if recipe.pretrained.startswith("random@"):
@@ -36,4 +37,6 @@ def backbone_of(recipe: Recipe, weights: Path | None = None) -> Backbone:
             f"these weights of {name} are not the store's: sha256 {backbone.weights_sha256[:16]}..., "
             f"the store has {recipe.weights_sha256[:16]}..."
         )
+    if recipe.fold_batch_norm:
+        fold_batch_norm(backbone)
     return backbone

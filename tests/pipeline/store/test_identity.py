@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsar.errors import InputError
-from fsar.pipeline.store import TapSpec, canonical_json, differing_fields, recipe_id
+from fsar.pipeline.store import TapSpec, VideoRow, canonical_json, differing_fields, recipe_id
+from fsar.pipeline.store.format import files
+from fsar.pipeline.store.format.files import read_videos, videos_csv, videos_sha256
 from fsar.pipeline.store.format.identity import checked_json, parse_checked_json
 from fsar.pipeline.store.format.layout import plan_layout
 
@@ -75,3 +77,37 @@ def test_importing_stores_is_light() -> None:
     code = f"import sys, fsar.pipeline.store; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("n_videos", [0, 1, 3, 4])
+def test_the_hash_of_rows_is_that_of_their_whole_list(n_videos, monkeypatch) -> None:
+    videos = [VideoRow(f'v{index}, "é"', "a class", "", f"{index}.mp4") for index in range(n_videos)]
+    whole = hashlib.sha256(canonical_json([video.cells() for video in videos]).encode()).hexdigest()
+    monkeypatch.setattr(files, "HASHED_ROWS", 3)
+    assert videos_sha256(videos) == whole
+
+
+def test_rows_come_back_from_their_table_wherever_its_columns_stand(tmp_path) -> None:
+    videos = [VideoRow('a, "b"\n', "class", "train", "x/é.mp4"), VideoRow("c", "class", "", "y.mp4")]
+    table = tmp_path / "videos.csv"
+    table.write_bytes(videos_csv(videos))
+    assert read_videos(table, 2) == videos
+    assert len(read_videos(table, 1)) == 2  # one more than announced shows that there are more
+    table.write_text("path,note,part,class,video_id\n\ny.mp4,?,,class,c\n")
+    assert read_videos(table, 1) == videos[1:]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no column 'video_id'"),
+        ("video_id,class,part\na,b,c\n", "no column 'path'"),
+        ("video_id,class,part,path\na,b,c\n", "a line with 3 cells"),
+        ("video_id,class,part,path\na,b,c,\xff\n", "can't decode byte"),
+    ],
+)
+def test_a_damaged_table_of_videos_is_said_so(tmp_path, text, words) -> None:
+    table = tmp_path / "videos.csv"
+    table.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=words):
+        read_videos(table, 1)

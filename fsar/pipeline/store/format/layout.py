@@ -18,7 +18,7 @@ MAX_CHUNK_ROWS = 256
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoRow:
     """One row of a store: which video it is, before anything is computed."""
 
