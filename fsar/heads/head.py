@@ -120,6 +120,13 @@ class Head(nn.Module):
         """Set first weights from the state dict of the image tower whose features the head reads."""
         raise InputError(f"{type(self).__name__} does not start from a backbone")
 
+    def check_tower(self, n_heads: int | None, *, quick_gelu: bool) -> None:
+        """Raise InputError if the head computes blocks of its backbone otherwise than the backbone does.
+
+        The weights that `start_from_backbone` is given do not show it. `n_heads` are those of the attentions, None
+        where the backbone is no CLIP transformer.
+        """
+
     def start_from_text_tower(self, tower: Mapping[str, Tensor]) -> None:
         """Set first weights from the state dict of the model whose text tower made the class text."""
         raise InputError(f"{type(self).__name__} does not start from a text tower")

@@ -232,6 +232,14 @@ def test_it_reads_one_level_below_the_last_block(levels: tuple[int, ...]) -> Non
         create_head("task-adapter++", dim=64, levels=levels, **OPTIONS)
 
 
+def test_a_tower_that_computes_otherwise_is_refused() -> None:
+    backbone = load_backbone(DEEPER, size=32)
+    for change, message in (({"n_heads": None}, "n_heads=4"), ({"quick_gelu": True}, "quick_gelu=false")):
+        head = create_head("task-adapter++", dim=128, text_dim=128, levels=(3,), **{**OPTIONS_DEEPER, **change})
+        with pytest.raises(InputError, match=f"--option {message}"):
+            start_from(head, backbone)
+
+
 def test_blocks_of_another_tower_are_refused() -> None:
     tower = load_backbone(CLIP, size=32).module.state_dict()
     with pytest.raises(InputError, match="has more blocks than the 2 of the head"):

@@ -43,6 +43,8 @@ def start_from(head: Head, backbone: "Backbone") -> None:
         InputError: a backbone of another kind, or one without the text tower.
     """
     head.start_from_backbone(backbone.module.state_dict())
+    blocks = getattr(getattr(backbone.module, "transformer", None), "resblocks", None)
+    head.check_tower(blocks[0].attn.num_heads if blocks else None, quick_gelu=backbone.quick_gelu)
     if not head.starts_from_text_tower:
         return
     if backbone.clip is None:

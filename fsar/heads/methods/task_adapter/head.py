@@ -102,6 +102,7 @@ class TaskAdapter(Head):
         if dim % n_heads or dim % 4:
             raise InputError(f"dim must be a multiple of 4 and of n_heads, got {dim} and {n_heads}")
         self.inputs = TOKENS.at(levels)
+        self.n_heads, self.quick_gelu = n_heads, quick_gelu
         self.text_dim, self.scale = text_dim, scale
         above = range(level, n_blocks)
         self.blocks = nn.ModuleDict({str(i): AdaptedBlock(dim, n_heads, quick_gelu=quick_gelu) for i in above})
@@ -162,6 +163,20 @@ class TaskAdapter(Head):
             own.copy_(tower[name])
         if f"transformer.resblocks.{int(index) + 1}.ln_1.weight" in tower:
             raise InputError(f"the backbone has more blocks than the {int(index) + 1} of the head: --option n_blocks=N")
+
+    def check_tower(self, n_heads: int | None, *, quick_gelu: bool) -> None:
+        """Raise InputError if the backbone's attentions have other heads, or its blocks another activation."""
+        if n_heads not in (None, self.n_heads):
+            raise InputError(
+                f"attentions of the backbone have {n_heads} heads, those of task-adapter++ {self.n_heads}: --option "
+                f"n_heads={n_heads}"
+            )
+        if quick_gelu != self.quick_gelu:
+            ours, its = ("QuickGELU" if quick else "GELU" for quick in (self.quick_gelu, quick_gelu))
+            raise InputError(
+                f"task-adapter++ computes {ours}, and the backbone was trained with {its}: --option "
+                f"quick_gelu={str(quick_gelu).lower()}"
+            )
 
     def start_from_text_tower(self, tower: Mapping[str, Tensor]) -> None:
         """Take the frozen blocks of text, the norm behind them and the projection from a CLIP model."""
