@@ -227,8 +227,13 @@ def _has(backbone: "Backbone", tap: str) -> bool:
 
 def _refuse_other_backbone(where: str | Path, recipe: Mapping[str, Any], backbone: str | None) -> None:
     own = backbone_spec(recipe)
-    if backbone is not None and backbone.partition("@")[0] != own.partition("@")[0]:
+    if backbone is not None and _without_revision(backbone) != _without_revision(own):
         raise InputError(f"{where} was made with {own}, not with {backbone}: leave --backbone out")
+
+
+def _without_revision(backbone: str) -> str:
+    """Return a backbone's name without its revision. The seed of random weights is none; it is 0 if not given."""
+    return backbone.removesuffix("@0") if backbone.startswith("random:") else backbone.partition("@")[0]
 
 
 def _kept(cache: Path | None, name: str, head: Head, store: "FeatureStore") -> Path | None:

@@ -178,6 +178,9 @@ def test_one_class_is_an_error(world, tmp_path):
 def test_a_run_of_another_backbone_is_an_error(world):
     with pytest.raises(InputError, match=r"was made with random:timm/test_resnet, not with random:torchvision"):
         Predictor.from_run(world.run, world.support, backbone="random:torchvision/resnet18")
+    with pytest.raises(InputError, match=r"was made with random:timm/test_resnet, not with .*@7"):
+        Predictor.from_run(world.run, world.support, backbone="random:timm/test_resnet@7")
+    assert Predictor.from_run(world.run, world.support, backbone="random:timm/test_resnet@0").class_names
 
 
 def test_other_weights_than_the_runs_are_an_error(world, tmp_path):
