@@ -68,15 +68,21 @@ class TEAM(TableHead):
         self.score = check_choice("score", score, ("both", "positive", "negative"))
 
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
-        """Return "found" (..., A, D), what the tokens attend to, and the patterns "instance" and "exclusive"."""
+        """Return "found" (..., A, D), what the tokens attend to, its "inner" image, and "instance" and "exclusive".
+
+        `inner`, the first map of the patterns, is linear, and every pattern of an episode starts from a sum of such
+        parts: it is done once for each of them.
+        """
         frames = features["frames"]
         frames = self.norm(self.dropout(frames + POSITION_SCALE * position_code(sinusoid_table, frames)))
         weights = (self.scale * self.norm(self.tokens) @ frames.transpose(-1, -2)).softmax(-1)  # (..., A, T)
         found = self.dropout(self.dropout(weights) @ frames)
+        start, inner = self.inner(self.tokens), F.linear(found, self.inner.weight)
         return {
             "found": found,
-            "instance": self._refine(self.tokens + found),
-            "exclusive": self._refine(self.tokens - found),
+            "inner": inner,
+            "instance": self._refine(self.tokens + found, start + inner),
+            "exclusive": self._refine(self.tokens - found, start - inner),
         }
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
@@ -114,18 +120,17 @@ class TEAM(TableHead):
         terms = {name: cross_entropy(outputs[name], targets.query_labels) for name in used}
         return {**terms, "total": torch.stack(list(terms.values())).sum()}
 
-    def _refine(self, tokens: Tensor) -> Tensor:
-        return F.relu(tokens + self.outer(F.relu(self.inner(tokens))))
+    def _refine(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        """Return the patterns of tokens (..., A, D) whose images under `inner` are `hidden`."""
+        return F.relu(tokens + self.outer(F.relu(hidden)))
 
     def _adapted(self, classes: Features, n_way: int) -> tuple[Tensor, Tensor]:
         """Return the instance and exclusive patterns of classes (B, N, A, D) in the light of the other classes."""
         if self.adapt == "none":
             return classes["instance"], classes["exclusive"]
         others = other_classes(n_way, classes["found"].device)  # (N, N - 1)
-        found = classes["found"]
-        away = found[:, others] - found.unsqueeze(2)  # (B, N, N - 1, A, D)
         alike, unlike = (self._similarity(classes[role], others) for role in ("instance", "exclusive"))
-        return self._mean_pattern(found, -alike, away), self._mean_pattern(-found, unlike, away)
+        return self._mean_pattern(classes, 1, -alike, others), self._mean_pattern(classes, -1, unlike, others)
 
     def _similarity(self, patterns: Tensor, others: Tensor) -> Tensor:
         if self.adapt == "plain":
@@ -133,9 +138,16 @@ class TEAM(TableHead):
         unit = F.normalize(patterns, dim=-1, eps=COSINE_EPS)
         return (unit.unsqueeze(2) * unit[:, others]).sum(-1, keepdim=True)  # (B, N, N - 1, A, 1)
 
-    def _mean_pattern(self, found: Tensor, weight: Tensor, away: Tensor) -> Tensor:
-        """Return the mean over other classes of `_refine(tokens + found + weight * away)`, (B, N, A, D)."""
-        return self._refine((self.tokens + found).unsqueeze(2) + weight * away).mean(2)
+    def _mean_pattern(self, classes: Features, sign: int, weight: Tensor, others: Tensor) -> Tensor:
+        """Return the mean over the others of the patterns of tokens + sign * found + weight * (their found - found).
+
+        (B, N, A, D).
+        """
+        tokens, hidden = (
+            (start + sign * x).unsqueeze(2) + weight * (x[:, others] - x.unsqueeze(2))
+            for start, x in ((self.tokens, classes["found"]), (self.inner(self.tokens), classes["inner"]))
+        )
+        return self._refine(tokens, hidden).mean(2)
 
 
 def other_classes(n_way: int, device: torch.device) -> Tensor:
