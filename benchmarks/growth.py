@@ -9,7 +9,6 @@ column is the growth beyond the smallest store from the last but one to the last
 
 import argparse
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -200,5 +199,4 @@ def _fill(path: Path, n_videos: int, chunk_rows: int, *, to_the_end: bool = Fals
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     main()

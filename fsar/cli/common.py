@@ -17,6 +17,7 @@ from fsar.errors import InputError, Terminated, UsageError, printable
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 SWITCHES = ("--debug", "--allow-http")
 """Options of every command."""
+MANY_FILES = 65_536
 MAX_FRAMES = 4096
 """More frames of one video than this are a slip of the keyboard, not a wish."""
 USER_ERRORS = (
@@ -57,6 +58,7 @@ def run_command(command: click.Command, prog_name: str) -> None:
     if "--allow-http" in sys.argv[1:]:
         os.environ["FSAR_ALLOW_HTTP"] = "1"  # worker processes inherit it
     heed_termination()
+    _allow_many_files()
     keep_big_buffers()  # before torch is imported: its threads' own heaps, once made, stay
     try:
         code = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
@@ -77,6 +79,18 @@ def run_command(command: click.Command, prog_name: str) -> None:
         echo(traceback.format_exc(), err=True)
         code = EXIT_FAILED
     sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def _allow_many_files() -> None:
+    """Take as many open files as the system grants: each chunk of a store that is read stays open."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,18 @@ LARGE_BYTES = 16 << 10
 """Pieces of this size are copied one by one."""
 MAX_MAPS = 16_384
 """Chunks of one array that are mapped at a time; Linux allows a process 65,530 mappings."""
+SHARE_OF_FILES = 4
+"""So many arrays may be mapped side by side: Python keeps a file open for each chunk."""
+
+
+def max_maps() -> int:
+    """Return how many chunks of one array may be mapped at a time, by the limit of open files as it is now."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 512
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_MAPS if soft == resource.RLIM_INFINITY else min(max(soft // SHARE_OF_FILES, 1), MAX_MAPS)
 
 
 class Gather:
@@ -48,7 +60,7 @@ class Gather:
             return out
         order = np.argsort(of_row, kind="stable")
         numbers, starts = np.unique(of_row[order], return_index=True)
-        for chunk, own in zip(self._mapped(numbers.tolist()), np.split(order, starts[1:]), strict=True):
+        for chunk, own in zip(self._each_mapped(numbers.tolist()), np.split(order, starts[1:]), strict=True):
             pieces = chunk.reshape(-1, *shape)
             if one_by_one:  # numpy would gather them beside their place, and copy them again
                 for row in own.tolist():
@@ -72,6 +84,12 @@ class Gather:
             )
         return read_chunk_record(self._files, index, n_stored)
 
+    def _each_mapped(self, numbers: list[int]) -> Iterator[Array]:
+        """Yield chunks, no more of them mapped at once than may be."""
+        n_at_once = max_maps()
+        for start in range(0, len(numbers), n_at_once):
+            yield from self._mapped(numbers[start : start + n_at_once])
+
     def _mapped(self, numbers: list[int]) -> list[Array]:
         found = [self._chunks.get(number) for number in numbers]
         there = [chunk for chunk in found if chunk is not None]
@@ -82,7 +100,7 @@ class Gather:
             missing = [number for number in numbers if number not in self._chunks]
             if missing and self._ensure:
                 self._ensure(missing)
-            if missing and len(self._chunks) + len(missing) > MAX_MAPS:
+            if missing and len(self._chunks) + len(missing) > max_maps():
                 self._chunks.clear()
                 missing = numbers
             for number in missing:

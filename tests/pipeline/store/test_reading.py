@@ -1,6 +1,8 @@
 """Reading: any rows, views and slots, in threads, workers and on odd systems."""
 
 import pickle
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsar.errors import InputError
-from fsar.pipeline.store import FeatureStore, open_store
+from fsar.pipeline.store import ChunkData, FeatureStore, TapSpec, VideoRow, create_store, open_store
 from tests.pipeline.store import samples
 from tests.pipeline.store.samples import N_SLOTS, N_VIEWS, TAPS, expected
 
@@ -138,11 +140,39 @@ class TestReading:
             once.read("map", [row])
             assert len(once._gather("map")._chunks) <= 2
 
+    def test_a_store_of_more_chunks_than_files_may_be_open_is_read(self, tmp_path: Path) -> None:
+        """Once at random, row by row, and all rows at once; each mapped chunk keeps a file open."""
+        path, n_videos = tmp_path / "many.zarr", 120
+        videos = [VideoRow(f"v{row:03d}", "x", "train", f"{row}.mp4") for row in range(n_videos)]
+        taps = {"pooled": TapSpec((2,), "float32")}
+        with create_store(path, videos=videos, taps=taps, n_views=1, n_slots=1, recipe={}, chunk_rows=1) as writer:
+            while (chunk := writer.claim()) is not None:
+                row = chunk.rows.start
+                numbers = np.int32([[[row]]]), np.float64([[[0]]]), np.uint8([1]), np.int32([1])
+                hashed = np.full((1, 32), row, np.uint8)
+                writer.commit(chunk, ChunkData({"pooled": np.full((1, 1, 1, 2), row, np.float32)}, *numbers, hashed))
+            writer.seal()
+        ended = subprocess.run([sys.executable, "-c", FEW_FILES, str(path)], capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+
     def test_data_loader_workers_read_it(self, store: FeatureStore) -> None:
         store.read("pooled", [0])  # workers may inherit maps or open their own
         loader = torch.utils.data.DataLoader(_Rows(store), batch_size=5, num_workers=1, multiprocessing_context="fork")
         found = torch.cat(list(loader))
         np.testing.assert_array_equal(found.numpy(), expected("pooled")[:, 0])
+
+
+FEW_FILES = """
+import resource, sys
+import numpy as np
+from fsar.pipeline.store import open_store
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+store = open_store(sys.argv[1])
+rows = np.random.default_rng(0).permutation(len(store.videos))
+assert (store.read("pooled", rows)[:, 0, 0] == rows).all()
+for row in rows:
+    assert store.read("pooled", [row])[0, 0, 0] == row
+"""
 
 
 class _Rows(torch.utils.data.Dataset[torch.Tensor]):
