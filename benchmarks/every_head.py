@@ -335,10 +335,11 @@ def main() -> None:
         if not options.no_check:
             check(name, row)
         cells = [test(name, row, options.rounds, rate).cells()]
-        for n_batch in sorted({1, row.n_batch}):
-            step_ = step(name, row, n_batch, options.rounds, rate)
-            text = step_.cells() if step_ else "- | - | - | -"
-            cells.append(text if n_batch == 1 else text.partition(" | ")[2])
+        for n_batch in (1, row.n_batch):
+            is_new = n_batch > 1 or len(cells) == 1
+            timing = step(name, row, n_batch, options.rounds, rate) if is_new else None
+            text = timing.cells() if timing else "- | - | - | -"
+            cells.append(text if len(cells) == 1 else text.partition(" | ")[2])
         print(f"| {name} | " + " | ".join(cells) + f" | {row.note} |", flush=True)
 
 
