@@ -24,10 +24,10 @@ class LateModule(ModuleType):
 def leave_out_compiler(*, keep_shapes: bool = False) -> None:
     """Let torch, torchvision and timm be imported without torch's compiler, which takes longer than all the rest.
 
-    torch registers shapes for it, torchvision takes one function of it and timm marks functions that it must not
-    compile: none of it matters to a program that compiles nothing; where shapes are asked for nonetheless, torch says
-    that it has none. `keep_shapes` is for programs that ask, to count without computing. For `main` functions of such
-    programs alone, as it changes what the whole process imports.
+    torch registers shapes for it, torchvision takes one function of it, timm and optimisers mark functions that it must
+    not compile: none of it matters to a program that compiles nothing. Where shapes are asked for nonetheless, torch
+    says that it has none; `keep_shapes` is for programs that ask, to count without computing. For `main` functions of
+    such programs alone, as it changes what the whole process imports.
     """
     if COMPILER in sys.modules:
         return
@@ -35,7 +35,7 @@ def leave_out_compiler(*, keep_shapes: bool = False) -> None:
         sys.modules[SHAPES] = LateModule(SHAPES)
     late, utils = LateModule(COMPILER), LateModule(UTILS)
     late.__path__, late.__dict__["utils"] = [], utils
-    late.__dict__["disable"] = _unmarked
+    late.__dict__.update(disable=_unmarked, graph_break=_nothing)
     utils.__dict__["is_compile_supported"] = lambda device: _real(UTILS).is_compile_supported(device)
     sys.modules |= {COMPILER: late, UTILS: utils}
 
@@ -43,6 +43,10 @@ def leave_out_compiler(*, keep_shapes: bool = False) -> None:
 def _unmarked(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
     """Return the function, or a decorator that does, as `torch.compiler.disable` may be called either way."""
     return function if function is not None else lambda of: of
+
+
+def _nothing(message: str = "") -> None:
+    """Break no graph, as `torch._dynamo.graph_break` does outside the compiler; every optimiser calls it."""
 
 
 def _real(name: str) -> ModuleType:

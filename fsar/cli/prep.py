@@ -1,7 +1,6 @@
 """`fsar-prep`: videos to features. Each stage is a module of its own, imported only when it is called."""
 
 import importlib
-import sys
 
 import click
 
@@ -29,8 +28,6 @@ COMMANDS = {
     ),
     "run": ("fsar.cli.prep_run", "Run the stages named in a TOML file."),
 }
-TRAINING = {"tune", "run"}
-"""These have an optimiser, which loads torch's compiler."""
 
 
 class LazyGroup(click.Group):
@@ -62,8 +59,7 @@ def prep() -> None:
 
 def main() -> None:
     """Entry point of `fsar-prep`."""
-    if not TRAINING & set(sys.argv[1:]):
-        leave_out_compiler(keep_shapes=True)
+    leave_out_compiler(keep_shapes=True)
     run_command(prep, "fsar-prep")
 
 

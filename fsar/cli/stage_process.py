@@ -15,8 +15,8 @@ from fsar.cli.signals import EXIT_INTERRUPTED, end_with_parent
 STDOUT, STDERR = 1, 2
 GRACE_SECONDS = 5.0
 """A stage that Ctrl-C did not reach itself (a signal to this process alone) is told after this time."""
-SHARED_IMPORTS = ("torch", "torch._dynamo", "fsar.heads.finetune.setup", "fsar.heads.evaluation.evaluate")
-"""What nearly every stage imports, three quarters of the seconds before it begins; optimisers load the compiler."""
+SHARED_IMPORTS = ("torch", "fsar.heads.finetune.setup", "fsar.heads.evaluation.evaluate")
+"""What nearly every stage imports, three quarters of the seconds before it begins."""
 
 
 class StageProcesses:

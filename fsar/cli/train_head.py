@@ -14,6 +14,7 @@ from fsar.cli.cluster import (
     typed_arguments,
 )
 from fsar.cli.common import echo, json_option, run_command, summary
+from fsar.cli.lean_imports import leave_out_compiler
 from fsar.cli.options import opened, settings_options, store_option
 from fsar.errors import InputError
 from fsar.heads.finetune.settings import FinetuneSettings
@@ -102,6 +103,7 @@ def _describe_heads() -> str:
 
 def main() -> None:
     """Entry point of `fsar-train-head`."""
+    leave_out_compiler(keep_shapes=True)
     run_command(command, "fsar-train-head")
 
 
