@@ -11,7 +11,6 @@ import numpy as np
 from fsar.pipeline.catalog.catalog import CatalogRow
 from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip
 from fsar.pipeline.video.decode import VideoError
-from fsar.pipeline.video.memory import empty_frames
 
 HEIGHT, WIDTH = 40, 56
 
@@ -46,13 +45,6 @@ def fake_decode(task: ClipTask) -> DecodedClip:
     times = indices / 12
     slots = task.of_slots(indices), task.of_slots(times)
     return DecodedClip(frames, np.searchsorted(wanted, indices), *slots, 20, hashlib.sha256(b"x").digest())
-
-
-def filled(value: int) -> np.ndarray:
-    """Return frames of one value, made where frames are wanted, large enough to be read where they lie."""
-    frames = empty_frames((4, 64, 96, 3))
-    frames[:] = value
-    return frames
 
 
 def slow_decode(task: ClipTask) -> DecodedClip:

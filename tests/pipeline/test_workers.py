@@ -144,7 +144,7 @@ def test_a_clip_too_large_for_the_memory_fails_alone(tmp_path, monkeypatch, is_l
     monkeypatch.setattr(worker_process, "LARGE_BYTES", n_bytes - is_large)
     monkeypatch.setattr("fsar.pipeline.jobs.exchange._reserve", full)
     exchange = Exchange.create()
-    kind, content = worker_process._answer(fake_decode, task("a"), exchange, None)
+    kind, content = worker_process._answer(fake_decode, task("a"), exchange)
     exchange.close()
     assert kind == ("too-large" if is_large else "failed")
     assert "no room" in str(content) or "find no room (No space left" in str(content)

@@ -24,7 +24,6 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from fsar.pipeline.jobs.exchange import Exchange, Parcel
-from fsar.pipeline.jobs.places import PlacedParcel, Places
 from fsar.pipeline.jobs.worker_process import serve
 
 Task = TypeVar("Task")
@@ -62,12 +61,9 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     exchange: Exchange
-    places: Places | None
     deadline: float
     ready: bool = False
     job: _Job | None = None
-    place: int | None = None
-    """Lent to it with the job."""
     n_served: int = 0
 
 
@@ -204,23 +200,19 @@ class WorkerPool(Generic[Task, Result]):
         if kind == "ready":
             worker.ready = True
             worker.exchange.unlink()
-            if worker.places is not None:
-                worker.places.unlink()
             return
         if kind == "failed":
             raise content
         job, worker.job, worker.n_served = worker.job, None, worker.n_served + 1
         assert job is not None
         if kind == "done":
-            self._finish(job.key, _unpacked(worker, content), content)
+            self._finish(job.key, worker.exchange.take(content), content)
         else:
             self._finish(job.key, Lost(job.task, kind, content))
-        if worker.places is not None and worker.place is not None:
-            worker.places.give_back(worker.place)
         if worker.n_served >= RECYCLE_AFTER:
             self._replace(worker)
 
-    def _finish(self, key: int, result: Result | Lost[Task], parcel: Parcel | PlacedParcel | None = None) -> None:
+    def _finish(self, key: int, result: Result | Lost[Task], parcel: Parcel | None = None) -> None:
         n_bytes = parcel.n_bytes if parcel else 0
         with self._condition:
             self._done[key] = result, n_bytes
@@ -232,9 +224,8 @@ class WorkerPool(Generic[Task, Result]):
             if worker.ready and worker.job is None and self._may_work():
                 worker.job = self._todo.popleft()
                 worker.deadline = time.monotonic() + self._timeout_seconds
-                worker.place = worker.places.lend() if worker.places is not None else None
                 try:
-                    worker.connection.send((worker.job.task, worker.place))
+                    worker.connection.send(worker.job.task)
                 except OSError:
                     continue  # it died idle: its connection reports that next
 
@@ -269,22 +260,13 @@ class WorkerPool(Generic[Task, Result]):
         self._workers[self._workers.index(worker)] = self._start()
 
     def _start(self) -> _Worker:
-        exchange, places = Exchange.create(), Places.create(self._n_workers)
+        exchange = Exchange.create()
         ours, theirs = self._context.Pipe()
-        shared = (str(places.path), places.room_bytes) if places is not None else None
-        arguments = (theirs, str(exchange.path), shared, self._function, self.mark)
+        arguments = (theirs, str(exchange.path), self._function, self.mark)
         process = self._context.Process(target=serve, args=arguments, daemon=True)
         process.start()
         theirs.close()
-        return _Worker(process, ours, exchange, places, time.monotonic() + START_SECONDS)
-
-
-def _unpacked(worker: _Worker, parcel: Parcel | PlacedParcel) -> Any:
-    if isinstance(parcel, Parcel):
-        return worker.exchange.take(parcel)
-    assert worker.places is not None
-    worker.place = None  # it comes back by itself
-    return worker.places.take(parcel)
+        return _Worker(process, ours, exchange, time.monotonic() + START_SECONDS)
 
 
 def _hold_signals() -> None:
@@ -298,8 +280,6 @@ def _stop(worker: _Worker) -> None:
     worker.process.join()
     worker.connection.close()
     worker.exchange.close()
-    if worker.places is not None:
-        worker.places.close()
 
 
 def _kill(process: BaseProcess) -> None:

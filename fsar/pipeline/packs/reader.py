@@ -22,7 +22,6 @@ from fsar.pipeline.store.format.files import MANIFEST_FILE
 from fsar.pipeline.store.format.layout import VideoRow
 from fsar.pipeline.store.partial import Partial, read_partial
 from fsar.pipeline.video.clip import VideoError
-from fsar.pipeline.video.memory import empty_frames
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +143,7 @@ class FramePack:
         """
         video, wanted = self._wanted(video_id, indices)
         distinct, places = np.unique(wanted, return_inverse=True)
-        pictures = empty_frames((len(distinct), video.height, video.width, 3))
+        pictures = np.empty((len(distinct), video.height, video.width, 3), np.uint8)
         for place, jpeg in enumerate(self.jpegs(video_id, distinct)):
             try:
                 decode_jpeg(jpeg, pictures[place])

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fsar.pipeline.video.clip import Choose, Clip, VideoError, chosen_indices
-from fsar.pipeline.video.memory import stack_frames
 from fsar.pipeline.video.picture import read_picture
 
 PICTURE_SUFFIXES = frozenset(
@@ -35,7 +34,7 @@ class ImagesDecoder:
         files = list_frames(path)
         indices = chosen_indices(choose, len(files), path)
         pictures = dict(_read(files, indices, path))
-        frames = stack_frames([pictures[index] for index in indices.tolist()])
+        frames = np.stack([pictures[index] for index in indices.tolist()])
         return Clip(frames, indices, np.full(len(indices), np.nan), len(files))
 
 

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from fsar.pipeline.video.clip import MAX_PIXELS, Choose, Clip, VideoError, chosen_indices
 from fsar.pipeline.video.grey import full_range_grey
-from fsar.pipeline.video.memory import stack_frames
 from fsar.pipeline.video.orientation import orientation_of_frame
 from fsar.pipeline.video.probe import Packets, open_video, read_packets, seconds_of
 from fsar.pipeline.video.times import Seconds, presentation_seconds
@@ -34,7 +33,7 @@ class PyAVDecoder:
                 indices = chosen_indices(choose, len(times), path)
                 stream.codec_context.flush_buffers()
                 kept, times = _decode_packets(stream, packets, set(indices.tolist()), path)
-        frames = stack_frames([kept[index] for index in indices.tolist()])
+        frames = np.stack([kept[index] for index in indices.tolist()])
         return Clip(frames, indices, times[indices], len(times))
 
 
