@@ -91,7 +91,8 @@ class TIM(TunedPrototypes):
 
     Transductive: the answer for one query depends on the others, on how many there are and on how the classes are mixed
     among them. The last term takes all classes to be equally frequent, which they are in the field's episodes and
-    seldom elsewhere; `marginal_weight=0` leaves it out. Say the number of queries beside any number.
+    seldom elsewhere; `marginal_weight=0` leaves it out. It is left out for a single query, unlike there: that would be
+    given to all classes alike, whatever it shows. Say the number of queries beside any number.
     """
 
     inductive = False
@@ -132,8 +133,9 @@ class TIM(TunedPrototypes):
         logs = self.scores(query, prototypes).log_softmax(-1)  # (B, Q, N)
         shares = logs.exp()
         mean = shares.mean(1, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)
+        marginal_weight = self.marginal_weight if query.shape[1] > 1 else 0.0
         # Both entropies are sums of -p log p; what is the same for all classes of a query drops out of the softmax.
-        slope = self.marginal_weight * mean.log() - self.conditional_weight * logs
+        slope = marginal_weight * mean.log() - self.conditional_weight * logs
         error = shares * (slope - (shares * slope).sum(-1, keepdim=True)) / query.shape[1]
         return self.support_weight * of_supports + self.temperature * pull(prototypes, query, error)
 
