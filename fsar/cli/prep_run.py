@@ -27,8 +27,6 @@ PROGRAMS = {
 }
 """Stages that are programs of their own; the others are sub-commands of fsar-prep."""
 EXIT_KILLED = 128 + 9
-LAST_BLOCKS = "last:"
-"""Begins a value of `finetune` that names no backbone."""
 
 
 @click.command("run")
@@ -107,13 +105,11 @@ def command_line(stage: "Stage") -> str:
     return f"{program} {shlex.join(stage.arguments)}"
 
 
-def run_stage(
-    stage: "Stage", folder: Path, processes: StageProcesses | None = None, *, stdout_is_data: bool = False
-) -> int:
+def run_stage(stage: "Stage", folder: Path, processes: StageProcesses, *, stdout_is_data: bool = False) -> int:
     """Run one stage in `folder` and return its exit code, 128 + n for signal n."""
     program, module = PROGRAMS.get(stage.name, ("fsar-prep", "fsar.cli.prep"))
     arguments = stage.arguments if stage.name in PROGRAMS else (stage.name, *stage.arguments)
-    return (processes or StageProcesses()).run(program, module, arguments, folder, stdout_is_data=stdout_is_data)
+    return processes.run(program, module, arguments, folder, stdout_is_data=stdout_is_data)
 
 
 def _key(parameter: click.Parameter, with_names: bool) -> "Key":
@@ -151,10 +147,12 @@ def _check(parameter: click.Parameter, text: str, with_names: bool) -> None:
         from fsar.heads.head import head_type
 
         head_type(text)
-    elif parameter.name in ("backbone", "finetune") and not text.startswith(LAST_BLOCKS):
+    elif parameter.name in ("backbone", "finetune"):
+        from fsar.heads.finetune.settings import LAST_BLOCKS
         from fsar.pipeline.backbones.names import check_known
 
-        check_known(text)
+        if not text.startswith(LAST_BLOCKS):
+            check_known(text)
 
 
 def _say_end(stage: "Stage", code: int) -> None:

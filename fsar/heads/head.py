@@ -150,6 +150,10 @@ class TableHead(Head):
 
     embeds_text: ClassVar[bool] = True
     """False for a head that reads text in `match` alone: supports and queries are embedded alike."""
+    embeds_in_one_go: ClassVar[bool] = False
+    """True for a head with large weights that embeds supports and queries alike, video by video and without text, from
+    features that are cheap to put side by side: embedded together, weights get one gradient, not a sum of two.
+    """
 
     @abstractmethod
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
@@ -169,12 +173,11 @@ class TableHead(Head):
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Embed, then match."""
+        if self.embeds_in_one_go:
+            return self.match(self._embedded_in_one_go(batch))
         return self.match(batch.embedded(self.embed(batch.support, batch.support_text), self.embed(batch.query)))
 
-    def embed_in_one_go(self, batch: EpisodeBatch) -> EpisodeBatch:
-        """Return the episodes with supports and queries embedded together: large weights then get one gradient, not a
-        sum of two. For heads that embed both alike, video by video, from features that are cheap to put side by side.
-        """
+    def _embedded_in_one_go(self, batch: EpisodeBatch) -> EpisodeBatch:
         n_support = batch.support_labels.shape[1]
         joined = {role: torch.cat((x, batch.query[role]), 1) for role, x in batch.support.items()}
         embedded = self.embed(joined).items()

@@ -248,7 +248,7 @@ def program(tmp_path, monkeypatch):
             action()
 
         threading.Thread(target=wait, daemon=True).start()
-        return prep_run.run_stage(Stage("train", ()), tmp_path)
+        return prep_run.run_stage(Stage("train", ()), tmp_path, stage_process.StageProcesses())
 
     return when_ready
 
@@ -274,7 +274,9 @@ def test_a_stage_does_not_outlive_a_killed_run(program, tmp_path, form):
     }[form]
     code = before + (
         "from pathlib import Path; from fsar.cli import prep_run; from fsar.cli.run_file import Stage\n"
-        "prep_run.PROGRAMS['train'] = ('waiting', 'waiting_program'); prep_run.run_stage(Stage('train', ()), Path('.'))"
+        "from fsar.cli.stage_process import StageProcesses\n"
+        "prep_run.PROGRAMS['train'] = ('waiting', 'waiting_program')\n"
+        "prep_run.run_stage(Stage('train', ()), Path('.'), StageProcesses())"
     )
     run = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
     wait_for(tmp_path / "ready")

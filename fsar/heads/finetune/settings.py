@@ -10,6 +10,8 @@ from fsar.heads.setup.settings import StoreLike
 from fsar.heads.training.settings import TrainSettings
 from fsar.settings import Bounds, Count, Natural
 
+LAST_BLOCKS = "last:"
+"""Begins a value of `finetune` that names no backbone: the last blocks, on stored tokens."""
 FRAMES = ("videos", "images", "size", "trainable", "batch_norm", "jobs", "decoder")
 """Fields that mean something where a backbone trains on frames."""
 ONLY_HERE = (*FRAMES, "backbone_lr", "compat", "micro_batch", "checkpoint_blocks", "precision")
@@ -61,7 +63,7 @@ class FinetuneSettings(TrainSettings):
             if self.store is None:
                 raise InputError("say what to train on: --store STORE, or --finetune BACKBONE --videos CATALOG")
             return
-        if self.finetune.startswith("last:"):
+        if self.finetune.startswith(LAST_BLOCKS):
             self._check_tokens()
             return
         if self.store is not None:
@@ -78,14 +80,14 @@ class FinetuneSettings(TrainSettings):
     @property
     def n_blocks(self) -> int | None:
         """N of last:N, for which the store's tokens are read; None where frames are, or nothing but the head trains."""
-        if self.finetune is None or not self.finetune.startswith("last:"):
+        if self.finetune is None or not self.finetune.startswith(LAST_BLOCKS):
             return None
-        return int(self.finetune.removeprefix("last:"))
+        return int(self.finetune.removeprefix(LAST_BLOCKS))
 
     def _check_tokens(self) -> None:
         """Check what trains on the tokens of a store."""
         assert self.finetune is not None
-        if not re.fullmatch("last:[1-9][0-9]*", self.finetune):
+        if not re.fullmatch(f"{LAST_BLOCKS}[1-9][0-9]*", self.finetune):
             raise InputError(f"--finetune last:N takes a number of blocks, got {self.finetune!r}")
         if self.store is None:
             raise InputError(f"--finetune {self.finetune} trains from stored tokens: give --store STORE")

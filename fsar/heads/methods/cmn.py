@@ -28,6 +28,7 @@ class CMN(TableHead):
     constant.
     """
 
+    embeds_in_one_go = True
     paper = (
         "Zhu and Yang, Compound Memory Networks for Few-shot Video Classification, ECCV 2018; without the memory, "
         "after Zhu et al., BMVC 2021, https://arxiv.org/abs/2110.12358"
@@ -57,10 +58,6 @@ class CMN(TableHead):
         spread = (frames @ self.hidden.t() / math.sqrt(frames.shape[-1])).softmax(-1)  # (..., T, J)
         rest = spread.transpose(-1, -2) @ frames - spread.sum(-2).unsqueeze(-1) * self.hidden  # (..., J, D)
         return {"video": self.fc(F.normalize(rest, dim=-1).flatten(-2))}
-
-    def outputs(self, batch: EpisodeBatch) -> Outputs:
-        """Embed supports and queries together, then match."""
-        return self.match(self.embed_in_one_go(batch))
 
     def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return logits (B, Q, N): minus the squared distance to the mean of each class."""

@@ -28,6 +28,7 @@ class CrossTransformer(TableHead):
     number of frames (officially by 8 whatever it is; `compat="official"` gives that back).
     """
 
+    embeds_in_one_go = True
     paper = (
         "Doersch et al., CrossTransformers: spatially-aware few-shot transfer, NeurIPS 2020, "
         "https://arxiv.org/abs/2007.11498"
@@ -53,10 +54,6 @@ class CrossTransformer(TableHead):
     def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
         """Return "keys" and "values" (..., T, E)."""
         return {"keys": self.key_head(features["frames"]), "values": self.value_head(features["frames"])}
-
-    def outputs(self, batch: EpisodeBatch) -> Outputs:
-        """Embed supports and queries together, then match."""
-        return self.match(self.embed_in_one_go(batch))
 
     def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return logits (B, Q, N)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
@@ -212,10 +211,9 @@ class FramePack:
                 raise self._not_here(partial, self.videos[shards[number]])
 
     def _not_here(self, partial: Partial, video: VideoRow) -> InputError:
-        chosen = ["--part", video.part] if video.part else ["--class", video.class_name]
-        command = shlex.join(["fsar-store", "pull", partial.source, "--out", str(self.path), *chosen])
         return InputError(
-            f"{self.path} is a partial copy without the frames of video {video.video_id!r}: fetch them with {command}"
+            f"{self.path} is a partial copy without the frames of video {video.video_id!r}: fetch them with "
+            f"{partial.fetch_command(self.path, video)}"
         )
 
     def close(self) -> None:

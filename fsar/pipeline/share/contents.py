@@ -132,5 +132,5 @@ class PackContents:
 
     def wanted(self, names: Iterable[str], rows: Iterable[int], taps: Collection[str]) -> list[str]:
         """Return the files of the shards that hold some rows, and all metadata."""
-        shards = {self.layout.shard_of(row) for row in rows}
-        return [name for name in names if self.chunk_of(name) in shards | {None}]
+        wanted = {None, *(self.layout.shard_of(row) for row in rows)}  # metadata are of no shard
+        return [name for name in names if self.chunk_of(name) in wanted]

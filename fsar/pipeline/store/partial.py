@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,13 @@ class Partial:
     def write(self, files: StoreFiles) -> None:
         """Mark a store as a partial copy."""
         write_atomic(files.home / PARTIAL_FILE, checked_json(asdict(self)))
+
+    def fetch_command(self, path: Path, video: VideoRow, taps: Sequence[str] = ()) -> str:
+        """Return the command that brings taps of a video, and of all of its part or class, to the copy at `path`."""
+        words = ["fsar-store", "pull", self.source, "--out", str(path)]
+        words += [word for tap in taps for word in ("--tap", tap)]
+        words += ["--part", video.part] if video.part else ["--class", video.class_name]
+        return shlex.join(words)
 
 
 def read_partial(files: StoreFiles) -> Partial | None:
@@ -122,13 +130,11 @@ class Presence:
         taps = [spec.name.removeprefix("features/") for spec in specs if spec.name.startswith("features/")]
         chunk = next(i for i in self._stored if any(name in missing for name in self._names(specs, i)))
         video = self._videos[self._layout.chunk_range(chunk, len(self._videos)).start]
-        words = ["fsar-store", "pull", self._partial.source, "--out", str(self._files.path)]
-        words += [word for tap in taps for word in ("--tap", tap)]
-        words += ["--part", video.part] if video.part else ["--class", video.class_name]
+        command = self._partial.fetch_command(self._files.path, video, taps)
         what = f"tap {taps[0]!r}" if taps else specs[0].name
         return InputError(
             f"{self._files.path} is a partial copy without {what} of video {video.video_id!r} "
-            f"({len(missing)} files are not here): fetch them with {shlex.join(words)}"
+            f"({len(missing)} files are not here): fetch them with {command}"
         )
 
 
@@ -150,12 +156,7 @@ class ListedRows:
         """Return (row, reason, message) of the videos that could not be encoded, in row order."""
         if self._failures is None:
             self._presence.ensure_metadata()
-            row_of = {video.video_id: row for row, video in enumerate(self._videos)}
-            cells = self._cells(FAILURES_FILE, ("video_id", "reason", "message"))
-            try:
-                self._failures = sorted((row_of[video_id], reason, text) for video_id, reason, text in cells)
-            except KeyError as error:
-                raise self._damaged(FAILURES_FILE, f"no video {error}") from None
+            self._failures = listed_failures(self._files, self._videos)
         return self._failures
 
     def failure_of(self, row: int) -> tuple[str, str] | None:
@@ -167,26 +168,41 @@ class ListedRows:
         return np.arange(0)
 
     def _read_columns(self) -> dict[str, Array]:
-        cells = self._cells(VIDEOS_FILE, ("status", "n_frames", "sha256"))
+        cells = _cells(self._files.locate(VIDEOS_FILE), ("status", "n_frames", "sha256"))
         try:
             status = np.array([int(row[0]) for row in cells], np.uint8)
             n_frames = np.array([int(row[1]) for row in cells], np.int32)
             hashes = np.array([list(bytes.fromhex(row[2])) for row in cells], np.uint8).reshape(-1, 32)
         except (ValueError, OverflowError) as error:
-            raise self._damaged(VIDEOS_FILE, str(error)) from None
+            raise _damaged(self._files.locate(VIDEOS_FILE), str(error)) from None
         if len(status) != len(self._videos) or not np.isin(status, (STATUS_OK, STATUS_FAILED)).all():
-            raise self._damaged(VIDEOS_FILE, "its statuses are not those of a sealed store")
+            raise _damaged(self._files.locate(VIDEOS_FILE), "its statuses are not those of a sealed store")
         columns: dict[str, Array] = {"status": status, "n_frames": n_frames, "source_sha256": hashes}
         for column in columns.values():
             column.flags.writeable = False
         return columns
 
-    def _cells(self, name: str, columns: Sequence[str]) -> list[list[str]]:
-        path = self._files.locate(name)
-        return listed_cells(read_plain(path, MAX_TABLE_BYTES), columns, str(path))
 
-    def _damaged(self, name: str, why: str) -> InputError:
-        return InputError(f"{self._files.locate(name)} is damaged: {why}")
+def listed_failures(files: StoreFiles, videos: Sequence[VideoRow]) -> list[tuple[int, str, str]]:
+    """Return (row, reason, message) of the videos that failed, in row order, from the table of a store or a pack.
+
+    Raises:
+        InputError: the table is damaged.
+    """
+    path, row_of = files.locate(FAILURES_FILE), {video.video_id: row for row, video in enumerate(videos)}
+    cells = _cells(path, ("video_id", "reason", "message"))
+    try:
+        return sorted((row_of[video_id], reason, text) for video_id, reason, text in cells)
+    except KeyError as error:
+        raise _damaged(path, f"no video {error}") from None
+
+
+def _cells(path: Path, columns: Sequence[str]) -> list[list[str]]:
+    return listed_cells(read_plain(path, MAX_TABLE_BYTES), columns, str(path))
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is damaged: {why}")
 
 
 def listed_cells(table: bytes, columns: Sequence[str], source: str) -> list[list[str]]:

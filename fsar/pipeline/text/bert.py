@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from fsar.errors import InputError, one_line
 from fsar.pipeline.backbones import state_sha256
 from fsar.pipeline.backbones.base import quiet_transformers
-from fsar.pipeline.backbones.hf.folder import read_json
+from fsar.pipeline.backbones.hf.folder import parse_json, read_json
 
 BATCH_SENTENCES = 64
 DEFAULT_POOLING = "cls"
@@ -117,10 +116,7 @@ def _pooling_of(config: dict[str, Any], path: Path) -> str:
 
 def _modules(path: Path) -> list[dict[str, Any]]:
     """Return what a sentence-transformers model is made of; raises InputError for a file of another form."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    found = parse_json(path)
     if not isinstance(found, list) or not all(isinstance(module, dict) for module in found):
         raise InputError(f"{path} must hold a list of objects")
     return found

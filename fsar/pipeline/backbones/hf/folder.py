@@ -85,10 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object of a model's folder; raises InputError for one that names code of the repository."""
     if not path.is_file():
         raise MissingError(f"{path.parent} is no folder of a transformers model: it has no {path.name}")
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    data = parse_json(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} must hold an object")
     if CODE in data:
@@ -97,6 +94,14 @@ def read_json(path: Path) -> dict[str, Any]:
             "that transformers itself knows"
         )
     return data
+
+
+def parse_json(path: Path) -> Any:
+    """Return what a JSON file holds; raises InputError if it is none."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
 
 
 def _without_arithmetic(config: Mapping[str, Any]) -> dict[str, Any]:
