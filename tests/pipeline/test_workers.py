@@ -91,9 +91,23 @@ def test_closing_leaves_no_process_and_no_file_behind(tmp_path):
     (worker,) = pool.pool._workers
     pool.close()
     assert worker.process.exitcode == -signal.SIGKILL
-    assert not worker.exchange.path.exists()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(worker.exchange.descriptor)
+
+
+def test_a_kill_while_processes_start_leaves_no_file_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("fsar.pipeline.jobs.exchange._memory_folder", lambda: str(tmp_path / "memory"))
+    (tmp_path / "memory").mkdir()
+    exchange = Exchange.create()
+    pool = DecodePool(1, decode=fake_decode)
+    try:
+        assert not any((tmp_path / "memory").iterdir())
+        pool.submit(0, task(tmp_path / "a"))
+        assert pool.take(0).n_frames == 20
+        assert not any((tmp_path / "memory").iterdir())
+    finally:
+        pool.close()
+        exchange.close()
 
 
 def test_real_videos_give_the_frames_the_sampler_chose(tmp_path):
@@ -153,8 +167,7 @@ def test_a_clip_too_large_for_the_memory_fails_alone(tmp_path, monkeypatch, is_l
 
 def test_any_value_travels_through_an_exchange_and_is_ours_to_change(tmp_path):
     exchange = Exchange.create()
-    other = Exchange.open(str(exchange.path))
-    exchange.unlink()
+    other = Exchange(os.dup(exchange.descriptor), exchange.folder)
     try:
         for value in (
             {"a": np.arange(5), "empty": np.zeros((0, 3)), "text": "x", "fortran": np.asfortranarray(np.eye(3))},

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import tempfile
 from dataclasses import dataclass, field
+from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +43,25 @@ class NoRoomError(OSError):
 
 @dataclass
 class Exchange:
-    """A file in memory that a worker process writes arrays to and that we copy them from."""
+    """A file in memory that a worker process writes arrays to and that we copy them from.
 
-    path: Path
+    It has no name that a kill could leave behind: a process that is started with it as an argument inherits it.
+    """
+
     descriptor: int
+    folder: str
+    """Where its bytes lie."""
     map: mmap.mmap | None = field(default=None, repr=False)
 
     @classmethod
     def create(cls) -> Exchange:
         """Make an empty one, in /dev/shm where there is room, else in the folder for temporary files."""
-        descriptor, path = tempfile.mkstemp(prefix="fsar-frames-", dir=_memory_folder())
-        return cls(Path(path), descriptor)
+        folder = _memory_folder() or tempfile.gettempdir()
+        with tempfile.TemporaryFile(buffering=0, dir=folder) as file:
+            return cls(os.dup(file.fileno()), folder)
 
-    @classmethod
-    def open(cls, path: str) -> Exchange:
-        """Open the one at `path`, in the worker process."""
-        return cls(Path(path), os.open(path, os.O_RDWR))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _inherited, (reduction.DupFd(self.descriptor), self.folder)
 
     def put(self, value: object) -> Parcel:
         """Put the arrays of a value into it, over what was there; it grows as needed. Raises `NoRoomError`."""
@@ -85,13 +89,8 @@ class Exchange:
             arrays.append(np.frombuffer(self.map or b"", np.uint8, n_bytes, start).copy())
         return pickle.loads(parcel.head, buffers=arrays)
 
-    def unlink(self) -> None:
-        """Take the name away once both sides hold it open, so that nothing is left behind by a kill."""
-        self.path.unlink(missing_ok=True)
-
     def close(self) -> None:
         """Give the memory back."""
-        self.unlink()
         self.map = None
         os.close(self.descriptor)
 
@@ -99,6 +98,10 @@ class Exchange:
         if n_bytes and (self.map is None or len(self.map) < n_bytes):
             _reserve(self.descriptor, n_bytes)
             self.map = mmap.mmap(self.descriptor, n_bytes)
+
+
+def _inherited(descriptor: Any, folder: str) -> Exchange:
+    return Exchange(descriptor.detach(), folder)
 
 
 def _reserve(descriptor: int, n_bytes: int) -> None:

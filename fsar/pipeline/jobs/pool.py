@@ -199,7 +199,6 @@ class WorkerPool(Generic[Task, Result]):
         kind, content = message
         if kind == "ready":
             worker.ready = True
-            worker.exchange.unlink()
             return
         if kind == "failed":
             raise content
@@ -262,7 +261,7 @@ class WorkerPool(Generic[Task, Result]):
     def _start(self) -> _Worker:
         exchange = Exchange.create()
         ours, theirs = self._context.Pipe()
-        arguments = (theirs, str(exchange.path), self._function, self.mark)
+        arguments = (theirs, exchange, self._function, self.mark)
         process = self._context.Process(target=serve, args=arguments, daemon=True)
         process.start()
         theirs.close()

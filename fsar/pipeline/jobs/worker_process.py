@@ -18,7 +18,7 @@ LARGE_BYTES = 1 << 30
 """Above this, arrays that find no room are the fault of their task."""
 
 
-def serve(connection: Connection, exchange_path: str, function: Callable[[Any], object], mark: str) -> None:
+def serve(connection: Connection, exchange: Exchange, function: Callable[[Any], object], mark: str) -> None:
     """Serve tasks until the other end closes: the main function of a worker process.
 
     Unfinished files that it leaves carry `mark` in their names.
@@ -27,7 +27,6 @@ def serve(connection: Connection, exchange_path: str, function: Callable[[Any], 
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     keep_big_buffers()
     mark_temporaries(mark)
-    exchange = Exchange.open(exchange_path)
     connection.send(("ready", None))
     if hasattr(signal, "pthread_sigmask"):  # the parent holds signals off while processes start
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -49,8 +48,7 @@ def _answer(function: Callable[[Any], object], task: object, exchange: Exchange)
         if error.n_bytes > LARGE_BYTES:
             size = f"{error.n_bytes / 1e9:.1f} GB"
             return "too-large", f"{size} of frames find no room ({error.strerror}): convert it to a smaller size"
-        where = exchange.path.parent
-        return "failed", OSError(error.errno, f"no room for decoded frames in {where}: {error.strerror}")
+        return "failed", OSError(error.errno, f"no room for decoded frames in {exchange.folder}: {error.strerror}")
     except Exception as error:
         error.__cause__ = error.__context__ = None  # may not travel, and the line is in the note
         error.add_note(_where(error))
