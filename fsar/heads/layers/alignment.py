@@ -1,4 +1,4 @@
-"""The sum over alignment paths behind the soft alignment cost, in two forms: products in float64, or logarithms.
+"""The sum over alignment paths behind the soft alignment cost: products in float64, logarithms, or a GPU's own kernel.
 
 A path visits every column once (the first one as a run of rows), goes down one row or stays when it moves to the next
 column, and may start and end at any row. Its weight is the product of exp(-distance / smoothing) over the cells that it
@@ -6,7 +6,10 @@ visits; free ends count double (the recursion that is published enters and leave
 except above the first and below the last row. The cost is -smoothing * log of the summed weights.
 """
 
+import functools
+import importlib.util
 import math
+from subprocess import CalledProcessError
 from typing import Any
 
 import numpy as np
@@ -14,11 +17,43 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fsar.progress import say
+
 LARGEST_EXPONENT = 600.0
 """Products of exp(-600) and above are safe in float64, whose smallest normal number is exp(-708)."""
 
 LARGE_COLUMN = 1 << 15
 """From this many cells torch shares a step among threads."""
+
+MOST_FUSED_ROWS = 128
+"""The kernel for GPUs keeps a column of a matrix in the registers of one warp."""
+
+
+def fused_alignment(distance: Tensor) -> type[torch.autograd.Function] | None:
+    """Return the alignment in one kernel where there is one for these matrices: on a GPU, with triton; None elsewhere.
+
+    It takes any distances, so nobody has to look at them. `apply(distance, smoothing, both_ways)` as of
+    `ProductAlignment`.
+    """
+    if distance.device.type != "cuda" or distance.shape[-2] > MOST_FUSED_ROWS:
+        return None
+    return _kernel_of(distance.device)
+
+
+@functools.cache
+def _kernel_of(device: torch.device) -> type[torch.autograd.Function] | None:
+    is_known = torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    if not is_known or importlib.util.find_spec("triton") is None:
+        return None
+    try:
+        import triton
+
+        triton.runtime.driver.active.get_current_target()  # builds a small library when it is first used
+        from fsar.heads.layers.alignment_kernel import FusedAlignment
+    except (ImportError, RuntimeError, OSError, CalledProcessError) as error:
+        say(f"note: alignment takes many small steps on {device}: triton cannot be used here ({error})")
+        return None
+    return FusedAlignment
 
 
 def fits_products(distance: Tensor, smoothing: float, largest: float | None = None) -> bool:

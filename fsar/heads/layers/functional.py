@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fsar.heads.layers.alignment import ProductAlignment, fits_products, log_alignment
+from fsar.heads.layers.alignment import ProductAlignment, fits_products, fused_alignment, log_alignment
 from fsar.heads.layers.cosine import OffsetCosine
 
 COSINE_OFFSET = 0.01
@@ -65,6 +65,8 @@ def soft_alignment(distance: Tensor, smoothing: float, largest: float | None = N
     for the first column) replace L*(M+2) cells. It stays finite where the published recursion underflows (distances of
     1 at smoothing 0.1 over 16 frames). Whoever knows that no distance passes some `largest` saves a look at them all.
     """
+    if (fused := fused_alignment(distance)) is not None:
+        return fused.apply(distance, smoothing)
     if fits_products(distance, smoothing, largest):
         return ProductAlignment.apply(distance, smoothing)
     return log_alignment(distance, smoothing)
@@ -72,7 +74,10 @@ def soft_alignment(distance: Tensor, smoothing: float, largest: float | None = N
 
 def two_way_alignment(distance: Tensor, smoothing: float, largest: float | None = None) -> Tensor:
     """Return `soft_alignment` of (..., T, U) plus that of its transpose, in one sweep where T = U."""
-    if distance.shape[-1] != distance.shape[-2] or not fits_products(distance, smoothing, largest):
+    is_square = distance.shape[-1] == distance.shape[-2]
+    if is_square and (fused := fused_alignment(distance)) is not None:
+        return fused.apply(distance, smoothing, True)
+    if not is_square or not fits_products(distance, smoothing, largest):
         other = distance.transpose(-1, -2)
         return soft_alignment(distance, smoothing, largest) + soft_alignment(other, smoothing, largest)
     return ProductAlignment.apply(distance, smoothing, True)

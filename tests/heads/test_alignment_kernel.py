@@ -1,0 +1,125 @@
+"""The Triton kernels of alignment: their numbers in Triton's interpreter, and that they compile, both without a GPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fsar.heads.layers import alignment, functional
+from fsar.heads.layers.functional import soft_alignment, two_way_alignment
+from tests.conftest import GOLDENS
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+TYPES = {"float32": "*fp32", "float64": "*fp64", "bfloat16": "*bf16"}
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict:
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "tests.heads.interpreted_alignment"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+@needs_triton
+def test_costs_and_gradients_are_within_the_promised_error(interpreted):
+    beyond = {case: error for case, error in interpreted["errors"].items() if not error <= 1}
+    assert beyond == {}
+    assert len(interpreted["errors"]) > 15
+
+
+@needs_triton
+def test_distances_that_are_no_numbers_do_what_they_do_elsewhere(interpreted):
+    assert [case for case, holds in interpreted["edges"].items() if not holds] == []
+
+
+@needs_triton
+@pytest.mark.skipif(not (GOLDENS / "otam").is_dir(), reason=f"no parity vectors at {GOLDENS} (set FSAR_GOLDENS)")
+def test_heads_reproduce_official_numbers_through_the_kernel(interpreted):
+    assert {name.partition("/")[0] for name in interpreted["official"]} == {"otam", "clip_mei"}
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    "dtype", ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float64", "bfloat16"))]
+)
+def test_kernels_compile_to_machine_code(capability, dtype, tmp_path, monkeypatch):
+    from triton import compile as compile_kernel
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from fsar.heads.layers.alignment_kernel import LAUNCH, constants, cost_kernel, gradient_kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    target = GPUTarget("cuda", capability, 32)
+    written = "*fp64" if dtype == "float64" else "*fp32"
+    pointers = {"distance": TYPES[dtype], "cost": written, "of_cost": TYPES[dtype], "gradient": written}
+    for kernel in (cost_kernel, gradient_kernel):
+        values = constants(8, 0.1, both_ways=True, is_double=dtype == "float64")
+        values |= {"KEEP": True} if kernel is cost_kernel else {}
+        types = {"reach": "*fp64", "total": "*fp64"} | pointers | dict.fromkeys(values, "constexpr")
+        signature = {name: types.get(name, "i32") for name in kernel.arg_names}
+        made = compile_kernel(ASTSource(kernel, signature, constexprs=values), target=target, options=LAUNCH)
+        assert f".target sm_{capability}" in made.asm["ptx"]
+        assert made.asm["cubin"][:4] == b"\x7fELF"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(3, 5, 8, 8), (7, 4, 6), (2, 32, 32), (2, 40, 40)])
+def test_the_device_computes_what_the_cpu_does(shape):
+    distance = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    results = []
+    for device in ("cpu", "cuda"):
+        x = distance.to(device).requires_grad_()
+        cost = two_way_alignment(x, 0.1)
+        cost.square().sum().backward()
+        results.append((cost.detach().cpu(), x.grad.cpu()))
+    (cost, gradient), (found, found_gradient) = results
+    torch.testing.assert_close(found, cost, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_only_matrices_on_a_gpu_take_the_kernel(monkeypatch):
+    asked = []
+    monkeypatch.setattr(alignment, "_kernel_of", asked.append)
+    assert alignment.fused_alignment(torch.zeros(2, 8, 8)) is None
+    assert asked == []
+
+
+def test_square_matrices_are_aligned_both_ways_at_once_and_others_one_by_one(monkeypatch):
+    calls = []
+
+    class Recorded(alignment.ProductAlignment):
+        @staticmethod
+        def apply(distance, smoothing, both_ways=False):
+            calls.append((tuple(distance.shape), both_ways))
+            return alignment.ProductAlignment.apply(distance, smoothing, both_ways)
+
+    square, oblong = torch.rand(2, 4, 4), torch.rand(2, 4, 6)
+    expected = [two_way_alignment(square, 0.1), two_way_alignment(oblong, 0.1), soft_alignment(square, 0.1)]
+    monkeypatch.setattr(functional, "fused_alignment", lambda distance: Recorded)
+    monkeypatch.setattr(functional, "fits_products", None)  # nobody looks at the distances
+    found = [two_way_alignment(square, 0.1), two_way_alignment(oblong, 0.1), soft_alignment(square, 0.1)]
+    assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
+    assert calls == [((2, 4, 4), True), ((2, 4, 6), False), ((2, 6, 4), False), ((2, 4, 4), False)]
+
+
+def test_a_machine_where_triton_cannot_be_used_says_so_once(monkeypatch, capsys):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    alignment._kernel_of.cache_clear()
+    try:
+        assert alignment._kernel_of(torch.device("cuda:7")) is None
+        assert alignment._kernel_of(torch.device("cuda:7")) is None
+    finally:
+        alignment._kernel_of.cache_clear()
+    assert capsys.readouterr().err.count("note: alignment takes many small steps on cuda:7") == 1
