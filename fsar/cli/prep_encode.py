@@ -31,13 +31,13 @@ from fsar.cli.common import (
 )
 from fsar.cli.store_address import LOCAL_STORE, STORE, open_any
 from fsar.errors import InputError, count_of
+from fsar.pipeline.encode.precision import PRECISIONS
 
 option = partial(click.option, show_default=True)
 
 FRAME_COUNT = click.IntRange(1, MAX_FRAMES)
 RESIZE_MODES = ("squash", "short-side")
 NORMALISATIONS = ("backbone", "clip", "imagenet", "kinetics", "half", "none")
-PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 
 
 @click.command("encode", cls=ClusterCommand)
@@ -95,7 +95,11 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 )
 @option("--dtype", default="float16", type=click.Choice(["float16", "float32"]), help="Type of the stored features.")
 @option("--device", default="auto", help="auto, cpu, cuda, cuda:N.")
-@option("--precision", default="fp32", type=click.Choice(PRECISIONS), help="Arithmetic; bf16 has bf16 weights too.")
+@option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Arithmetic; bf16 has bf16 weights, too [the store's; of a new one tf32 on GPUs that have it, else fp32].",
+)
 @option(
     "--fold-batch-norm",
     is_flag=True,
@@ -172,8 +176,8 @@ def command(
     prepared = plan(rows, chosen, path)
     if prepared.recipe.clip is not None and (slots or n_frames):
         raise InputError(f"{chosen.backbone} sees clips: say --clips, --clip-length and --clip-stride, not --frames")
-    if prepared.note:
-        echo(page([f"note: {prepared.note}"]), err=True)
+    for note in prepared.notes:
+        echo(page([f"note: {note}"]), err=True)
     if estimate:
         return _estimate(rows, prepared, chosen, as_json=as_json)
     if cluster:

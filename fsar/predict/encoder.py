@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fsar.device import resolve_device
 from fsar.errors import InputError
 from fsar.files import write_safetensors
 from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.encode.clip_task import ClipTask, decode_task
 from fsar.pipeline.encode.forward import Forward
 from fsar.pipeline.encode.packed_frames import as_packed, one_clip, pack_settings_of
+from fsar.pipeline.encode.precision import nearest_precision
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.recorded_backbone import backbone_of
 from fsar.pipeline.pixels.prepare import CENTRE
@@ -53,9 +56,20 @@ class ClipEncoder:
             forward: A backbone that is loaded already.
         """
         self.recipe = Recipe.from_dict(recipe)
+        self._computed = replace(
+            self.recipe, precision=nearest_precision(self.recipe.precision, resolve_device(device))
+        )
         self._packed = pack_settings_of(self.recipe)
         self._weights, self._device, self._forward = weights, device, forward
-        self._cache = None if cache is None else cache / f"v{CACHE_VERSION}-{self.recipe.recipe_id[:16]}"
+        self._cache = None if cache is None else cache / f"v{CACHE_VERSION}-{self._computed.recipe_id[:16]}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the features."""
+        wanted, computed = self.recipe.precision, self._computed.precision
+        if wanted == computed:
+            return []
+        return [f"clips are encoded with {computed} on {self._device}, which has no {wanted}, that of the features"]
 
     def check(self) -> None:
         """Load the backbone now; raises InputError if it cannot be had or its weights are not those of the recipe."""
@@ -106,7 +120,7 @@ class ClipEncoder:
     def _loaded(self) -> Forward:
         if self._forward is None:
             extractor = TapExtractor(backbone_of(self.recipe, self._weights), self.recipe.taps)
-            self._forward = Forward(extractor, self.recipe, self._device)
+            self._forward = Forward(extractor, self._computed, self._device)
         return self._forward
 
     def _task(self, path: Path) -> ClipTask:

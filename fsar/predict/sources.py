@@ -57,6 +57,7 @@ def from_run(
         raise InputError(f"there is no feature store {store}")
     weights = weights or _tuned_weights(run, recipe)
     encoder = ClipEncoder(recipe, weights=weights, device=device, cache=cache)
+    own.notes.extend(encoder.notes)
     return Source(
         name=run.name or str(run),
         head=load_head(run, device),
@@ -119,17 +120,18 @@ def from_store(
         words = ClassWords(
             opened.recipe, table=table, templates=templates, encoder=text_encoder, weights=weights, cache=cache
         )
+    encoder = ClipEncoder(opened.recipe, weights=weights, device=device, cache=cache)
     return Source(
         name=name,
         head=head,
-        encoder=ClipEncoder(opened.recipe, weights=weights, device=device, cache=cache),
+        encoder=encoder,
         taps=task.taps,
         n_frames=task.n_frames,
         device=device,
         words=words,
         find_task=lambda: task,
         calibrations=_kept(cache, name, head, opened),
-        notes=_untrained(name, head),
+        notes=[*_untrained(name, head), *encoder.notes],
     )
 
 
@@ -157,15 +159,15 @@ def from_backbone(
     from fsar.pipeline.backbones.taps import TapExtractor
     from fsar.pipeline.encode.forward import Forward
     from fsar.pipeline.encode.plan import EncodeOptions, recipe_of
+    from fsar.pipeline.encode.report import EngineOptions
 
     kind = head_type(name)
     loaded = load_backbone(backbone, weights=weights, size=size)
     typed = typed_options(name, options)
     inputs = at_levels(kind.inputs, typed.get("levels") or stored_levels(loaded.taps()))
     chosen = _taps_of(name, inputs, loaded, taps or {})
-    encode = EncodeOptions(
-        backbone, weights, tuple(dict.fromkeys(chosen.values())), sampler=sampler, n_slots=n_frames, size=size
-    )
+    chosen_taps, engine = tuple(dict.fromkeys(chosen.values())), EngineOptions(device=device)
+    encode = EncodeOptions(backbone, weights, chosen_taps, sampler=sampler, n_slots=n_frames, size=size, engine=engine)
     recipe, specs = recipe_of(loaded, encode)
     n_frames = recipe.n_slots  # of a network for clips, one or those that its time steps give
     facts: dict[str, Any] = {"dim": feature_width(inputs[0], specs[chosen[inputs[0].role]].shape), "n_frames": n_frames}

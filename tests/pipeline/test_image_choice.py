@@ -170,10 +170,10 @@ def test_a_store_that_an_older_version_began_is_resumed_with_its_own_pixels(tmp_
     again = encode(rows, tmp_path / "s.zarr", tiny(PixelOptions()), quiet=True)
     assert (again.recipe_id, again.n_resumed) == (old.recipe_id, 3)
     planned = plan(rows, tiny(PixelOptions()), tmp_path / "s.zarr")
-    assert "was begun with frames squashed to 37 x 37 pixels (bilinear, not antialiased)" in (planned.note or "")
+    assert "was begun with frames squashed to 37 x 37 pixels (bilinear, not antialiased)" in "".join(planned.notes)
     new = encode(rows, tmp_path / "new.zarr", tiny(PixelOptions()), quiet=True)
     assert new.recipe_id != old.recipe_id
     assert open_store(new.path).recipe["arithmetic"] == "uint8"
-    assert plan(rows, tiny(PixelOptions()), tmp_path / "new.zarr").note is None
+    assert plan(rows, tiny(PixelOptions()), tmp_path / "new.zarr").notes == ()
     with pytest.raises(InputError, match="holds another recipe"):
         encode(rows, tmp_path / "s.zarr", tiny(PixelOptions("trx")), quiet=True)

@@ -22,6 +22,7 @@ from fsar.heads.finetune.frames import FailedVideos, FrameSource
 from fsar.heads.finetune.groups import finetune_optimizer
 from fsar.heads.finetune.images import training_images
 from fsar.heads.finetune.learner import BACKBONE, FinetuneLearner, save_backbone
+from fsar.heads.finetune.memory import precision_note
 from fsar.heads.finetune.model import EndToEnd
 from fsar.heads.finetune.step import ALONE, Memory
 from fsar.heads.finetune.tower import Tower
@@ -39,6 +40,7 @@ from fsar.pipeline.packs.layout import PackSettings
 from fsar.pipeline.pixels.published import before_crop
 from fsar.pipeline.text.tables import NAME_FORMS, default_names
 from fsar.pipeline.text.templates import load_templates
+from fsar.progress import say
 
 PACK, OLD_STATE = "videos.frames", "clips.json"
 
@@ -210,6 +212,8 @@ def _train(
         n_episodes=n_steps, classes_per_batch=n_classes,
     )  # fmt: skip
     tuning, memory = Tuning(), Memory(autocast=torch.bfloat16 if options.precision == "bf16" else None)
+    if not quiet and (note := precision_note(memory.autocast, options.device)):
+        say(f"note: {note}")
     learner = BaseLearner(
         model, finetune_optimizer(model, preset, tuning), preset, tuning, memory, options.seed, options.device
     )

@@ -14,6 +14,13 @@ from fsar.heads.batch import Features
 from fsar.heads.finetune.tower import Tower, batch_norms
 
 
+def precision_note(autocast: torch.dtype | None, device: str) -> str | None:
+    """Return what somebody who fine-tunes on a GPU in float32 should hear; None on other devices and in autocast."""
+    if autocast is not None or torch.device(device).type != "cuda":
+        return None
+    return f"precision fp32 on {device}; --precision bf16 takes less time and memory there, and changes the numbers"
+
+
 class TwoPass:
     """Embeds frames in chunks without a graph and, once the head has given the gradients, again with one.
 

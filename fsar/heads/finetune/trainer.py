@@ -21,7 +21,7 @@ from fsar.heads.finetune.features import TowerFeatures
 from fsar.heads.finetune.frames import FailedVideos, Inputs, without_rows
 from fsar.heads.finetune.groups import finetune_optimizer
 from fsar.heads.finetune.learner import FinetuneLearner
-from fsar.heads.finetune.memory import LossScale, checkpoint_blocks
+from fsar.heads.finetune.memory import LossScale, checkpoint_blocks, precision_note
 from fsar.heads.finetune.model import EndToEnd
 from fsar.heads.finetune.processes import Processes
 from fsar.heads.finetune.step import ALONE, Memory
@@ -35,6 +35,7 @@ from fsar.heads.training.experiment import Experiment, Trained, Validation, vali
 from fsar.heads.training.loop import Validate, train_learner
 from fsar.pipeline.backbones import Backbone
 from fsar.pipeline.store import TextTable, open_store, write_text
+from fsar.progress import say
 
 FAILED, TEST_STORE = "failed_videos.json", "test.zarr"
 
@@ -119,6 +120,8 @@ class TunedTrainer(ABC):
             model, optimizer, options.preset, self.tuning, self.memory, seed, task.device, self.processes
         )
         failed = FailedVideos(folder.path / (FAILED if self.writes else f"{self.processes.rank}-{FAILED}"))
+        if self.writes and not quiet and (note := precision_note(self.memory.autocast, task.device)):
+            say(f"note: {note}")
         val, notes = validation(experiment, quiet=quiet or not self.writes)
         with self.inputs(experiment, [pool, val.pool] if val else [pool]) as source:
             episodes = self._episodes(experiment, source, pool, failed)

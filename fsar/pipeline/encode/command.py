@@ -72,6 +72,5 @@ _DEFAULTS = {
     "seed": 0,
     "resize-width": 0,
     "decoder": "pyav",
-    "precision": "fp32",
     "dtype": "float16",
 }

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from fsar.errors import InputError, count_of
 from fsar.pipeline.encode.engine import Engine, EngineOptions, EngineReport
 from fsar.pipeline.encode.plan import EncodeOptions, EncodePlan, plan, tap_specs
+from fsar.pipeline.encode.precision import require_precision
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.recorded_backbone import backbone_of
 from fsar.pipeline.encode.reuse import Reuse
+from fsar.progress import say
 
 __all__ = [
     "EncodeOptions",
@@ -71,11 +73,18 @@ def encode(
     Videos that a store in `reuse` has by the same recipe, told by the hash of the file, are taken from there, checked.
 
     Raises:
-        InputError: nothing to encode, a store of another recipe (the message names the fields), no video could be read.
+        InputError: nothing to encode, a store of another recipe (the message names the fields), no video could be read,
+            a device without the arithmetic of the recipe.
     """
+    from fsar.device import resolve_device
     from fsar.pipeline.store.portable import shared_folder
 
     todo = prepared or plan(rows, options, out)
+    if prepared is None and not quiet:
+        for note in todo.notes:
+            say(f"note: {note}")
+    if not out.exists():
+        require_precision(todo.recipe.precision, resolve_device(options.engine.device))
     source = _Source(todo.videos, shared_folder(os.path.abspath(video.path) for video in todo.videos), reuse)
     with open_or_make(out, todo, options) as writer:
         return _fill(writer, source, todo.recipe, todo.backbone, todo.taps, options.engine, quiet=quiet)
@@ -128,8 +137,8 @@ def add_videos(
     be found wrong beforehand is found before the store is touched: it stays sealed then.
 
     Raises:
-        InputError: no such device or backbone, other weights than the store's, none of the new videos is on the disk,
-            a pending video is not among `videos`.
+        InputError: no such device or backbone, a device without the arithmetic of the recipe, other weights than the
+            store's, none of the new videos is on the disk, a pending video is not among `videos`.
     """
     from fsar.device import resolve_device
     from fsar.pipeline.packs.catalog import require_frames
@@ -151,7 +160,7 @@ def add_videos(
         require_frames([video for video in videos if video.video_id in read])
         if new:
             _check_paths(new)
-        resolve_device(options.device)
+        require_precision(recipe.precision, resolve_device(options.device))
         backbone = backbone_of(recipe, weights)
         taps = _tap_specs(backbone, recipe)
     path_of = {video.video_id: video.path for video in videos}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from fsar.device import resolve_device
 from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.encode.lanes import Lanes
+from fsar.pipeline.encode.precision import computing, require_precision
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.staging import Item, Staging
 from fsar.pipeline.pixels.prepare import prepare
@@ -37,12 +37,16 @@ class Forward:
 
     The slots of a failed video are filled with black frames: a batch keeps its shape, so that the numbers of the other
     videos in it do not depend on whether their neighbour could be decoded.
+
+    Raises:
+        InputError: no such device, or one that cannot compute with the precision of the recipe.
     """
 
     def __init__(self, extractor: TapExtractor, recipe: Recipe, device: str) -> None:
         import torch
 
         self.device = resolve_device(device)
+        require_precision(recipe.precision, self.device)
         self._extractor, self._recipe, self._image = extractor, recipe, recipe.image
         self._weights_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         self._out_dtype = getattr(torch, recipe.dtype)
@@ -114,7 +118,7 @@ class Forward:
     def _on_device(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         if self._recipe.clip is not None:
             batch = batch.reshape(-1, self._recipe.clip["length"], *batch.shape[1:])  # (n_clips, length, 3, size, size)
-        with _precision(self._recipe.precision, self.device.type):
+        with computing(self._recipe.precision, self.device.type):
             features = self._extractor(batch.to(self._weights_dtype))
         return {tap: values.float().to(self._out_dtype) for tap, values in features.items()}
 
@@ -130,19 +134,3 @@ class _OnDevice:
 
 def _per_item(features: Features, n_slots: int) -> Features:
     return {tap: values.reshape(-1, n_slots, *values.shape[1:]) for tap, values in features.items()}
-
-
-@contextmanager
-def _precision(precision: str, device_type: str) -> Iterator[None]:
-    import torch
-
-    if precision.startswith("amp-"):
-        dtype = torch.bfloat16 if precision == "amp-bf16" else torch.float16
-        with torch.autocast(device_type, dtype):
-            yield
-    elif device_type == "cpu":
-        yield  # the flags below are the whole process's: lanes must not take turns with them
-    else:
-        # fp32 means fp32: convolutions would otherwise round to TF32 on a GPU.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
-            yield

@@ -95,19 +95,15 @@ IMAGE_FIELDS = (
 """Fields of a recipe that `choose_image` decides, but for the size, which is the backbone's."""
 
 
-def as_begun(recipe: Recipe, out: Path) -> tuple[Recipe, str | None]:
-    """Return a recipe with the pictures of the store at `out`, if there is one, and a note where these are others.
+def as_begun(recipe: Recipe, stored: Recipe, out: Path) -> tuple[Recipe, str | None]:
+    """Return a recipe with the pictures of the store at `out`, `stored`, and a note where these are others.
 
     The default has changed before and may again: who resumes a store without a word on pixels means the store's.
     """
-    from fsar.pipeline.encode.recipe import Recipe
-    from fsar.pipeline.store import open_store
-
+    resumed = replace(recipe, **{name: getattr(stored, name) for name in IMAGE_FIELDS})
     try:
-        stored = Recipe.from_dict(open_store(out, allow_unsealed=True).recipe)
-        resumed = replace(recipe, **{name: getattr(stored, name) for name in IMAGE_FIELDS})
         before, now = resumed.image, recipe.image
-    except (InputError, FileNotFoundError):
+    except InputError:
         return recipe, None
     if before == now:
         return recipe, None

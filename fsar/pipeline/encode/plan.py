@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fsar.errors import InputError
 from fsar.pipeline.encode.image_choice import AS_TRAINED, PixelOptions, as_begun, choose_image
+from fsar.pipeline.encode.precision import Precision, default_precision, describe_default
 from fsar.pipeline.encode.recipe import PACKED, Recipe, describe_backbone
 from fsar.pipeline.encode.report import EngineOptions
 from fsar.pipeline.packs.catalog import pack_settings, require_frames, video_rows
@@ -56,7 +57,8 @@ class EncodeOptions:
     arithmetic: str | None = None
     normalisation: str | None = None
     decoder: str = "pyav"
-    precision: str = "fp32"
+    precision: Precision | None = None
+    """Arithmetic of the forward pass; None is that of a store that is resumed, `default_precision` of a new one."""
     fold_batch_norm: bool = False
     """Fold batch norm into convolutions: faster, rounded otherwise, so the recipe says it."""
     dtype: str = "float16"
@@ -80,7 +82,7 @@ class EncodePlan:
     backbone: Backbone
     taps: dict[str, TapSpec]
     videos: list[VideoRow]
-    note: str | None = None
+    notes: tuple[str, ...] = ()
     """What the user should hear of it."""
 
     @property
@@ -94,7 +96,7 @@ def plan(rows: Sequence[CatalogRow], options: EncodeOptions, out: Path | None = 
     """Load the backbone and settle the recipe. Raises InputError for anything that cannot work.
 
     With the path of a store that is to be resumed, frames are prepared as it was begun where `options.image` says
-    nothing else.
+    nothing else, and computed with its precision where `options.precision` says nothing.
     """
     from fsar.device import resolve_device
     from fsar.pipeline.backbones import load_backbone
@@ -103,15 +105,31 @@ def plan(rows: Sequence[CatalogRow], options: EncodeOptions, out: Path | None = 
     packed = pack_settings(video.path for video in videos)
     require_frames(videos)
     _settle(options, None, options.taps)  # wrong options are found before weights are fetched
-    resolve_device(options.engine.device)
+    device = resolve_device(options.engine.device)
     backbone = load_backbone(options.backbone, weights=options.weights, size=options.size)
     recipe, taps = recipe_of(backbone, options)
     if packed is not None:
         recipe = replace(recipe, decoder=PACKED, packed=asdict(packed))
-    note = None
-    if out is not None and out.exists() and options.image == PixelOptions():
-        recipe, note = as_begun(recipe, out)
-    return EncodePlan(recipe, backbone, taps, videos, note)
+    note = describe_default(device) if options.precision is None else None
+    if (stored := _begun(out)) is not None:
+        note = None
+        if options.precision is None:
+            recipe = replace(recipe, precision=stored.precision)
+        if options.image == PixelOptions():
+            recipe, note = as_begun(recipe, stored, out or Path())
+    return EncodePlan(recipe, backbone, taps, videos, (note,) if note else ())
+
+
+def _begun(out: Path | None) -> Recipe | None:
+    """Return the recipe of the store at a path; None if there is none, or one that cannot be resumed anyway."""
+    from fsar.pipeline.store import open_store
+
+    if out is None or not out.exists():
+        return None
+    try:
+        return Recipe.from_dict(open_store(out, allow_unsealed=True).recipe)
+    except (InputError, FileNotFoundError):
+        return None
 
 
 def _video_rows(rows: Sequence[CatalogRow]) -> list[VideoRow]:
@@ -122,10 +140,13 @@ def _video_rows(rows: Sequence[CatalogRow]) -> list[VideoRow]:
 
 def recipe_of(backbone: Backbone, options: EncodeOptions) -> tuple[Recipe, dict[str, TapSpec]]:
     """Return the recipe of a loaded backbone and what its taps give; raises InputError for what cannot work."""
+    from fsar.device import resolve_device
     from fsar.pipeline.backbones.folding import fold_batch_norm
     from fsar.pipeline.backbones.taps import TapExtractor
 
     backbone = _with_clips(backbone, options)
+    if options.precision is None:
+        options = replace(options, precision=default_precision(resolve_device(options.engine.device)))
     if options.fold_batch_norm:
         fold_batch_norm(backbone)
     extractor = TapExtractor(backbone, options.taps)
@@ -178,7 +199,7 @@ def _settle(options: EncodeOptions, backbone: Backbone | None, taps: tuple[str, 
         std=image.std,
         arithmetic=image.arithmetic,
         decoder=options.decoder,
-        precision=options.precision,  # type: ignore[arg-type]
+        precision=options.precision or "fp32",
         fold_batch_norm=options.fold_batch_norm,
         dtype=options.dtype,  # type: ignore[arg-type]
     )

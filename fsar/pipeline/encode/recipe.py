@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from fsar.errors import InputError, count_of, unknown_name
+from fsar.pipeline.encode.precision import PRECISIONS, Precision
 from fsar.pipeline.pixels.spec import ImageSpec
 from fsar.pipeline.video.clips import ClipShape
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from fsar.pipeline.encode.clip_task import ClipTask
 
 RECIPE_FORMAT = 1
-PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16")
 PACKED = "packed"
 """The decoder of frames that were decoded before."""
 DTYPES = ("float16", "float32")
@@ -66,8 +66,9 @@ class Recipe:
     """Seed of random frames and views."""
     decoder: str = "pyav"
     colour: str = "rgb24"
-    precision: Literal["fp32", "amp-bf16", "amp-fp16", "bf16"] = "fp32"
-    """Arithmetic of the forward pass: `amp-` is autocast over float32 weights, `bf16` has bfloat16 weights too."""
+    precision: Precision = "fp32"
+    """Arithmetic of the forward pass: `tf32` is that of GPUs for float32, `amp-` is autocast over float32 weights,
+    `bf16` has bfloat16 weights too."""
     dtype: Literal["float16", "float32"] = "float16"
     """Type of the stored features."""
     format: int = RECIPE_FORMAT
