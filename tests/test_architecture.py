@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fsar"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = ("allocator", "errors", "files", "progress", "device", "settings", "torch_files")
+LEAVES = ("allocator", "documents", "errors", "files", "progress", "device", "settings", "torch_files")
 ARROWS = re.compile(r"^    ([\w.]+) +->(.*)$", re.MULTILINE)
 TENSOR_ROOMS = ("heads", "predict", "report", "pipeline/backbones/adapters")
 """What computes with tensors throughout."""

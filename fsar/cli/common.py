@@ -20,6 +20,8 @@ SWITCHES = ("--debug", "--allow-http")
 MANY_FILES = 65_536
 MAX_FRAMES = 4096
 """More frames of one video than this are a slip of the keyboard, not a wish."""
+MAX_ERROR = 1000
+"""Characters of an error; `--debug` shows all of it."""
 USER_ERRORS = (
     InputError,
     FileNotFoundError,
@@ -126,10 +128,15 @@ def _speak_utf8() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def _bounded(line: str) -> str:
+    """Return a line that names what a file holds, such as a cell of megabytes, at a length that can be read."""
+    return line if len(line) <= MAX_ERROR else f"{line[: MAX_ERROR - 200]} ... {line[-200:]}"
+
+
 def _one_line_of_usage(error: click.ClickException) -> str:
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = f" (see `{context.command_path} --help`)" if context is not None else ""
-    return f"{' '.join(error.format_message().split()).rstrip('.')}{hint}"
+    return f"{_bounded(' '.join(error.format_message().split()).rstrip('.'))}{hint}"
 
 
 def _one_line(error: BaseException) -> str:
@@ -138,7 +145,7 @@ def _one_line(error: BaseException) -> str:
         text = f"{error.filename}: {error.strerror}"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror
-    return " ".join(text.split()) or type(error).__name__
+    return _bounded(" ".join(text.split())) or type(error).__name__
 
 
 def summary(data: dict[str, Any], text: str, *, as_json: bool) -> None:

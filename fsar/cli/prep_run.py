@@ -1,7 +1,6 @@
 """`fsar-prep run`: the stages of one TOML file, one after the other."""
 
 import importlib
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import click
 from fsar.cli import signals
 from fsar.cli.common import EXIT_DONE, EXIT_FAILED, echo, json_option, summary
 from fsar.cli.stage_process import StageProcesses
+from fsar.documents import read_json
 from fsar.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -182,8 +182,8 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     """Return every result.json below `folder` that holds an accuracy, with its place there as `path`."""
     results = []
     for path in sorted(folder.rglob("result.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("accuracy") is not None:
+        content = read_json(path)
+        if isinstance(content, dict) and "head" in content and content.get("accuracy") is not None:
             results.append({**content, "path": path.relative_to(folder).as_posix()})
     return results
 

@@ -20,13 +20,14 @@ The keys come from the commands themselves, so a command and its table cannot dr
 """
 
 import itertools
+import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fsar.documents import parse_toml, read_toml
 from fsar.errors import InputError, unknown_name
 
 STAGES = ("synth", "index", "convert", "extract", "tune", "encode", "text", "train", "eval", "report", "predict")
@@ -97,10 +98,7 @@ def read_config(path: str | Path, keys_of: Callable[[str], Keys], overrides: Seq
 def _tables(path: Path) -> dict[str, list[dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"no config {path}")
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
+    document = read_toml(path)
     for name, content in document.items():
         if name not in STAGES:
             raise InputError(f"{path}: {unknown_name('stage', name, STAGES)}")
@@ -171,7 +169,7 @@ def _override_value(key: Key, text: str) -> Any:
     """Return what an override sets, with paths and names of files that exist made absolute, also in an array."""
 
     def is_place(value: Any) -> bool:
-        return isinstance(value, str) and (key.is_path or Path(value).is_file())
+        return isinstance(value, str) and (key.is_path or os.path.isfile(value))
 
     parsed = _toml_value(text)
     if isinstance(parsed, list):
@@ -182,8 +180,8 @@ def _override_value(key: Key, text: str) -> Any:
 def _toml_value(text: str) -> Any:
     """Return `text` as a TOML value: 5, true, ["a", "b"]; anything else is a string without quotes."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}", text)["value"]
+    except InputError:
         return text
 
 

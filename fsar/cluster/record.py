@@ -37,6 +37,6 @@ class Record:
                 raise ValueError
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise InputError(f"{folder / FILE} is damaged: remove {folder} when no worker runs any more") from None
         return record

@@ -1,7 +1,7 @@
 """Heads on disk, and the folder that a training run leaves behind."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fsar.documents import parse_json
 from fsar.errors import InputError
 from fsar.files import read_plain, write_atomic, write_safetensors
 from fsar.heads.head import _REGISTRY, Head, create_head
@@ -94,18 +95,16 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a run; raises InputError if there is none."""
+def read_json(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the object in a JSON file of a run; raises InputError if there is none, or a key of it lacks."""
     if not path.is_file():
         raise InputError(f"{path.parent} is not a run folder: it has no {path.name}")
-    try:
-        data = json.loads(read_plain(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not JSON: {error}") from error
+    data = parse_json(read_plain(path), str(path))
     if not isinstance(data, dict):
         raise InputError(f"{path} must hold an object, it holds {type(data).__name__}")
+    lacking = [key for key in required if key not in data]
+    if lacking:
+        raise InputError(f"{path} has no {lacking[0]!r}: it is damaged, or no run of fsar wrote it")
     return data
 
 

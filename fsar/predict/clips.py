@@ -1,11 +1,11 @@
 """The clips that a user names: supports in a folder per class, queries as a file, a folder or a list."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fsar.documents import read_csv, read_text
 from fsar.errors import InputError, unknown_name
+from fsar.pipeline.catalog.catalog import read_rows
 from fsar.pipeline.catalog.media import LeftOut, frame_folder_bytes, media_below, subfolders
 from fsar.splits.names import VIDEO_SUFFIXES
 
@@ -39,8 +39,8 @@ def find_supports(path: Path, *, classes: Sequence[str] = (), n_shot: int | None
 
 def _listed_supports(path: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    for row in _table(path, {"path", "class"}):
-        found.setdefault(row["class"], []).append(path.parent / row["path"])
+    for _, row in read_rows(_listed(path), base=path.parent, required=("path", "class")):
+        found.setdefault(row.class_name, []).append(row.path)
     return found
 
 
@@ -83,32 +83,22 @@ def find_queries(path: Path) -> list[Path]:
 
 
 def _read_list(path: Path) -> list[Path]:
-    if path.suffix.lower() == ".csv":
-        names = [row["path"] for row in _table(path, {"path"})]
+    if _listed(path).suffix.lower() == ".csv":
+        header, lines = read_csv(path, ["path"])
+        names = [cells[header.index("path")].strip() for _, cells in lines]
     else:
-        names = [line.strip() for line in _text(path).split("\n")]
+        names = [line.strip() for line in read_text(path).split("\n")]
     clips = [path.parent / name for name in names if name]
     if not clips:
         raise InputError(f"{path} lists no clip")
     return clips
 
 
-def _table(path: Path, columns: set[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV that must have some columns; what a row lacks is empty."""
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), restval="")
-    found = set(reader.fieldnames or ())
-    if not columns <= found:
-        raise InputError(f"{path} must have columns {' and '.join(sorted(columns))}, it has no {min(columns - found)}")
-    return [{name: row[name].strip() for name in columns} for row in reader]
-
-
-def _text(path: Path) -> str:
+def _listed(path: Path) -> Path:
+    """Return the path of a list that is there."""
     if not path.is_file():
         raise InputError(f"no list {path}")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a list of paths in UTF-8: {error.reason}") from error
+    return path
 
 
 def _what(path: Path) -> str:

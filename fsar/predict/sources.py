@@ -80,7 +80,7 @@ def _tuned_weights(run: Path, recipe: Mapping[str, Any]) -> Path | None:
 
 def _words_of_run(own: RunStore, **options: Any) -> ClassWords | None:
     """Return what writes class text as the head was trained with it; None for a head that reads none."""
-    needs = head_type(read_json(own.run / DESCRIPTION)["head"]).text
+    needs = head_type(read_json(own.run / DESCRIPTION, ["head"])["head"]).text
     if needs == "none":
         return None
     table = own.text_table()

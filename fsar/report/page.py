@@ -94,7 +94,7 @@ class Page:
 
     def write(self, out: Path, assets: Path | None = None) -> None:
         """Write the page, and figures and tables as files of their own into `assets`."""
-        write_atomic(out, self.to_html())
+        write_atomic(out, self.to_html().encode(errors="replace"))  # names in runs of others may hold what is no text
         if assets is not None:
             self.write_assets(assets)
 

@@ -1,6 +1,5 @@
 """What runs left on disk, as a report reads it: results with their episodes, learning curves, settings."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsar.documents import csv_lines, read_text
 from fsar.errors import InputError
 from fsar.heads.episodes.saved_list import EpisodeList, load_list
 from fsar.heads.evaluation.evaluate import half_width
@@ -18,6 +18,8 @@ from fsar.heads.run_folder import CONFIG, DESCRIPTION, RESULT, read_json
 from fsar.heads.training.metrics_log import read_metrics
 
 Floats = NDArray[np.float64]
+TESTED = ("head", "n_way", "n_shot")
+"""What every result says."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,19 @@ class Result:
     def accuracies(self) -> Floats | None:
         """(E,) per episode; None where the file is gone."""
         path = self.folder / str(self.data.get("accuracies_file", "accuracies.npy"))
-        return np.load(path, allow_pickle=False) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return np.asarray(np.load(path, allow_pickle=False), np.float64)
+        except (ValueError, TypeError, EOFError) as error:
+            raise InputError(f"{path} is no array of accuracies: {error}") from None
 
     def confusion(self) -> tuple[list[str], NDArray[np.int64]] | None:
         """Return class names and counts (K, K), true by row; None where the file is gone."""
         path = self.folder / str(self.data.get("confusion_file", "confusion.csv"))
         if not path.is_file():
             return None
-        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+        rows = [cells for _, cells in csv_lines(read_text(path), path)]
         try:
             return rows[0][1:], np.array([[int(x) for x in row[1:]] for row in rows[1:]], np.int64)
         except (IndexError, ValueError) as error:
@@ -117,9 +124,9 @@ def _read_run(path: Path) -> Run:
         raise InputError(f"{path} holds no trained head: {state}")
     config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
     folders = [path, *sorted((path / "eval").glob("*"))]
-    results = [Result(folder, read_json(folder / RESULT)) for folder in folders if (folder / RESULT).is_file()]
+    results = [Result(folder, read_json(folder / RESULT, TESTED)) for folder in folders if (folder / RESULT).is_file()]
     tested = _newest([result for result in results if result.data.get("accuracy") is not None])
-    head, curve = read_json(path / DESCRIPTION)["head"], tuple(read_metrics(path))
+    head, curve = read_json(path / DESCRIPTION, ["head"])["head"], tuple(read_metrics(path))
     return Run(path, path.resolve().name, head, config, tuple(tested), curve)
 
 

@@ -1,10 +1,8 @@
 """A user's own split: a CSV with the columns part, class, video_id."""
 
-import csv
-import io
 from pathlib import Path
-from typing import Any
 
+from fsar.documents import read_csv
 from fsar.errors import InputError, unknown_name
 from fsar.splits.names import PARTS, part_of_word
 from fsar.splits.split import Split
@@ -19,44 +17,13 @@ def read_split_csv(path: str | Path, *, name: str | None = None) -> Split:
     An empty video_id or `*` stands for every video of the class. Raises InputError with the line at fault.
     """
     path = Path(path)
-    rows = csv.reader(io.StringIO(read_text(path)))
-    try:
-        return Split(name=name or path.stem, parts=_read_parts(rows, path))
-    except csv.Error as error:
-        raise InputError(f"{path}, line {rows.line_num}: not CSV: {error}") from None
-
-
-def _read_parts(rows: Any, path: Path) -> dict[str, dict[str, list[str] | None]]:
-    header = [cell.strip().lower() for cell in next(rows, [])]
-    lacking = [column for column in COLUMNS[:2] if column not in header]
-    if lacking:
-        found = ",".join(header) or "nothing"
-        hint = other_separator(found)
-        raise InputError(f"{path}, line 1: the header must be part,class,video_id, got {found}{hint}")
+    header, lines = read_csv(path, COLUMNS[:2])
     parts: dict[str, dict[str, list[str] | None]] = {part: {} for part in PARTS}
-    for cells in rows:
+    for number, cells in lines:
         if any(cell.strip() for cell in cells):
-            where = f"{path}, line {rows.line_num}"
-            if len(cells) > len(header):
-                raise InputError(f"{where}: {len(cells)} columns, the header has {len(header)}")
-            _add_row(parts, dict(zip(header, (cell.strip() for cell in cells), strict=False)), where)
-    return parts
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file, with or without a byte-order mark."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} must be UTF-8 text: byte {error.start} is not") from None
-
-
-def other_separator(header: str) -> str:
-    """Return what to say of a header whose cells something other than commas separates; empty if they do."""
-    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if separator in header:
-            return f" (it is separated by {name}: write commas)"
-    return ""
+            row = dict(zip(header, map(str.strip, cells), strict=True))
+            _add_row(parts, row, f"{path}, line {number}")
+    return Split(name=name or path.stem, parts=parts)
 
 
 def _add_row(parts: dict[str, dict[str, list[str] | None]], row: dict[str, str], where: str) -> None:

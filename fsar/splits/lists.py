@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fsar.documents import read_text
 from fsar.errors import InputError
-from fsar.splits.custom import EVERY_VIDEO, read_split_csv, read_text
+from fsar.splits.custom import EVERY_VIDEO, read_split_csv
 from fsar.splits.names import PARTS, numbered_class, part_of_word, without_video_suffix
 
 _LABELS = (re.compile(r"(?P<path>.*\S)\s+\d+\s+(?P<label>\d+)"), re.compile(r"(?P<path>.*\S)\s+(?P<label>\d+)"))

@@ -1,12 +1,11 @@
 """Published lists put together into a `Split`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fsar.documents import read_json, read_text
 from fsar.errors import InputError
-from fsar.splits.custom import read_text
 from fsar.splits.lists import Line, read_list
 from fsar.splits.names import PARTS, class_key, loose_video_id, numbered_class
 from fsar.splits.split import Split
@@ -45,11 +44,10 @@ def rename_classes(split: Split, names: Mapping[str, str]) -> Split:
 def read_class_names(path: str | Path) -> dict[str, str]:
     """Return the names of numbered classes from a JSON object or from lines such as `train8 closing something`."""
     path = Path(path)
-    text = read_text(path)
     if path.suffix.lower() == ".json":
-        return _names_from_json(text, path)
+        return _names_from_json(path)
     names = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
             key, _, value = line.strip().replace(",", " ", 1).partition(" ")
             if not numbered_class(key) or not value.strip():
@@ -86,11 +84,8 @@ def _check_distinct(new_names: Mapping[str, str]) -> None:
             raise InputError(f"classes {other!r} and {old!r} would both be named {new!r}: give each its own name")
 
 
-def _names_from_json(text: str, path: Path) -> dict[str, str]:
-    try:
-        table = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
+def _names_from_json(path: Path) -> dict[str, str]:
+    table = read_json(path)
     if not isinstance(table, dict):
         raise InputError(f"{path} must be a JSON object of numbered class to name")
     return {str(key): str(value) for key, value in table.items()}

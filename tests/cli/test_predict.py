@@ -76,7 +76,7 @@ def test_supports_can_be_listed(call, world, tmp_path):  # noqa: F811
     assert "did you mean blue" in call(*wrong, code=1).err
     (tmp_path / "bad.csv").write_text("file,label\na,b\n")
     bad = ["--support", tmp_path / "bad.csv", "--query", clip, "--run", world.run]
-    assert "must have columns class and path, it has no class" in call(*bad, code=1).err
+    assert "no column 'path'; the header must have path,class, got 'file,label'" in call(*bad, code=1).err
 
 
 def test_windows_follow_what_a_long_video_shows(call, world, tmp_path):  # noqa: F811

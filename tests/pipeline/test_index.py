@@ -104,7 +104,7 @@ def test_ssv2_names_both_files_of_an_id(ssv2, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[\n{"id": "1",}]', r"train\.json, line 2: not JSON"),
+        ('[\n{"id": "1",}]', r"train\.json is not JSON: .* line 2"),
         ('{"1": "x"}', "must be a JSON list of videos"),
         ('[{"id": "1"}]', "entry 1: must be an object with 'id' and 'template'"),
         ("[7]", "entry 1: must be an object"),

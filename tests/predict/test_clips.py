@@ -40,8 +40,8 @@ def test_a_text_file_has_a_path_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\na,b\n", "must have columns path, it has no path"),
-        ("", "it has no path"),
+        ("file,label\na,b\n", "no column 'path'; the header must have path, got 'file,label'"),
+        ("", "no column 'path'; the header must have path"),
         ("path,note\n", "lists no clip"),
         ("note,path\nshort\n", "lists no clip"),
     ],

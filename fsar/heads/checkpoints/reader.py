@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fsar.documents import read_text
 from fsar.errors import InputError, one_line
 from fsar.torch_files import read_torch_file
 
@@ -61,7 +62,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Return the settings in a config file: JSON, YAML, or lines of `key: value` (HCL's configs.txt)."""
     if not path.is_file():
         raise FileNotFoundError(f"no config file {path}")
-    return _parse(path.read_text(encoding="utf-8"), str(path))
+    return _parse(read_text(path), str(path))
 
 
 def _load(path: Path) -> Any:
@@ -96,13 +97,16 @@ def _parse(text: Any, where: str) -> dict[str, Any]:
     """Return the mapping in a JSON or YAML text."""
     import yaml
 
+    wrong = f"{where} is neither JSON nor YAML"
     try:
         settings = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         try:
             settings = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"{where} is neither JSON nor YAML: {_first_line(error)}") from error
+        except RecursionError:
+            raise InputError(f"{wrong}: it is nested too deeply") from None
+        except (yaml.YAMLError, ValueError) as error:  # the latter for dates that do not exist, and endless numbers
+            raise InputError(f"{wrong}: {_first_line(error)}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{where} must hold named settings, got {type(settings).__name__}")
     return settings

@@ -129,7 +129,7 @@ def _load_run(path: Path, store: "FeatureStore", reading: Reading, *, allow_reci
         text=reading.text or _same_text(config, store),
         n_frames=reading.n_frames or config.get("n_frames"),
     )
-    task = reading.task(read_json(path / DESCRIPTION)["head"], store, head.options)
+    task = reading.task(read_json(path / DESCRIPTION, ["head"])["head"], store, head.options)
     notes = task.parts.notes()
     _check_width(path, head, task)
     check_text(head, store, task.table)

@@ -11,12 +11,12 @@ schedule = { kind = "MultiStep", milestones = [3_000] }
 options = { merge_before = true }
 """
 
-import tomllib
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, Literal
 
+from fsar.documents import parse_toml
 from fsar.errors import InputError, unknown_name
 from fsar.heads.recipes import schedules
 from fsar.heads.recipes.preset import Preset
@@ -31,10 +31,7 @@ def read_recipes(text: str, where: str) -> dict[str, Preset]:
     Raises:
         InputError: no TOML, a key that recipes do not have, or a value of another type; `where` names the file.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{where} is not TOML: {error}") from error
+    document = parse_toml(text, where)
     shared = {key: value for key, value in document.items() if key in _FIELDS}
     tables = {key: value for key, value in document.items() if key not in _FIELDS}
     for key, value in tables.items():

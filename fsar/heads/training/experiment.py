@@ -186,7 +186,7 @@ def run(
     if task.parts.split is not None and trainer.writes:
         write_atomic(folder.path / SPLIT, task.parts.split.to_csv())
     if folder.is_finished:
-        return folder, read_json(folder.path / RESULT)
+        return folder, read_json(folder.path / RESULT, ("head", "seed", "accuracy", "notes"))
     report, notes = trainer.train(experiment, head.to(task.device), pool, folder, quiet=quiet)
     if not trainer.writes:
         return folder, {}

@@ -1,10 +1,14 @@
 """What a training reports while it runs: one JSON object per line, and TensorBoard events."""
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fsar.documents import parse_json
+from fsar.errors import InputError
 from fsar.files import write_atomic
 
 METRICS = "metrics.jsonl"
@@ -16,8 +20,7 @@ class MetricsLog:
     def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = True) -> None:
         """Open the log of a run that has done `step` steps; lines of later steps (lost with a crash) are dropped."""
         self._path = folder / METRICS
-        lines = self._path.read_text().splitlines() if self._path.is_file() else []
-        kept = [line for line in lines if _step(line) <= step]
+        kept = [line for line, row in _rows(self._path) if row.get("step", step + 1) <= step]
         write_atomic(self._path, "".join(line + "\n" for line in kept))
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
         self._events: Any = None
@@ -47,19 +50,14 @@ class MetricsLog:
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Return the numbers of a run's log, line by line; none without a log. A line that a crash tore is passed over."""
-    path, rows = folder / METRICS, []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        rows.append({key: float(value) for key, value in row.items() if isinstance(value, int | float)})
-    return rows
+    return [row for _, row in _rows(folder / METRICS)]
 
 
-def _step(line: str) -> int:
-    """Return the step of a line; a line torn by a crash counts as later than any."""
-    try:
-        return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return 1 << 62
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield the whole lines of a log and the numbers in each; a line that a crash tore is passed over."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
+        with suppress(InputError):
+            row = parse_json(line, str(path))
+            if isinstance(row, dict):
+                yield line, {key: float(value) for key, value in row.items() if isinstance(value, int | float)}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsar.documents import parse_json
 from fsar.errors import InputError
 from fsar.files import write_safetensors
 from fsar.torch_files import read_torch_file
@@ -81,7 +82,8 @@ def _read_safetensors(path: Path, only: str = "") -> tuple[dict[str, Any], dict[
 def _facts(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return the header's entries and, beside them, those in our JSON entry."""
     plain = {name: value for name, value in metadata.items() if name != METADATA_KEY}
-    return {**plain, **json.loads(metadata.get(METADATA_KEY, "{}"))}
+    own = parse_json(metadata.get(METADATA_KEY, "{}"), f"the entry {METADATA_KEY!r} of the weights")
+    return {**plain, **(own if isinstance(own, dict) else {})}
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

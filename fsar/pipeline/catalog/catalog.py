@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fsar.documents import read_csv
 from fsar.errors import InputError
 from fsar.files import write_atomic
 from fsar.splits import PARTS, Split, match_videos
-from fsar.splits.custom import other_separator
 from fsar.splits.names import natural_key, part_of_word
 
 COLUMNS = ("video_id", "path", "class", "bytes", "part")
@@ -127,29 +127,9 @@ def read_rows(path: Path, *, base: Path, required: Sequence[str]) -> list[tuple[
 
     Names may begin and end with blanks: cells are taken as they are, unless the header has blanks after commas, too.
     """
-    data = path.read_bytes()
-    try:
-        first_line = data.decode("utf-8-sig").partition("\n")[0]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} must be UTF-8 text: byte {error.start} is not") from None
-    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")  # names may hold \r and \n
-    lines = csv.reader(text, skipinitialspace=", " in first_line)
-    try:
-        read = _Lines(_header(next(lines, []), first_line, required, path), base.absolute())
-        return [(lines.line_num, read.row(cells, path, lines.line_num)) for cells in lines if cells]
-    except csv.Error as error:
-        raise InputError(f"{path}, line {lines.line_num}: not CSV: {error}") from None
-
-
-def _header(cells: Sequence[str], first_line: str, required: Sequence[str], path: Path) -> list[str]:
-    """Return the names of the columns in small letters; InputError if one lacks."""
-    names = [name.strip().lower() for name in cells]
-    lacking = [column for column in required if column not in names]
-    if lacking:
-        hint = other_separator(first_line)
-        found = f", got {first_line.strip()!r}{hint}" if first_line.strip() else ""
-        raise InputError(f"{path}, line 1: no column {lacking[0]!r}; the header must have {','.join(required)}{found}")
-    return names
+    names, lines = read_csv(path, required)
+    read = _Lines(names, base.absolute())
+    return [(number, read.row(cells, path, number)) for number, cells in lines]
 
 
 class _Lines:
@@ -158,14 +138,12 @@ class _Lines:
     def __init__(self, names: Sequence[str], base: Path) -> None:
         place_of = {name: place for place, name in enumerate(names)}
         self._places = [place_of.get(name, len(names)) for name in ("video_id", "path", "class", "bytes", "part")]
-        self._n_cells, self._base = len(names), base
+        self._base = base
         self._class_names: dict[str, str] = {}
 
     def row(self, cells: list[str], file: Path, line: int) -> CatalogRow:
         """Return the row; InputError names file and line."""
-        if len(cells) > self._n_cells:
-            raise InputError(f"{file}, line {line}: more cells than the header has")
-        cells += [""] * (self._n_cells + 1 - len(cells))  # one more, for columns that are not there
+        cells.append("")  # for columns that are not there
         video_id, path, name, size, said = [cells[place] for place in self._places]
         part = part_of_word(said) if said.strip() else NO_PART
         if not path.strip() or not name.strip():

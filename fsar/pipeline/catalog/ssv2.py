@@ -1,9 +1,9 @@
 """Something-Something V2: annotations in json files beside one flat folder of numbered videos."""
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from fsar.documents import read_json
 from fsar.errors import InputError
 from fsar.pipeline.catalog.catalog import CatalogRow, check_unique
 from fsar.pipeline.catalog.media import LeftOut, Scan, media_below
@@ -91,28 +91,19 @@ def _find(folder: Path, word: str) -> Path | None:
     return found[0] if found else None
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} must be UTF-8 text: byte {error.start} is not") from None
-
-
 def _read_labels(folder: Path) -> dict[str, str] | None:
     """Return class_key -> class, None where there is no labels file to check templates against."""
     path = _find(folder, "labels")
     if path is None:
         return None
-    table = _read_json(path)
+    table = read_json(path)
     if not isinstance(table, dict) or not table:
         raise InputError(f"{path} must be a JSON object of template to class number")
     return {class_key(name): str(name) for name in table}
 
 
 def _read_entries(path: Path, part: str, labels: dict[str, str] | None) -> list[Entry]:
-    table = _read_json(path)
+    table = read_json(path)
     if not isinstance(table, list):
         raise InputError(f"{path} must be a JSON list of videos")
     entries = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fsar.documents import read_text
 from fsar.errors import InputError
 from fsar.pipeline.published.rows import Dtype, ImportReport, ReadRow, import_rows, read_tensor
 from fsar.pipeline.store import VideoRow
@@ -110,7 +111,7 @@ def _video_ids(folder: Path, kind: str, number: int, n_videos: int) -> list[str]
     path = folder / f"{kind}_frame_names_{number}.txt"
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
     ids = [line.partition(";")[0].partition(",")[0].strip().rpartition("/")[0].rpartition("/")[2] for line in lines]
     if len(ids) != n_videos or not all(ids):
         raise InputError(f"{path} must name the frames of {n_videos} videos, VIDEO/FRAME, one video a line")

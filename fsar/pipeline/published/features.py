@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fsar.documents import read_text
 from fsar.errors import InputError
 from fsar.pipeline.published.rows import CLIP_FRAMES, Dtype, ImportReport, ReadRow, import_rows, read_tensor
 from fsar.pipeline.store import VideoRow
@@ -107,7 +108,7 @@ def _starts(path: Path, n_clips: int) -> npt.NDArray[np.int32]:
     """Return the first frame (n_clips,) of each clip, from 0: as the list of names says, else one clip a frame."""
     if not path.is_file():
         return np.arange(n_clips, dtype=np.int32)
-    lines = path.read_text(encoding="utf-8").split()
+    lines = read_text(path).split()
     names = [line.partition(",")[0].rpartition("/")[2].partition(".")[0] for line in lines]
     if len(names) != n_clips or not all(name.isascii() and name.isdigit() and 0 < int(name) < 2**31 for name in names):
         raise InputError(f"{path} must name the frames of {n_clips} clips, one clip a line")

@@ -1,6 +1,5 @@
 """An output folder that knows what it holds: made with which settings, from which sources, finished or not."""
 
-import csv
 import json
 import secrets
 import shutil
@@ -11,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fsar.documents import read_csv, read_json
 from fsar.errors import InputError
 from fsar.files import TEMPORARY_MARK, remove_leftovers, write_atomic
 from fsar.pipeline.catalog.catalog import Catalog, CatalogRow, write_catalog
-from fsar.pipeline.jobs.run import Failure, write_failures
+from fsar.pipeline.jobs.run import FAILURE_COLUMNS, Failure, write_failures
 from fsar.pipeline.rewrite.record import Record, journal_text, read_records
 from fsar.pipeline.rewrite.session import (
     Session,
@@ -55,7 +55,9 @@ class OutputFolder:
         # Listed first: others may begin at this moment, and they write the settings before anything else.
         there = list(self.folder.iterdir()) if self.folder.is_dir() else []
         if self._settings_file.is_file():
-            found = json.loads(self._settings_file.read_text())
+            found = read_json(self._settings_file)
+            if not isinstance(found, dict):
+                raise InputError(f"{self._settings_file} is damaged: choose another folder")
             differing = [
                 f"{name}: {found.get(name)!r} there, {self._settings.get(name)!r} now"
                 for name in sorted(found.keys() | self._settings.keys())
@@ -175,7 +177,8 @@ class OutputFolder:
 def read_failures(path: Path) -> list[Failure]:
     """Return what failures.csv lists, nothing if there is no such file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        names, lines = read_csv(path, FAILURE_COLUMNS)
     except FileNotFoundError:
         return []
-    return [Failure(**row) for row in csv.DictReader(text.splitlines())]
+    places = [names.index(column) for column in FAILURE_COLUMNS]
+    return [Failure(*(cells[place] for place in places)) for _, cells in lines]

@@ -62,7 +62,7 @@ def read_records(path: Path) -> dict[str, Record]:
     for line in lines:
         try:
             record = Record.from_dict(json.loads(line))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue  # torn by a kill: the output is made again
         records[record.video_id] = record
     return records

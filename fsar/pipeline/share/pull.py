@@ -275,7 +275,7 @@ def _read_state(path: Path) -> str:
         return str(value["identity"])
     except FileNotFoundError:
         return ""
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "unknown"
 
 

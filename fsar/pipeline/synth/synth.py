@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fsar.documents import read_json
 from fsar.errors import InputError
 from fsar.files import atomic_path, remove_leftovers, write_atomic
 from fsar.pipeline.jobs.run import Failure, run_jobs, write_failures
@@ -172,7 +173,7 @@ def _claim_folder(out: Path, settings: SynthSettings) -> None:
     fixed = {name: value for name, value in asdict(settings).items() if name in ("seed", "size", "container")}
     fixed["size"] = list(settings.size)
     if record.is_file():
-        found = json.loads(record.read_text())
+        found = read_json(record)
         if found != fixed:
             raise InputError(f"{out} holds a set with other settings {found}, not {fixed}: choose another folder")
     elif out.is_dir() and any(out.iterdir()):

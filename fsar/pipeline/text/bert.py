@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fsar import documents
 from fsar.errors import InputError, one_line
 from fsar.pipeline.backbones import state_sha256
 from fsar.pipeline.backbones.base import quiet_transformers
-from fsar.pipeline.backbones.hf.folder import parse_json, read_json
+from fsar.pipeline.backbones.hf.folder import read_json
 
 BATCH_SENTENCES = 64
 DEFAULT_POOLING = "cls"
@@ -116,7 +117,7 @@ def _pooling_of(config: dict[str, Any], path: Path) -> str:
 
 def _modules(path: Path) -> list[dict[str, Any]]:
     """Return what a sentence-transformers model is made of; raises InputError for a file of another form."""
-    found = parse_json(path)
+    found = documents.read_json(path)
     if not isinstance(found, list) or not all(isinstance(module, dict) for module in found):
         raise InputError(f"{path} must hold a list of objects")
     return found

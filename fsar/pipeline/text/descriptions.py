@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fsar.documents import read_json
 from fsar.errors import InputError, count_of
 from fsar.files import sha256_file
 from fsar.pipeline.text.tables import TextEncoder
@@ -30,10 +31,7 @@ def read_descriptions(path: Path) -> dict[str, list[str]]:
     Raises:
         InputError: no file of that form (it says where), or two names of one class.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not content:
         raise InputError(f'{path} must be a JSON object {{"class": ["a sentence", ...], ...}}')
     for name, sentences in content.items():

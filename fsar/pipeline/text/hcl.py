@@ -1,11 +1,11 @@
 """Reader of the text embeddings that HCL publishes: a pickled array and a JSON of video id -> row."""
 
-import json
 import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsar.documents import read_json
 from fsar.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ def _check_rows(rows: dict[str, set[int]], n_rows: int, embeddings: Path, ids: P
 
 def read_rows(path: Path) -> dict[str, int]:
     """Return video id -> row from a `*_vid2embid.json`."""
-    try:
-        rows = json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    rows = read_json(path)
     if not isinstance(rows, dict) or not all(type(row) is int for row in rows.values()):
         raise InputError(f"{path} must map video ids to row numbers")
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fsar.documents import read_csv, read_text
 from fsar.errors import InputError, unknown_name
 from fsar.pipeline.text.templates import TemplateSet, cleaned_name, published_name
 
@@ -151,10 +151,9 @@ def class_texts(
 
 def read_class_file(path: Path) -> dict[str, str]:
     """Return class -> text of a CSV with columns class,text, or of a file with one class a line."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     if lines and lines[0].strip().lower() == "class,text":
-        rows = list(csv.DictReader(lines))
-        pairs = [((row["class"] or "").strip(), (row["text"] or "").strip()) for row in rows]
+        pairs = [(cells[0].strip(), cells[1].strip()) for _, cells in read_csv(path, ("class", "text"))[1]]
     else:
         pairs = [(line.strip(), line.strip()) for line in lines if line.strip()]
     texts = dict(pairs)

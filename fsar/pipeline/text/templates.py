@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fsar.documents import read_text
 from fsar.errors import InputError, unknown_name
 from fsar.splits import class_key
 
@@ -55,7 +56,7 @@ def load_templates(name_or_file: str) -> TemplateSet:
     path = Path(name_or_file)
     if not path.is_file():
         raise unknown_name("template set (or file of templates)", name_or_file, TEMPLATES)
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     for line in lines:
         if line.count("{}") != 1:
             raise InputError(f"{path}: a template needs exactly one {{}} for the class name, got {line!r}")

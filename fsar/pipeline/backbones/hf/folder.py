@@ -6,11 +6,11 @@ is refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsar import documents
 from fsar.errors import InputError, MissingError, one_line
 from fsar.pipeline.backbones.published import published_weights, require_weights, unreachable
 from fsar.pipeline.backbones.weights import read_weights
@@ -85,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object of a model's folder; raises InputError for one that names code of the repository."""
     if not path.is_file():
         raise MissingError(f"{path.parent} is no folder of a transformers model: it has no {path.name}")
-    data = parse_json(path)
+    data = documents.read_json(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} must hold an object")
     if CODE in data:
@@ -94,14 +94,6 @@ def read_json(path: Path) -> dict[str, Any]:
             "that transformers itself knows"
         )
     return data
-
-
-def parse_json(path: Path) -> Any:
-    """Return what a JSON file holds; raises InputError if it is none."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
 
 
 def _without_arithmetic(config: Mapping[str, Any]) -> dict[str, Any]:
