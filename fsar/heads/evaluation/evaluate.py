@@ -24,6 +24,8 @@ TABLE_BYTES = 8 << 30
 BATCH_BYTES = 24 << 20
 """Features of the episodes that are compared at once; small enough to stay near the processor's caches."""
 MAX_BATCH = 256
+MIN_CHUNK = 4
+"""Fewest videos that are embedded at once: with one, a head of large weights reads them anew for each video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def _embed(
     `classes` says whose text each video has as a support. None if the tables would be larger than `limit` bytes.
     """
     text = data.class_text
-    chunk = int(np.clip(BATCH_BYTES // max(4 * data.source.bytes_per_video, 1), 1, MAX_BATCH))
+    chunk = int(np.clip(BATCH_BYTES // max(4 * data.source.bytes_per_video, 1), MIN_CHUNK, MAX_BATCH))
     tables: tuple[Features, ...] = ()
     for start in range(0, len(rows), chunk):
         features = data.source.gather(rows[start : start + chunk])

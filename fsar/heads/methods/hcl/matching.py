@@ -145,8 +145,9 @@ def _products_of_copies(query: Tensor, support: Tensor, query_at: Tensor, suppor
 def _products_in_place(query: Tensor, support: Tensor, query_at: Tensor, support_at: Tensor) -> Tensor:
     """Do the same without gathering first: on a CPU the copies cost as much as the products."""
     out = query.new_empty(len(query_at), query.shape[1], support.shape[2])
+    queries, supports = query.unbind(0), support.unbind(0)  # once: indexing takes a tenth of a product
     for product, i, j in zip(out.unbind(0), query_at.tolist(), support_at.tolist(), strict=True):
-        torch.mm(query[i], support[j], out=product)
+        torch.mm(queries[i], supports[j], out=product)
     return out
 
 
