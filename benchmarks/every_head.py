@@ -1,14 +1,15 @@
 """Every head by the clock against a plain statement of its own official algorithm: one table.
 
-    python benchmarks/every_head.py [--only TEAM] [--rounds 9] [--no-check]
+    python benchmarks/every_head.py [--only TEAM] [--shots 1] [--rounds 9] [--no-check]
 
-5-way 1-shot, features at published widths, one thread, processor time (a busy machine slows both sides alike). A step
-is the forward and backward pass of a cross entropy, 25 queries (5 where a video is megabytes); a test episode has 5
-queries and is one of 10,000 over 2,400 videos, which our side embeds once. The plain side computes one episode after
-the other; ours also several at once. First both sides are shown to agree in double precision, logits and gradients, to
-1e-4: in single precision kinks (the largest of several distances, a rectifier at zero) fall to either side, and a
-gradient with them. Medians of rounds in which all take turns, and the spread of the ratio over the rounds: quartiles.
-The floor is the multiplications of our side at the rate of a large matrix product of the same run.
+5-way 1-shot (with `--shots` tests of several, and no steps), features at published widths, one thread, processor time
+(a busy machine slows both sides alike). A step is the forward and backward pass of a cross entropy, 25 queries (5 where
+a video is megabytes); a test episode has 5 queries and is one of 10,000 over 2,400 videos, which our side embeds once.
+The plain side computes one episode after the other; ours also several at once. First both sides are shown to agree in
+double precision, logits and gradients, to 1e-4: in single precision kinks (the largest of several distances, a
+rectifier at zero) fall to either side, and a gradient with them. Medians of rounds in which all take turns, and the
+spread of the ratio over the rounds: quartiles. The floor is the multiplications of our side at the rate of a large
+matrix product of the same run.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsar.allocator import keep_big_buffers
-from fsar.heads import EpisodeBatch, Features, Head, TableHead, Targets, TextTableHead, create_head, list_heads, seeded
+from fsar.heads import EpisodeBatch, Features, Head, TableHead, Targets, create_head, list_heads, seeded
 from fsar.heads.evaluation.evaluate import embed_both
 
 N_WAY, N_FRAMES, N_VIDEOS, N_EPISODES = 5, 8, 2400, 10_000
@@ -116,7 +117,7 @@ ROWS: dict[str, Row] = {
     "clip-zero-shot": Row(plain_zero_shot, **CLIP),
     "cmn": Row(frames_of(plain_heads.plain_cmn), DIM),
     "crosstransformer": Row(frames_of(plain_simple.plain_crosstransformer), DIM),
-    "emp-net": Row(text_of("emp-net"), {"chunk_videos": 4}, TOKENS, 512, n_query=5, n_batch=1),
+    "emp-net": Row(text_of("emp-net"), {"merge_before": True}, TOKENS, 512, n_query=5, n_batch=1),
     "hcl": Row(plain_hcl, DIM, {"map": (2048, 7, 7)}, n_query=5, n_batch=2, note="trains on pairs: 8.8x"),
     "hyrsm": Row(frames_of(plain_heads.plain_hyrsm), DIM),
     "hyrsm++": Row(frames_of(plain_heads.plain_hyrsm), DIM, note="step: ours computes the regulariser too"),
@@ -182,7 +183,7 @@ def one_of(batch: EpisodeBatch, number: int) -> EpisodeBatch:
 def check(name: str, row: Row) -> None:
     """Fail unless logits and gradients agree to 1e-4 of their largest entry; tiny gradients to 1e-6 of the largest."""
     head = make(name, row, torch.float64)
-    batch, labels = episodes(row, 1, 3, n_way=3, n_shot=2 if name not in ("emp-net", "hcl") else 1, dtype=torch.float64)
+    batch, labels = episodes(row, 1, 3, n_way=3, n_shot=2 if name != "hcl" else 1, dtype=torch.float64)
     sides = [row.plain(head, batch), head(batch)[0]]
     compare(name, "logits", *sides)
     parameters = {n: p for n, p in head.named_parameters() if p.requires_grad}
@@ -274,24 +275,20 @@ def step(name: str, row: Row, n_batch: int, rounds: int, rate: float) -> Timing 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def test(name: str, row: Row, rounds: int, rate: float) -> Timing:
+def test(name: str, row: Row, n_shot: int, rounds: int, rate: float) -> Timing:
     """Time a test episode; our side's share of embedding the videos is in it."""
     head = make(name, row)
     for parameter in head.parameters():
         parameter.requires_grad_(False)
-    batch, _ = episodes(row, row.n_batch * 2, 5)
+    batch, _ = episodes(row, row.n_batch * 2, 5, n_shot=n_shot)
     alone = one_of(batch, 0)
-    if not isinstance(head, TableHead) or not head.embeds_alone(1):
+    if not isinstance(head, TableHead) or not head.embeds_alone(n_shot):
         return timed(lambda: row.plain(head, alone), lambda: head(batch), batch.n_episodes, rounds, rate)
-    videos = {role: x[0] for role, x in alone.query.items()}
-    own = None if batch.class_text is None else batch.class_text[0]
-    if own is None or not head.embeds_text:
-        embed: Callable[[], Any] = lambda: head.embed(videos)  # noqa: E731
-        support, query = head.embed(batch.support), head.embed(batch.query)
-    else:
-        embed = lambda: embed_both(head, videos, own, own)  # noqa: E731
-        support, query = head.embed(batch.support, batch.support_text), embedded_queries(head, batch)
-    embedded = batch.embedded(support, query)
+    embedded = batch.embedded(*(tables(head, batch, side)[use] for use, side in enumerate(("support", "query"))))
+
+    def embed() -> None:
+        tables(head, alone, "query")
+
     match = timed(lambda: row.plain(head, alone), lambda: head.match(embedded), batch.n_episodes, rounds, rate)
     once = statistics.median(seconds(embed) for _ in range(rounds)) / 5
     share = 1e3 * once * N_VIDEOS / N_EPISODES
@@ -300,16 +297,19 @@ def test(name: str, row: Row, rounds: int, rate: float) -> Timing:
     return replace(match, ours=match.ours + share, ratios=ratios, floor=floor)
 
 
-def embedded_queries(head: TableHead, batch: EpisodeBatch) -> Features:
-    """Return queries as evaluation has them in its tables."""
-    if not isinstance(head, TextTableHead):
-        return head.embed(batch.query)
-    assert batch.class_text is not None
+def tables(head: TableHead, batch: EpisodeBatch, side: str) -> tuple[Features, Features]:
+    """Return the supports or queries of a batch as evaluation has them in its tables of supports and of queries."""
+    videos: Features = getattr(batch, side)
+    text = batch.class_text
+    if text is None or not head.embeds_text:
+        return (head.embed(videos),) * 2
+    labels = batch.support_labels if side == "support" else torch.arange(5).expand(batch.n_episodes, -1)
     parts = [
-        embed_both(head, {role: x[e] for role, x in batch.query.items()}, batch.class_text[e], batch.class_text[e])[1]
+        embed_both(head, {role: x[e] for role, x in videos.items()}, text[e, labels[e]], text[e], batch.n_shot)
         for e in range(batch.n_episodes)
     ]
-    return {role: torch.stack([part[role] for part in parts]) for role in parts[0]}
+    support, query = ({role: torch.stack([p[use][role] for p in parts]) for role in parts[0][use]} for use in (0, 1))
+    return support, query
 
 
 def main() -> None:
@@ -317,6 +317,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="heads, separated by commas")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--shots", type=int, default=1, help="Of tests; steps are timed at 1 shot only.")
     parser.add_argument("--no-check", action="store_true", help="Time without showing that both sides agree.")
     options = parser.parse_args()
     keep_big_buffers()  # as the commands do: a gradient of 100 MB would be faulted in anew in every step
@@ -334,9 +335,9 @@ def main() -> None:
             continue
         if not options.no_check:
             check(name, row)
-        cells = [test(name, row, options.rounds, rate).cells()]
+        cells = [test(name, row, options.shots, options.rounds, rate).cells()]
         for n_batch in (1, row.n_batch):
-            is_new = n_batch > 1 or len(cells) == 1
+            is_new = options.shots == 1 and (n_batch > 1 or len(cells) == 1)
             timing = step(name, row, n_batch, options.rounds, rate) if is_new else None
             text = timing.cells() if timing else "- | - | - | -"
             cells.append(text if len(cells) == 1 else text.partition(" | ")[2])

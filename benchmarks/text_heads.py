@@ -193,12 +193,16 @@ def plain_emp_net(head: Head, batch: EpisodeBatch, targets: Targets) -> tuple[Te
     by_frame = plain_cosine(frame, text).topk(2, 1).values.mean(1)
     by_text = {"token": plain_cosine(token, text).mean(1), "frame": by_frame, "patch": by_patch}
     n_support = len(labels)
-    support = plain_fuse(head.encoder, tuple(x[:n_support] for x in levels), text[labels])
+    own, of_support = text[labels], tuple(x[:n_support] for x in levels)
+    prototypes = labels
+    if head.merge_before and n_support > len(text):
+        own, of_support, prototypes = text, tuple(plain_means(x, labels) for x in of_support), labels.unique()
+    support = plain_fuse(head.encoder, of_support, own)
     query = plain_fuse(head.encoder, tuple(x[n_support:] for x in levels), None)
     loss, total = torch.zeros(()), torch.zeros(())
     all_labels = torch.cat((labels, targets.query_labels[0]))
     for level, of_support, of_query in zip(LEVELS, support, query, strict=True):
-        aligned = (-plain_costs(of_query, plain_means(of_support, labels))).softmax(-1)
+        aligned = (-plain_costs(of_query, plain_means(of_support, prototypes))).softmax(-1)
         scores = by_text[level].softmax(-1)
         loss = loss + F.cross_entropy(aligned, targets.query_labels[0]) + F.cross_entropy(scores, all_labels)
         total = total + aligned + scores[n_support:]

@@ -194,11 +194,14 @@ class TextTableHead(TableHead):
     """Roles whose last axis runs over all classes of a part in `embed_tables`; `match` gets an episode's N columns."""
 
     @abstractmethod
-    def embed_tables(self, features: Features, class_text: Tensor, all_class_text: Tensor) -> tuple[Features, Features]:
+    def embed_tables(
+        self, features: Features, class_text: Tensor, all_class_text: Tensor, n_shot: int = 1
+    ) -> tuple[Features, Features]:
         """Return the videos embedded as supports and as queries, for evaluation that embeds each video once.
 
         `class_text` (V, M, D) holds the text of each video's class, `all_class_text` (C, M, D) that of all classes that
-        an episode may be drawn from.
+        an episode may be drawn from. `n_shot` is the most supports of a class: a head that merges several before text
+        comes in embeds them up to there.
         """
 
 

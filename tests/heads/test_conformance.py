@@ -187,6 +187,14 @@ def test_extreme_features_stay_finite(name, scale):
         assert tensor.grad is None or tensor.grad.isfinite().all()
 
 
+def tables_of(head: TextTableHead, batch: EpisodeBatch, side: str) -> dict[str, Features]:
+    """Embed the supports or the queries of one episode for both uses, as evaluation does; queries with any text."""
+    videos, text = getattr(batch, side), batch.class_text[0]
+    labels = batch.support_labels[0] if side == "support" else torch.zeros(4, dtype=torch.long)
+    both = embed_both(head, each(videos, lambda x: x[0]), text[labels], text, batch.n_shot)
+    return {side: each(table, lambda x: x[None]) for side, table in zip(("support", "query"), both, strict=True)}
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if isinstance(make_head(name), TableHead)])
 def test_embedding_videos_once_changes_nothing(name):
     head = make_head(name)
@@ -195,11 +203,10 @@ def test_embedding_videos_once_changes_nothing(name):
     batch = make_batch(name, n_episodes=1, shots=(2, 1, 3) if alone else (1, 1, 1))
     batch = replace(batch, unlabelled=None)  # episodes that hold some go through `outputs`
     with torch.no_grad():
-        support, query = head.embed(batch.support, batch.support_text), head.embed(batch.query)
         if isinstance(head, TextTableHead):
-            own = batch.class_text[0, :1].expand(4, -1, -1)
-            query = embed_both(head, {role: x[0] for role, x in batch.query.items()}, own, batch.class_text[0])[1]
-            query = {role: x.unsqueeze(0) for role, x in query.items()}
+            support, query = (tables_of(head, batch, side)[side] for side in ("support", "query"))
+        else:
+            support, query = head.embed(batch.support, batch.support_text), head.embed(batch.query)
         result = head.match(batch.embedded(support, query))["logits"]
     torch.testing.assert_close(result, logits(name, batch, head), **TOLERANCE)
 

@@ -2,16 +2,22 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from fsar.errors import InputError
 from fsar.heads import EpisodeBatch, Targets, create_head, seeded
 from fsar.heads.checkpoints.official import import_official
+from fsar.heads.episodes.batches import EpisodeData
+from fsar.heads.episodes.feature_source import FeatureSource
+from fsar.heads.episodes.sampler import EpisodePool, EpisodeSampler, EpisodeShape
+from fsar.heads.evaluation.evaluate import episode_logits
 from fsar.heads.methods.emp_net.head import LEVELS
 from tests.conftest import GOLDENS
 from tests.heads.cases import make_batch, make_head, make_targets, training_loss
 from tests.heads.goldens import assert_close, read_golden
+from tests.heads.stores import PARTS, make_store, rows_of
 
 ROLES = {"tokens_early": "l3", "tokens_middle": "l7", "tokens_late": "l11"}
 
@@ -119,11 +125,40 @@ def test_official_lookup_gives_an_overlooked_class_the_text_of_class_0():
         assert not torch.allclose(overlooked[f"{level}_class_logits"], right[f"{level}_class_logits"])
 
 
-def test_tables_exist_unless_several_shots_are_merged():
-    assert make_head("emp-net").embeds_alone(5)
-    merging = make_head("emp-net:merge")
-    assert merging.embeds_alone(1)
-    assert not merging.embeds_alone(5)
+def test_supports_that_are_merged_first_have_tables_up_to_there():
+    head, batch = make_head("emp-net:merge"), make_batch("emp-net", n_episodes=1, shots=(3, 1, 2))
+    videos = {role: x[0] for role, x in batch.support.items()}
+    own = batch.class_text[0][batch.support_labels[0]]
+    with torch.no_grad():
+        assert set(head.embed_tables(videos, own, batch.class_text[0])[0]) == {"levels"}
+        assert set(head.embed_tables(videos, own, batch.class_text[0], 3)[0]) == set(LEVELS)
+        assert set(make_head("emp-net").embed_tables(videos, own, batch.class_text[0], 3)[0]) == {"levels"}
+
+
+@pytest.mark.parametrize("name", ["emp-net", "emp-net:merge"])
+@pytest.mark.parametrize("n_shot", [1, 3])
+def test_a_test_over_tables_gives_what_episodes_give_one_by_one(tmp_path, name, n_shot):
+    videos, generator = rows_of({"test": PARTS["test"]}, 6), np.random.default_rng(0)
+    tokens = {f"tokens.{k}": generator.normal(size=(len(videos), 1, 4, 7, 16)).astype(np.float32) for k in range(3)}
+    store = make_store(tmp_path / "s.zarr", tokens, videos)
+    rows = np.arange(len(videos))
+    source = FeatureSource(store, dict(zip(ROLES, tokens, strict=True)), rows)
+    text = torch.randn(6, 2, 16, generator=torch.Generator().manual_seed(0))
+    data = EpisodeData(source, class_text=text)
+    pool = EpisodePool({name: rows[6 * i : 6 * i + 6] for i, name in enumerate(PARTS["test"])})
+    episodes = EpisodeSampler(pool, EpisodeShape(4, n_shot, 2), seed=0).draw(0, 9)
+    head = make_head(name)
+    found = torch.cat([logits for _, logits in episode_logits(head, data, episodes)])
+    with torch.no_grad():
+        torch.testing.assert_close(found, head(data.batch(episodes)[0]))
+
+
+def test_no_tables_where_the_order_of_several_shots_decides_their_texts():
+    head = make_head("emp-net:merge")
+    assert head.embeds_alone(5)
+    head.compat = "official"
+    assert head.embeds_alone(1)
+    assert not head.embeds_alone(5)
 
 
 def test_the_loss_is_a_sum_of_six_cross_entropies_of_probabilities():

@@ -13,6 +13,7 @@ from torch import Tensor
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features
 from fsar.heads.episodes.batches import EpisodeData
+from fsar.heads.episodes.feature_source import free_bytes
 from fsar.heads.episodes.sampler import Episodes, Ints
 from fsar.heads.head import Head, TableHead, TextTableHead
 from fsar.heads.setup.fit import check_recipe
@@ -116,21 +117,32 @@ def episode_logits(
     head: Head, data: EpisodeData, episodes: Episodes, *, table_bytes: int = TABLE_BYTES
 ) -> Iterator[tuple[Episodes, Tensor]]:
     """Yield consecutive episodes and their logits (B, Q, N); each video is embedded once where the head allows it."""
-    tables = _Tables.build(head, data, episodes, table_bytes) if _embeds_alone(head, episodes) else None
+    limit = _room(data.source.device, table_bytes)
+    tables = _Tables.build(head, data, episodes, limit) if _embeds_alone(head, episodes) else None
     for part in episodes.batches(_batch_size(episodes, tables, data)):
         yield part, head(data.batch(part)[0]) if tables is None else tables.logits(part)
 
 
 def _embeds_alone(head: Head, episodes: Episodes) -> TypeGuard[TableHead]:
     """Tell whether the head can embed each video once, whatever episode it occurs in."""
-    n_shot = int(np.bincount(episodes.support_labels[0]).max())
     joined = head.reads_unlabelled and episodes.unlabelled.shape[1] > 0  # `match` has no unlabelled videos
-    return isinstance(head, TableHead) and head.embeds_alone(n_shot) and not joined
+    return isinstance(head, TableHead) and head.embeds_alone(_n_shot(episodes)) and not joined
+
+
+def _room(device: str, limit: int) -> int:
+    """Return the largest table: `limit`, or half of what is free on a GPU if that is less."""
+    return min(limit, free_bytes(device) // 2) if device.startswith("cuda") else limit
+
+
+def _n_shot(episodes: Episodes) -> int:
+    return int(np.bincount(episodes.support_labels[0]).max())
 
 
 def _batch_size(episodes: Episodes, tables: "_Tables | None", data: EpisodeData) -> int:
-    n_videos = episodes.support.shape[1] + episodes.query.shape[1]
-    n_bytes = n_videos * (tables.bytes_per_video if tables else 4 * data.source.bytes_per_video)
+    n_support, n_query = episodes.support.shape[1], episodes.query.shape[1]
+    raw = 4 * data.source.bytes_per_video
+    of_support, of_query = (_bytes_each(tables.support), _bytes_each(tables.query)) if tables else (raw, raw)
+    n_bytes = n_support * of_support + n_query * of_query
     return int(np.clip(BATCH_BYTES // max(n_bytes, 1), 1, MAX_BATCH))
 
 
@@ -160,18 +172,13 @@ class _Tables:
     """Store row -> place in both tables."""
     class_text: Tensor | None
 
-    @property
-    def bytes_per_video(self) -> int:
-        """Size of what `match` reads of one video."""
-        return sum(table[0].numel() * table.element_size() for table in self.query.values())
-
     @classmethod
     def build(cls, head: TableHead, data: EpisodeData, episodes: Episodes, limit: int) -> "_Tables | None":
         """Return the tables of all videos that the episodes use, None if they would be larger than `limit` bytes."""
         rows = np.unique(np.concatenate([episodes.support.ravel(), episodes.query.ravel()]))
         place = np.full(int(rows[-1]) + 1, -1, np.int64)
         place[rows] = np.arange(len(rows))
-        tables = _embed(head, data, rows, _class_of_row(episodes, place, len(rows)), limit)
+        tables = _embed(head, data, rows, _class_of_row(episodes, place, len(rows)), _n_shot(episodes), limit)
         return None if tables is None else cls(head, *tables, place, data.class_text)
 
     def logits(self, episodes: Episodes) -> Tensor:
@@ -208,13 +215,18 @@ def _class_of_row(episodes: Episodes, place: Ints, n_rows: int) -> Ints:
     return class_of
 
 
+def _bytes_each(table: Features) -> int:
+    """Return the size of what a table holds of one video."""
+    return sum(x[0].numel() * x.element_size() for x in table.values())
+
+
 def _take(table: Tensor, places: Tensor) -> Tensor:
     """Return `table[places]`; for videos of megabytes this is many times faster than indexing."""
     return table.index_select(0, places.flatten()).view(*places.shape, *table.shape[1:])
 
 
 def _embed(
-    head: TableHead, data: EpisodeData, rows: Ints, classes: Ints, limit: int
+    head: TableHead, data: EpisodeData, rows: Ints, classes: Ints, n_shot: int, limit: int
 ) -> tuple[Features, Features] | None:
     """Embed videos in chunks, as supports and as queries: one table for both if no class text enters.
 
@@ -230,10 +242,9 @@ def _embed(
             embedded = (head.embed(features),)
         else:
             own_text = text[torch.from_numpy(classes[start : start + chunk]).to(text.device)]
-            embedded = embed_both(head, features, own_text, text)
+            embedded = embed_both(head, features, own_text, text, n_shot)
         if not tables:
-            per_video = sum(x[0].numel() * x.element_size() for table in embedded for x in table.values())
-            if per_video * len(rows) > limit:
+            if sum(map(_bytes_each, embedded)) * len(rows) > limit:
                 return None
             tables = tuple({role: x.new_empty((len(rows), *x.shape[1:])) for role, x in t.items()} for t in embedded)
         for table, part in zip(tables, embedded, strict=True):
@@ -242,10 +253,12 @@ def _embed(
     return tables[0], tables[-1]
 
 
-def embed_both(head: TableHead, features: Features, own_text: Tensor, all_text: Tensor) -> tuple[Features, Features]:
+def embed_both(
+    head: TableHead, features: Features, own_text: Tensor, all_text: Tensor, n_shot: int = 1
+) -> tuple[Features, Features]:
     """Return videos embedded as supports, with the text of their own class, and as queries, without."""
     if isinstance(head, TextTableHead):
-        return head.embed_tables(features, own_text, all_text)
+        return head.embed_tables(features, own_text, all_text, n_shot)
     return head.embed(features, own_text), head.embed(features)
 
 

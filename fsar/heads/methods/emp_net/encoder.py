@@ -27,6 +27,11 @@ class Levels:
     patch: Tensor
     """(V, T, P, D)."""
 
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All three, in the order of `LEVELS`."""
+        return self.token, self.frame, self.patch
+
 
 class Stage(nn.Module):
     """Attention among the patches of each frame and among the class tokens of each video, then y + FF(y) for both.

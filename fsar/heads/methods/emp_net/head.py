@@ -1,7 +1,7 @@
 """EMP-Net: class tokens, frames and patches of three depths of a frozen CLIP, matched by text and by alignment."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -85,8 +85,8 @@ class EmpNetHead(TextTableHead):
         self.encoder = Encoder(dim, attention_dropout=attention_dropout, dropout=dropout)
 
     def embeds_alone(self, n_shot: int) -> bool:
-        """Tell whether a support can be fused with its text by itself: not if several shots are merged before."""
-        return n_shot == 1 or not (self.merge_before or self.compat == "official")
+        """Tell whether supports meet no other before `match`: not if texts depend on the order of several shots."""
+        return n_shot == 1 or self.compat == "fixed"
 
     def outputs(self, batch: EpisodeBatch) -> Outputs:
         """Return "logits" and, per level, probabilities "<level>_logits" and "<level>_class_logits" (B, S+Q, N)."""
@@ -171,22 +171,34 @@ class EmpNetHead(TextTableHead):
             "which is not at hand here: use compat='fixed' (a checkpoint: import it with --compat fixed)"
         )
 
-    def embed_tables(self, features: Features, class_text: Tensor, all_class_text: Tensor) -> tuple[Features, Features]:
-        """Return "levels", and of queries their "scores" (..., 3, C); all but the fusion with text is computed once."""
+    def embed_tables(
+        self, features: Features, class_text: Tensor, all_class_text: Tensor, n_shot: int = 1
+    ) -> tuple[Features, Features]:
+        """Return "levels", and of queries their "scores" (..., 3, C); all but the fusion with text is computed once.
+
+        Where several shots are merged before that fusion, supports have their "token", "frame" and "patch".
+        """
+        merges = self.merge_before and n_shot > 1
 
         def encode(tokens: Features, own: Tensor | None, text: Tensor | None) -> tuple[Tensor, ...]:
             levels = self.encoder.describe(tokens)
             assert text is not None
-            return self.encoder.fuse(levels, own), self.encoder.fuse(levels, None), score(levels, text)
+            support = levels.parts if merges else (self.encoder.fuse(levels, own),)
+            return self.encoder.fuse(levels, None), score(levels, text), *support
 
         own, text = (mean_text(each, "emp-net", self.dim) for each in (class_text, all_class_text))
-        support, query, scores = self._in_chunks(encode, features, own, text)
-        return {"levels": support}, {"levels": query, "scores": scores}
+        query, scores, *support = self._in_chunks(encode, features, own, text)
+        return dict(zip(LEVELS if merges else ("levels",), support, strict=True)), {"levels": query, "scores": scores}
 
     def match(self, episodes: EpisodeBatch) -> Outputs:
         """Return "logits" (B, Q, N) and "<level>_logits" from embedded videos and the "scores" of the queries."""
-        support, query = episodes.support["levels"], episodes.query["levels"]
-        return self._compare(support, episodes.support_labels, query, episodes.query["scores"], episodes.n_way)
+        support, query = episodes.support, episodes.query
+        if "levels" not in support:
+            text = mean_text(episodes.class_text, "emp-net", self.dim)
+            parts = [support[level] for level in LEVELS]
+            episodes = episodes.with_prototypes({"levels": self._fused_means(parts, episodes, text)})
+        levels, labels = episodes.support["levels"], episodes.support_labels
+        return self._compare(levels, labels, query["levels"], query["scores"], episodes.n_way)
 
     def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return one cross entropy per level and kind, and their sum as "total".
@@ -218,12 +230,19 @@ class EmpNetHead(TextTableHead):
         def encode(tokens: Features, own: Tensor | None, text: Tensor | None) -> tuple[Tensor, ...]:
             levels = self.encoder.describe(tokens)
             assert text is not None
-            return levels.token, levels.frame, levels.patch, score(levels, text)
+            return *levels.parts, score(levels, text)
 
-        *levels, scores = self._in_chunks(encode, batch.support, None, scored_text)
-        means = (class_means(level, batch.support_labels, batch.n_way).flatten(0, 1) for level in levels)
+        *parts, scores = self._in_chunks(encode, batch.support, None, scored_text)
+        return {"levels": self._fused_means(parts, batch, text), "scores": scores}
+
+    def _fused_means(self, parts: Sequence[Tensor], batch: EpisodeBatch, text: Tensor) -> Tensor:
+        """Return the levels (B, N, 3, T, D) of class means, fused with the text (B, N, D) of the classes.
+
+        `parts` are those of `Levels` for every support, (B, S, ...).
+        """
+        means = (class_means(part, batch.support_labels, batch.n_way).flatten(0, 1) for part in parts)
         fused = self.encoder.fuse(Levels(*means), text.flatten(0, 1))
-        return {"levels": fused.view(-1, batch.n_way, *fused.shape[1:]), "scores": scores}
+        return fused.view(-1, batch.n_way, *fused.shape[1:])
 
     def _in_chunks(self, encode: Encode, features: Features, own: Tensor | None, scored: Tensor | None) -> list[Tensor]:
         """Run `encode` on a few videos at a time; return its results with the leading axes (...) of the features."""
