@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fsar.device import resolve_device
+from fsar.pipeline.backbones.half_weights import cast_weights
 from fsar.pipeline.backbones.taps import TapExtractor
 from fsar.pipeline.encode.lanes import Lanes
-from fsar.pipeline.encode.precision import computing, require_precision
+from fsar.pipeline.encode.precision import computing, half_of, require_precision
 from fsar.pipeline.encode.recipe import Recipe
 from fsar.pipeline.encode.staging import Item, Staging
 from fsar.pipeline.pixels.prepare import prepare
@@ -53,6 +54,8 @@ class Forward:
         module = extractor.backbone.module.to(self.device, self._weights_dtype)
         if recipe.clip is None:
             module.to(memory_format=torch.channels_last)
+        if (half := half_of(recipe.precision)) is not None:
+            cast_weights(extractor, half)
         self._lanes = Lanes() if self.device.type == "cpu" else None
         self.depth = self._lanes.n_lanes + 1 if self._lanes is not None else GPU_DEPTH
         self.n_threads = self._lanes.n_cores if self._lanes is not None else torch.get_num_threads()

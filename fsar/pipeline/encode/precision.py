@@ -56,13 +56,20 @@ def nearest_precision(precision: Precision, device: torch.device) -> Precision:
     return "fp32" if precision == "tf32" and not has_tf32(device) else precision
 
 
+def half_of(precision: str) -> torch.dtype | None:
+    """Return the type that autocast uses; None without autocast."""
+    import torch
+
+    return {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}.get(precision)
+
+
 @contextmanager
 def computing(precision: str, device_type: str) -> Iterator[None]:
     """Compute the forward passes inside as a recipe's precision says."""
     import torch
 
-    if precision.startswith("amp-"):
-        with torch.autocast(device_type, torch.bfloat16 if precision == "amp-bf16" else torch.float16):
+    if (half := half_of(precision)) is not None:
+        with torch.autocast(device_type, half):
             yield
     elif device_type == "cpu":
         yield  # the flags below are the whole process's: lanes must not take turns with them
