@@ -114,13 +114,15 @@ def read_packets(container: Any, stream: Any, path: Path) -> Packets:
     frame_seconds = 1 / float(stream.average_rate or stream.guessed_rate or 25)
     end_seconds = 0.0
     streams = [s for s in container.streams if s.type in ("video", "audio")] if not stream.frames else [stream]
+    bases = {s.index: s.time_base for s in streams}  # a packet would make a new fraction each time it is asked
     try:
         for packet in container.demux(streams):
-            base = packet.time_base
+            index = packet.stream.index  # `packet.stream_index` is 0 in the closing packet of any stream
+            base = bases[index]
             if packet.pts is not None and base is not None:
                 duration_seconds = seconds_of(packet.duration, base) if packet.duration else frame_seconds
                 end_seconds = max(end_seconds, seconds_of(packet.pts, base) + duration_seconds)
-            if packet.stream.index == stream.index:
+            if index == stream.index:
                 packets.append(packet)
     except av.error.FFmpegError as error:
         raise VideoError("truncated", f"{path} breaks off after {len(packets)} frames: {_cause(error)}") from error

@@ -89,20 +89,21 @@ class _Stamps:
     def __init__(self, stream: Any, packets: Packets) -> None:
         self._stream, self._packets = stream, packets
         self.shown: list[float | None] = []
-        self._decoded: list[float | None] = []
+        self._decoded_ticks: list[int | None] = []
 
     def add(self, frame: Any) -> None:
         """Note the stamps of an `av.VideoFrame`."""
         self.shown.append(frame.time)
-        self._decoded.append(None if frame.dts is None else seconds_of(frame.dts, frame.time_base))
+        self._decoded_ticks.append(frame.dts)
 
     def seconds(self) -> Seconds:
         """Return the presentation times, (n_frames,)."""
         is_avi = "avi" in self._stream.container.format.name
         reorders = bool(self._stream.codec_context.has_b_frames)
+        base = self._stream.time_base
         return presentation_seconds(
             self.shown,
-            self._decoded,
+            [None if ticks is None else seconds_of(ticks, base) for ticks in self._decoded_ticks],
             start_seconds=self._packets.start_seconds,
             frame_seconds=self._packets.frame_seconds,
             has_presentation_times=not (is_avi and reorders),
@@ -136,6 +137,7 @@ class RgbConverter:
 
     swscale's bicubic chroma interpolation, its own rounding: with 8-bit 4:2:0 of even height every FFmpeg since 4.0
     gives the same numbers whatever the flags, and for odd heights and 10 bits this choice agrees with torchcodec.
+    One thread: swscale would begin one per core for every video, whose frames are converted in less time.
     """
 
     def __init__(self) -> None:
@@ -150,7 +152,7 @@ class RgbConverter:
         self._size = self._size or (frame.width, frame.height)
         width, height = self._size
         plain = full_range_grey(frame)
-        rgb = self._reformatter.reformat(plain, width, height, "rgb24", interpolation=self._interpolation)
+        rgb = self._reformatter.reformat(plain, width, height, "rgb24", interpolation=self._interpolation, threads=1)
         picture: Any = rgb.to_ndarray()
         return orientation_of_frame(frame).apply(picture)
 

@@ -63,10 +63,10 @@ def _reformat(frame: Any, layout: str, full: bool, size: tuple[int, int]) -> Any
     """Return the frame as yuv`layout` (420p, 444p) of the range that it is meant in."""
     from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-    options: dict[str, Any] = {"interpolation": Interpolation.BICUBIC}
+    options: dict[str, Any] = {"interpolation": Interpolation.BICUBIC, "threads": 1}
     if _is_rgb(frame):
         exact = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP  # else a fast way that is off by 3 levels
-        options = {"interpolation": Interpolation.BICUBIC | exact}
+        options |= {"interpolation": Interpolation.BICUBIC | exact}
         options |= {"dst_colorspace": Colorspace.ITU601, "dst_color_range": ColorRange.MPEG}
     return frame.reformat(*size, f"yuvj{layout}" if full else f"yuv{layout}", **options)
 
