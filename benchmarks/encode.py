@@ -13,13 +13,12 @@ ratio alone.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -122,12 +121,20 @@ def write_clips(folder: Path, n_clips: int = 12) -> list[Path]:
 
 
 def cpu_seconds() -> float:
-    """Return the processor time of this process and of its children that run (Linux)."""
+    """Return the processor time of this process and of all that it started and that run (Linux)."""
     total = time.process_time()
-    for child in multiprocessing.active_children():
-        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+    for pid in descendants(os.getpid()):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Yield the processes that one started, and theirs."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            yield int(child)
+            yield from descendants(int(child))
 
 
 def measure(name: str, videos: list[Path], arguments: argparse.Namespace, folder: Path) -> Row:
@@ -229,6 +236,8 @@ def run_engine(out: Path, prepared: EncodePlan, forward: Forward, options: Engin
 
 def main() -> None:
     """Print the table."""
+    from fsar.pipeline.encode.workers import forked_decoders
+
     keep_big_buffers()  # as the commands do, before torch is imported: the ideal must not pay for page faults either
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=Path, help="folder of videos; made up when not given")
@@ -245,9 +254,10 @@ def main() -> None:
         videos = sorted(arguments.videos.iterdir()) if arguments.videos else write_clips(folder)
         print(f"{N_FRAMES} frames a clip, {n_cores} cores, {arguments.jobs} decode processes, {arguments.precision}")
         print(HEADER)
-        for model in arguments.models.split(","):
-            row = measure(model, videos, arguments, folder)
-            print(row.text(n_cores, arguments.device != "cpu"), flush=True)
+        with forked_decoders():  # as the command does
+            for model in arguments.models.split(","):
+                row = measure(model, videos, arguments, folder)
+                print(row.text(n_cores, arguments.device != "cpu"), flush=True)
     print("ratio = ideal / engine (1 is the limit); w. resize counts resizing as work; CPU ratio = decode, resize and")
     print("forward alone / all processor time used; faults = pages that the system gave, a clip; w.decode, w.write =")
     print("shares of the run spent waiting for them")

@@ -162,6 +162,11 @@ def command(
       fsar-prep encode catalog.csv --backbone open_clip:ViT-B-16/openai --out ssv2.zarr \\
           --cluster slurm --workers 8 --slurm partition=gpu --slurm gres=gpu:1 --slurm time=12:00:00
     """  # noqa: D301
+    from fsar.pipeline.encode.workers import forked_decoders
+
+    if options["jobs"] != 0 and not (estimate or cluster or dry_run):
+        click.get_current_context().with_resource(forked_decoders())  # now, while this process has no threads
+
     from fsar.pipeline.catalog.catalog import select_rows
     from fsar.pipeline.catalog.duplicates import describe_duplicates
     from fsar.pipeline.encode.encode import encode, plan

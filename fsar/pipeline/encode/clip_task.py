@@ -74,7 +74,15 @@ class DecodedClip:
     sha256: bytes
     """Of the source file."""
     cpu_seconds: float = 0.0
-    """Processor time that decoding took."""
+    """Processor time that decoding took, and cutting out."""
+    is_cut: bool = False
+    """Whether the frames are resized and cropped already, for each view its own: (V * F, size, size, 3)."""
+
+    def of_view(self, view: int) -> npt.NDArray[np.uint8]:
+        """Return every frame that the network sees of a view, (F, H, W, 3); not copied where they lie in a row."""
+        slots = self.slots[view]
+        first, end = int(slots[0]), int(slots[0]) + len(slots)
+        return self.frames[first:end] if (slots == np.arange(first, end)).all() else self.frames[slots]
 
 
 @dataclass(frozen=True)

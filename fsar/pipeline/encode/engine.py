@@ -6,12 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fsar.pipeline.encode.chunk import ChunkWork, Pair
-from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip, DecodeFailure, InlineDecoder, view_generator
+from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip, DecodeFailure, InlineDecoder
+from fsar.pipeline.encode.cut_clip import decode_and_cut, may_cut, view_of
 from fsar.pipeline.encode.forward import Forward, Pending
 from fsar.pipeline.encode.recipe import Recipe, task_of
 from fsar.pipeline.encode.report import EngineOptions, EngineReport, peak_memory_bytes
@@ -19,7 +19,7 @@ from fsar.pipeline.encode.reuse import Reuse
 from fsar.pipeline.encode.staging import Item
 from fsar.pipeline.encode.workers import DecodePool
 from fsar.pipeline.encode.writer import WriterThread
-from fsar.pipeline.pixels.prepare import CENTRE, View, draw_view
+from fsar.pipeline.pixels.prepare import CENTRE
 from fsar.pipeline.store.portable import portable_message
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Engine:
 
     def _begin(self) -> None:
         n_jobs = min(self.options.jobs, self.writer.missing_parts().total())  # no process without a video
-        self._decoder = _decoder(self.options, n_jobs)
+        self._decoder = self._decoders(n_jobs)
         self._claimed: deque[ChunkWork] = deque()
         self._rows: deque[int] = deque()
         self._clips: dict[int, DecodedClip | DecodeFailure] = {}
@@ -85,6 +85,13 @@ class Engine:
         self._clips_per_batch = max(n_frames // self.recipe.n_frames_seen, 1)
         # Ahead of the network: enough for every batch that may end at once, and two videos for every process.
         self._window = self.forward.depth * self._clips_per_batch + 2 * n_jobs
+
+    def _decoders(self, n_jobs: int) -> DecodePool | InlineDecoder:
+        if not n_jobs:
+            return InlineDecoder(self.options.decode)
+        is_cut = self.forward.device.type == "cpu" and may_cut(self.recipe)  # another device resizes for itself
+        decode = partial(decode_and_cut, self.options.decode, self.recipe) if is_cut else self.options.decode
+        return DecodePool(n_jobs, decode=decode, timeout_seconds=self.options.timeout_seconds)
 
     def _encode_all(self) -> None:
         wait_seconds = POLL_SECONDS
@@ -168,15 +175,8 @@ class Engine:
         clip = self._clips[row]
         if isinstance(clip, DecodeFailure):
             return None, CENTRE
-        slots = clip.slots[view]
-        in_order = len(slots) == len(clip.frames) and (slots == np.arange(len(slots))).all()
-        return clip.frames if in_order else clip.frames[slots], self._view(row, view)
-
-    def _view(self, row: int, view: int) -> View:
-        if view == 0:
-            return CENTRE
-        generator = view_generator(self.recipe.seed, f"view of {self.videos[row].video_id}", view)
-        return draw_view(generator, flip=self.recipe.flip, jitter=self.recipe.jitter)
+        drawn = view_of(self.recipe, self.videos[row].video_id, view)
+        return clip.of_view(view), replace(drawn, is_cut=clip.is_cut)
 
     def _decoded(self, row: int, work: ChunkWork) -> DecodedClip | DecodeFailure:
         start = time.perf_counter()
@@ -221,9 +221,3 @@ class Engine:
         for work in {work.chunk.index: work for work in held}.values():
             if work.chunk.index not in self._output.committed:
                 self.writer.release(work.chunk)
-
-
-def _decoder(options: EngineOptions, n_jobs: int) -> DecodePool | InlineDecoder:
-    if n_jobs:
-        return DecodePool(n_jobs, decode=options.decode, timeout_seconds=options.timeout_seconds)
-    return InlineDecoder(options.decode)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+from contextlib import AbstractContextManager
 from functools import partial
 
 from fsar.pipeline.encode.clip_task import ClipTask, Decode, DecodedClip, DecodeFailure, attempt, decode_task
+from fsar.pipeline.jobs.fork_server import forking
 from fsar.pipeline.jobs.pool import Lost, WorkerPool
 
 
@@ -39,3 +42,18 @@ class DecodePool:
     def close(self) -> None:
         """Stop the processes at once; what they were decoding is dropped."""
         self.pool.close()
+
+
+def forked_decoders() -> AbstractContextManager[None]:
+    """Let the processes of this block's pools be forks of this one, with torch, where that can be (see `forking`)."""
+    import torch  # noqa: F401  # once, for all of them
+
+    return forking(_import_decoding)
+
+
+def _import_decoding() -> None:
+    import torch
+
+    for name in ("av", "fsar.pipeline.packs.reader", "fsar.pipeline.video.decode"):
+        importlib.import_module(name)
+    torch.set_num_threads(1)  # forks of forks have no threads, and need none

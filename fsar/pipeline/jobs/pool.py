@@ -4,7 +4,7 @@ Pools made elsewhere end as a whole when one of their processes dies, with every
 task a deadline; but one video in ten thousand makes a decoder crash or hang. So processes here serve one task at a
 time: a thread hands tasks out, watches the clock and the processes, and keeps results until they are taken. joblib's
 loky starts the processes: unlike those of the standard library they do not run the user's main script again, so that
-scripts and notebooks need no guard, and functions defined there can be sent.
+scripts and notebooks need no guard, and functions defined there can be sent. Programs of ours may have them forked.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from fsar.pipeline.jobs.exchange import Exchange, Parcel
+from fsar.pipeline.jobs.fork_server import ForkedProcess, fork_server
 from fsar.pipeline.jobs.worker_process import serve
 
 Task = TypeVar("Task")
@@ -58,7 +60,7 @@ class _Job:
 
 @dataclass
 class _Worker:
-    process: BaseProcess
+    process: BaseProcess | ForkedProcess
     connection: Connection
     exchange: Exchange
     deadline: float
@@ -77,8 +79,6 @@ class WorkerPool(Generic[Task, Result]):
     def __init__(
         self, function: Callable[[Task], Result], n_workers: int, *, timeout_seconds: float | None = None
     ) -> None:
-        from joblib.externals.loky.backend import get_context
-
         self.mark = secrets.token_hex(4)
         """Part of the names of unfinished files that the processes of this pool leave."""
         self._function, self._n_workers = function, n_workers
@@ -90,8 +90,8 @@ class WorkerPool(Generic[Task, Result]):
         self._wanted: int | None = None
         self._problem: BaseException | None = None
         self._closing = False
-        self._context = get_context("loky")
-        self._wake_read, self._wake_write = self._context.Pipe(duplex=False)
+        self._forks = fork_server()
+        self._wake_read, self._wake_write = Pipe(duplex=False)
         self._workers: list[_Worker] = []
         self._thread = threading.Thread(target=self._serve, name="fsar-pool", daemon=True)
         self._thread.start()
@@ -260,12 +260,20 @@ class WorkerPool(Generic[Task, Result]):
 
     def _start(self) -> _Worker:
         exchange = Exchange.create()
-        ours, theirs = self._context.Pipe()
+        ours, theirs = Pipe()
         arguments = (theirs, exchange, self._function, self.mark)
-        process = self._context.Process(target=serve, args=arguments, daemon=True)
-        process.start()
+        process = self._forks.start(*arguments) if self._forks is not None else _started(*arguments)
         theirs.close()
         return _Worker(process, ours, exchange, time.monotonic() + START_SECONDS)
+
+
+def _started(*arguments: Any) -> BaseProcess:
+    """Return a new interpreter that serves."""
+    from joblib.externals.loky.backend import get_context
+
+    process: BaseProcess = get_context("loky").Process(target=serve, args=arguments, daemon=True)
+    process.start()
+    return process
 
 
 def _hold_signals() -> None:
@@ -281,13 +289,14 @@ def _stop(worker: _Worker) -> None:
     worker.exchange.close()
 
 
-def _kill(process: BaseProcess) -> None:
-    if sys.platform == "win32":
+def _kill(process: BaseProcess | ForkedProcess) -> None:
+    if isinstance(process, BaseProcess) and sys.platform == "win32":
         process.terminate()
     elif process.exitcode is None and process.pid is not None:
         import os
 
-        os.kill(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # a forked one whose server is gone
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def _last_words(worker: _Worker) -> str:

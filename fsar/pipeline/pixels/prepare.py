@@ -11,6 +11,7 @@ from fsar.pipeline.pixels.spec import ImageSpec, resized_shape
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
 
@@ -22,6 +23,8 @@ class View:
     left: float = 0.5
     flip: bool = False
     jitter: Jitter | None = None
+    is_cut: bool = False
+    """Whether the frames are cut out already, by `cut_out`; only colours are left to change."""
 
 
 CENTRE = View()
@@ -49,15 +52,33 @@ def _draw_jitter(generator: np.random.Generator) -> Jitter:
 
 def prepare(frames: Any, spec: ImageSpec, view: View = CENTRE) -> Tensor:
     """Return frames (T, H, W, 3) uint8, array or tensor, as (T, 3, size, size) float32 on the same device."""
-    import torch
-
-    if not torch.is_tensor(frames):
-        frames = torch.from_numpy(frames)
-    pixels = frames.permute(0, 3, 1, 2)  # (T, 3, H, W)
-    pixels = _prepare_8_bit(pixels, spec, view) if spec.arithmetic == "uint8" else _prepare_float(pixels, spec, view)
+    pixels = _planes(frames)
+    if view.is_cut:
+        pixels = to_float(pixels)
+    elif spec.arithmetic == "uint8":
+        pixels = to_float(_cut_8_bit(pixels, spec, view))
+    else:
+        pixels = _prepare_float(pixels, spec, view)
     if view.jitter is not None:
         pixels = apply_jitter(pixels, view.jitter)
     return normalise(pixels, spec.mean, spec.std)
+
+
+def cut_out(frames: npt.NDArray[np.uint8], spec: ImageSpec, view: View = CENTRE) -> npt.NDArray[np.uint8]:
+    """Return frames (T, H, W, 3) resized and cropped, (T, size, size, 3): what `prepare` takes with `is_cut`.
+
+    For specs whose arithmetic is uint8, of which this is the larger part of the work.
+    """
+    cut: npt.NDArray[np.uint8] = _cut_8_bit(_planes(frames), spec, view).permute(0, 2, 3, 1).numpy()
+    return cut
+
+
+def _planes(frames: Any) -> Tensor:
+    """Return frames (T, H, W, 3), array or tensor, as (T, 3, H, W), the same memory."""
+    import torch
+
+    pixels: Tensor = frames if torch.is_tensor(frames) else torch.from_numpy(frames)
+    return pixels.permute(0, 3, 1, 2)
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -67,11 +88,11 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
-def _prepare_8_bit(pixels: Tensor, spec: ImageSpec, view: View) -> Tensor:
+def _cut_8_bit(pixels: Tensor, spec: ImageSpec, view: View) -> Tensor:
     shape = resized_shape(pixels.shape[2], pixels.shape[3], spec)
     if view.flip:
         pixels = pixels.flip(3)
-    return to_float(_crop(resize_8_bit(pixels, shape, spec.interpolation), spec, view))
+    return _crop(resize_8_bit(pixels, shape, spec.interpolation), spec, view)
 
 
 def _prepare_float(pixels: Tensor, spec: ImageSpec, view: View) -> Tensor:
