@@ -168,7 +168,9 @@ def test_modules_of_another_form_are_one_clear_line(tmp_path, text):
         folder_pooling(tmp_path)
     (tmp_path / "modules.json").write_text(json.dumps([{"path": ".", "type": "x.Pooling"}]))
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
-    with pytest.raises(InputError, match=r"other than cls or mean|config\.json (is not JSON|must be UTF-8|must hold an object)"):
+    with pytest.raises(
+        InputError, match=r"other than cls or mean|config\.json (is not JSON|must be UTF-8|must hold an object)"
+    ):
         folder_pooling(tmp_path)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from fsar.errors import InputError
 from fsar.pipeline.store.format.files import StoreFiles
 from fsar.pipeline.store.format.layout import ArraySpec, Layout
-from fsar.pipeline.store.journal.chunk_rows import stored_chunk
+from fsar.pipeline.store.journal.chunk_rows import offset_of, stored_chunk
 from fsar.pipeline.store.journal.records import read_chunk_record
 
 Array = np.ndarray[Any, Any]
@@ -48,6 +48,7 @@ class Gather:
         self._n_videos, self._ensure = n_videos, ensure
         self._lock = threading.Lock()
         self._chunks: dict[int, Array] = {}
+        self._offsets: dict[int, int] = {}
 
     def read(self, rows: Array, views: Array | int | None, frames: Array | None) -> Array:
         """Return a fresh array of the rows (R, …), one or all of their views, some or all of their slots."""
@@ -72,7 +73,10 @@ class Gather:
 
     def chunk(self, index: int) -> Array:
         """Return a whole chunk, padding included, mapped read-only."""
-        return stored_chunk(self._files, self._layout, self._spec, index, self._record(index))
+        offset = self._offsets.get(index)
+        if offset is None:
+            offset = self._offsets[index] = offset_of(self._spec, self._record(index))
+        return stored_chunk(self._files, self._layout, self._spec, index, offset)
 
     def _record(self, index: int) -> dict[str, Any]:
         n_stored = self._stored.get(index, 0)
@@ -85,27 +89,22 @@ class Gather:
         return read_chunk_record(self._files, index, n_stored)
 
     def _each_mapped(self, numbers: list[int]) -> Iterator[Array]:
-        """Yield chunks, no more of them mapped at once than may be."""
-        n_at_once = max_maps()
-        for start in range(0, len(numbers), n_at_once):
-            yield from self._mapped(numbers[start : start + n_at_once])
-
-    def _mapped(self, numbers: list[int]) -> list[Array]:
-        found = [self._chunks.get(number) for number in numbers]
-        there = [chunk for chunk in found if chunk is not None]
-        return there if len(there) == len(numbers) else self._map(numbers)
-
-    def _map(self, numbers: list[int]) -> list[Array]:
-        with self._lock:  # not on the usual way: a fork at that moment would leave it closed for ever
-            missing = [number for number in numbers if number not in self._chunks]
-            if missing and self._ensure:
+        """Yield chunks; where no more may be mapped, those that were mapped first give way."""
+        missing = [number for number in numbers if number not in self._chunks]
+        if missing and self._ensure:
+            with self._lock:
                 self._ensure(missing)
-            if missing and len(self._chunks) + len(missing) > max_maps():
-                self._chunks.clear()
-                missing = numbers
-            for number in missing:
+        for number in numbers:
+            chunk = self._chunks.get(number)
+            yield self._map(number) if chunk is None else chunk
+
+    def _map(self, number: int) -> Array:
+        with self._lock:  # not on the usual way: a fork at that moment would leave it closed for ever
+            if number not in self._chunks:
+                while len(self._chunks) >= max_maps():
+                    del self._chunks[next(iter(self._chunks))]
                 self._chunks[number] = np.asarray(self.chunk(number))
-            return [self._chunks[number] for number in numbers]
+            return self._chunks[number]
 
 
 def _pieces(rows: Array, views: Array | int | None, frames: Array | None, tail: tuple[int, ...]) -> tuple[Array, int]:

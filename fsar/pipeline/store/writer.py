@@ -12,7 +12,7 @@ import numpy as np
 from fsar.pipeline.store.format.chunk_data import ChunkData, checked_arrays, padded
 from fsar.pipeline.store.format.files import CLAIMS, JOURNAL, StoreFiles, read_store, record_run
 from fsar.pipeline.store.format.layout import Chunk, pending_chunks
-from fsar.pipeline.store.journal.chunk_rows import stored_chunk
+from fsar.pipeline.store.journal.chunk_rows import offset_of, stored_chunk
 from fsar.pipeline.store.journal.claims import Claims, claimed_chunks, metadata_claim
 from fsar.pipeline.store.journal.damage import refuse_damaged_chunk
 from fsar.pipeline.store.journal.publish import publish, redo
@@ -191,6 +191,6 @@ class StoreWriter:
             return {}
         record = read_record(self.files, chunk_key(index, n_rows))
         return {
-            name: stored_chunk(self.files, self.layout, spec, index, record)[:n_rows].copy()
+            name: stored_chunk(self.files, self.layout, spec, index, offset_of(spec, record))[:n_rows].copy()
             for name, spec in self.layout.arrays().items()
         }

@@ -140,6 +140,21 @@ class TestReading:
             once.read("map", [row])
             assert len(once._gather("map")._chunks) <= 2
 
+    def test_chunks_that_were_mapped_first_give_way_one_by_one(
+        self, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("fsar.pipeline.store.gather.max_maps", lambda: 2)
+        store, opened = open_store(store.path), list[int]()
+        gather, step = store._gather("pooled"), store.layout.chunk_rows
+        chunk = gather.chunk
+        monkeypatch.setattr(gather, "chunk", lambda index: opened.append(index) or chunk(index))
+        everything = expected("pooled")[:, 0]
+        for rows in ([0, step], [2 * step], [step, 2 * step], [0], [2 * step, 0]):
+            np.testing.assert_array_equal(store.read("pooled", rows), everything[rows])
+        assert opened == [0, 1, 2, 0]
+        np.testing.assert_array_equal(store.read("pooled", range(store.n_videos)), everything)
+        assert len(gather._chunks) == 2
+
     def test_a_store_of_more_chunks_than_files_may_be_open_is_read(self, tmp_path: Path) -> None:
         """Once at random, row by row, and all rows at once; each mapped chunk keeps a file open."""
         path, n_videos = tmp_path / "many.zarr", 120

@@ -16,12 +16,12 @@ MAX_METADATA_BYTES = 16 << 20
 """What a chunk's file may hold beside the numbers."""
 
 
-def stored_chunk(
-    files: StoreFiles, layout: Layout, spec: ArraySpec, index: int, record: Mapping[str, Any]
-) -> np.ndarray[Any, Any]:
-    """Return chunk `index` of an array, padding included: (chunk rows, *tail), mapped read-only."""
+def stored_chunk(files: StoreFiles, layout: Layout, spec: ArraySpec, index: int, offset: int) -> np.ndarray[Any, Any]:
+    """Return chunk `index` of an array, padding included: (chunk rows, *tail), mapped read-only.
+
+    `offset` is where the numbers begin in its file, see `offset_of`.
+    """
     path = files.locate(files.format.chunk_file(spec, index))
-    offset = record["offsets"].get(spec.name, 0)
     shape = (layout.chunk_rows, *spec.tail)
     try:
         with open_plain(path) as file:
@@ -30,6 +30,12 @@ def stored_chunk(
             return np.memmap(file, spec.numpy_dtype, "r", offset, shape)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: run `fsar-store verify {files.path}`") from None
+
+
+def offset_of(spec: ArraySpec, record: Mapping[str, Any]) -> int:
+    """Return the first byte of an array in its file of a chunk, as the chunk's record says."""
+    offset: int = record["offsets"].get(spec.name, 0)
+    return offset
 
 
 def refuse_misfit(files: StoreFiles, layout: Layout, index: int, record: Mapping[str, Any]) -> None:
@@ -41,7 +47,7 @@ def refuse_misfit(files: StoreFiles, layout: Layout, index: int, record: Mapping
     most = sum(sizes.values()) + MAX_METADATA_BYTES
     for spec in layout.arrays().values():
         file = files.format.chunk_file(spec, index)
-        end = record["offsets"].get(spec.name, 0) + sizes[spec.name]
+        end = offset_of(spec, record) + sizes[spec.name]
         if file not in entries or not end <= entries[file].n_bytes <= most:
             raise InputError(f"{files.path} is damaged: the record of chunk {index} gives {file} an impossible size")
 
@@ -57,6 +63,6 @@ def read_column(
         rows = range(*record["rows"])
         if rows.start >= n_videos:  # the store has grown since it was opened
             continue
-        chunk = stored_chunk(files, layout, spec, index, record)[: len(rows)]
+        chunk = stored_chunk(files, layout, spec, index, offset_of(spec, record))[: len(rows)]
         column[rows.start : rows.stop] = chunk[: n_videos - rows.start]
     return column
