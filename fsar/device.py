@@ -35,6 +35,21 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def pinned(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU where a GPU can fetch it by itself; as it is for other devices."""
+    import torch
+
+    return tensor.pin_memory() if torch.device(device).type == "cuda" else tensor
+
+
+def sent(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on a device, or on its way there: nobody waits for what a GPU does before.
+
+    A plain `to` copies in the order of the GPU's work and returns when it is done.
+    """
+    return pinned(tensor, device).to(device, non_blocking=True)
+
+
 @contextmanager
 def forked_generators(device: str | torch.device = "cpu") -> Iterator[None]:
     """Restore torch's generators, of the CPU and of `device`, after the block."""

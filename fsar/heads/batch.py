@@ -45,12 +45,15 @@ class EpisodeBatch:
     """role -> (B, X, T, ...) features of videos without labels, for semi-supervised heads."""
     n_shot: int = field(init=False)
     """The most supports that a class has in any episode."""
+    shots: list[list[int]] = field(init=False, repr=False, compare=False)
+    """(B, N) how many supports each class has; on the CPU, whatever device the labels are on."""
 
     def __post_init__(self) -> None:
         self._check_shapes()
         shows = self.support_labels.unsqueeze(-1) == torch.arange(self.n_way, device=self.support_labels.device)
         counts, known = shows.sum(1).tolist(), shows.any(2)  # (B, N), (B, S)
         object.__setattr__(self, "n_shot", max(map(max, counts), default=0))
+        object.__setattr__(self, "shots", counts)
         all_labels = f"support labels must use every value in 0..{self.n_way - 1} and no other"
         if not bool(known.all()):
             episode, video = (int(i) for i in (~known).nonzero()[0])
@@ -104,7 +107,8 @@ class EpisodeBatch:
     def with_prototypes(self, support: Features) -> "EpisodeBatch":
         """Return the same episodes with one support for each class, in the order of the labels: role -> (B, N, ...)."""
         labels = torch.arange(self.n_way, device=self.support_labels.device).expand(self.n_episodes, -1)
-        return self._with(support=support, support_labels=labels, n_shot=1)
+        shots = [[1] * self.n_way for _ in range(self.n_episodes)]
+        return self._with(support=support, support_labels=labels, n_shot=1, shots=shots)
 
     def _with(self, **changes: Any) -> "EpisodeBatch":
         """Return a copy with other tensors; labels are not checked again."""

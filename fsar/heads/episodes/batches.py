@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fsar.device import pinned, sent
 from fsar.heads.batch import EpisodeBatch, Features, PairBatch, Targets
 from fsar.heads.episodes.counter_rng import Counter
 from fsar.heads.episodes.feature_source import FeatureSource
@@ -52,15 +53,16 @@ class EpisodeData:
         rows = np.concatenate([part.ravel() for part in parts])
         features = self.source.gather(rows, _kind_by_kind(views, n_videos), _kind_by_kind(frames, n_videos))
         support, query, unlabelled = _split_kinds(features, len(episodes), n_videos)
+        labels = torch.from_numpy(np.ascontiguousarray(episodes.support_labels))
         batch = EpisodeBatch(
             support=support,
-            support_labels=torch.from_numpy(np.ascontiguousarray(episodes.support_labels)),  # checked on the CPU
+            support_labels=pinned(labels, self.source.device),  # checked on the CPU
             query=query,
             n_way=episodes.n_way,
             class_text=self._text(episodes),
             unlabelled=unlabelled if episodes.unlabelled.shape[1] else None,
         )
-        return batch.to(self.source.device), self._targets(episodes)
+        return batch.to(self.source.device, non_blocking=True), self._targets(episodes)
 
     def _targets(self, episodes: Episodes) -> Targets:
         return Targets(
@@ -85,7 +87,7 @@ class EpisodeData:
         return text[torch.arange(len(text), device=text.device), :, template][:, :, None]
 
     def _tensor(self, array: Ints) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.source.device)
+        return sent(torch.from_numpy(np.ascontiguousarray(array)), self.source.device)
 
 
 def _kind_by_kind(values: Ints | None, n_videos: list[int]) -> Ints | None:
@@ -124,7 +126,7 @@ class PairData:
         queries = draw.query[0, np.argsort(draw.query_labels[0])]  # in the order of the supports
         rows = np.stack((draw.support[0], queries), 1).ravel()
         views, frames = self._source.draw_visits(self._counter, draw.indices, len(rows))
-        class_ids = torch.from_numpy(np.repeat(draw.class_ids[0], 2)).to(self._source.device)
+        class_ids = sent(torch.from_numpy(np.repeat(draw.class_ids[0], 2)), self._source.device)
         return PairBatch(
             features=self._source.gather(rows, views, frames),
             class_ids=class_ids,
@@ -135,7 +137,8 @@ class PairData:
 def prefetched(make: Callable[[int], T], numbers: Sequence[int], *, ahead: int = 2) -> Iterator[T]:
     """Yield make(number) for `numbers` in order, made by one thread up to `ahead` items early.
 
-    Reading mapped features waits for the disk, so the next batch is read while the head computes. An exception in
+    Reading mapped features waits for the disk, and on a GPU gathering resident ones is launches that fit into the time
+    of a backward pass: the next batch is made while the head computes. An exception in
     `make` is raised here. Leaving the loop early stops the thread.
     """
     items: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=ahead)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fsar.device import pinned, sent
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features
 from fsar.heads.episodes.batches import EpisodeData
@@ -24,6 +25,8 @@ TABLE_BYTES = 8 << 30
 """Largest table of embedded videos; beyond it a head is run episode by episode."""
 BATCH_BYTES = 24 << 20
 """Features of the episodes that are compared at once; small enough to stay near the processor's caches."""
+GPU_SHARE, MOST_GPU_BATCH_BYTES = 64, 1 << 30
+"""On a GPU a 64th of its free memory, so that what heads make of features may take sixty times their room."""
 MAX_BATCH = 256
 MIN_CHUNK = 4
 """Fewest videos that are embedded at once: with one, a head of large weights reads them anew for each video."""
@@ -143,14 +146,23 @@ def _batch_size(episodes: Episodes, tables: "_Tables | None", data: EpisodeData)
     raw = 4 * data.source.bytes_per_video
     of_support, of_query = (_bytes_each(tables.support), _bytes_each(tables.query)) if tables else (raw, raw)
     n_bytes = n_support * of_support + n_query * of_query
-    return int(np.clip(BATCH_BYTES // max(n_bytes, 1), 1, MAX_BATCH))
+    return int(np.clip(_batch_bytes(data.source.device) // max(n_bytes, 1), 1, MAX_BATCH))
+
+
+def _batch_bytes(device: str) -> int:
+    """Return how many bytes of features are compared at once."""
+    if not device.startswith("cuda"):
+        return BATCH_BYTES
+    return min(max(free_bytes(device) // GPU_SHARE, BATCH_BYTES), MOST_GPU_BATCH_BYTES)
 
 
 def _predict(logits: Tensor, episodes: Episodes) -> Ints:
-    if bool(logits.isnan().any()):
-        episode = int(episodes.indices[int(logits.isnan().flatten(1).any(1).nonzero()[0])])
+    """Return the classes (B, Q) that are answered. It waits for the device once."""
+    answers: Ints = logits.argmax(-1).masked_fill(logits.isnan().any(-1), -1).cpu().numpy()
+    if (answers < 0).any():
+        episode = int(episodes.indices[np.flatnonzero((answers < 0).any(1))[0]])
         raise InputError(f"the head answers NaN in episode {episode}: its weights or the features are broken")
-    return logits.argmax(-1).cpu().numpy()
+    return answers
 
 
 def _count(confusion: Ints, episodes: Episodes, predicted: Ints) -> None:
@@ -184,17 +196,18 @@ class _Tables:
     def logits(self, episodes: Episodes) -> Tensor:
         """Return (B, Q, N)."""
         device = next(iter(self.query.values())).device
-        class_ids = torch.from_numpy(episodes.class_ids).to(device)
+        class_ids = sent(torch.from_numpy(episodes.class_ids), device)
         support, query = (
             self._columns(
-                {role: _take(table, torch.from_numpy(self.place[rows]).to(device)) for role, table in of.items()},
+                {role: _take(table, sent(torch.from_numpy(self.place[rows]), device)) for role, table in of.items()},
                 class_ids,
             )
             for of, rows in ((self.support, episodes.support), (self.query, episodes.query))
         )
-        labels = torch.from_numpy(np.ascontiguousarray(episodes.support_labels))
+        labels = pinned(torch.from_numpy(np.ascontiguousarray(episodes.support_labels)), device)
         text = None if self.class_text is None else self.class_text[class_ids]
-        return self.head.match(EpisodeBatch(support, labels, query, episodes.n_way, text).to(device))["logits"]
+        batch = EpisodeBatch(support, labels, query, episodes.n_way, text).to(device, non_blocking=True)
+        return self.head.match(batch)["logits"]
 
     def _columns(self, features: Features, class_ids: Tensor) -> Features:
         """Cut roles that run over all C classes, (B, V, ..., C), to the N classes of each episode."""
@@ -233,7 +246,9 @@ def _embed(
     `classes` says whose text each video has as a support. None if the tables would be larger than `limit` bytes.
     """
     text = data.class_text
-    chunk = int(np.clip(BATCH_BYTES // max(4 * data.source.bytes_per_video, 1), MIN_CHUNK, MAX_BATCH))
+    chunk = int(
+        np.clip(_batch_bytes(data.source.device) // max(4 * data.source.bytes_per_video, 1), MIN_CHUNK, MAX_BATCH)
+    )
     tables: tuple[Features, ...] = ()
     for start in range(0, len(rows), chunk):
         features = data.source.gather(rows[start : start + chunk])
@@ -241,7 +256,7 @@ def _embed(
         if text is None or not head.embeds_text:
             embedded = (head.embed(features),)
         else:
-            own_text = text[torch.from_numpy(classes[start : start + chunk]).to(text.device)]
+            own_text = text[sent(torch.from_numpy(classes[start : start + chunk]), text.device)]
             embedded = embed_both(head, features, own_text, text, n_shot)
         if not tables:
             if sum(map(_bytes_each, embedded)) * len(rows) > limit:

@@ -25,6 +25,13 @@ def frames_per_slot(n_frames: int, size: int) -> int:
 
 
 @lru_cache(maxsize=64)
+def all_tuples(n_frames: int, size: int, device: torch.device) -> Tensor:
+    """Return all tuples of `size` frames in time order, lexicographic, (G, w) int64. Made once: do not write to it."""
+    with torch.inference_mode(False):
+        return torch.tensor(list(itertools.combinations(range(n_frames), size)), dtype=torch.int64).to(device)
+
+
+@lru_cache(maxsize=64)
 def tuple_slots(n_frames: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return the 0/1 matrix (G, L) that says which slot vectors each tuple is the sum of.
 

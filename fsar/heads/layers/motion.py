@@ -1,5 +1,7 @@
 """The motion summary of CLIP-MEI: two temporal convolutions and a mean of frame differences, as two small products."""
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,12 +34,19 @@ class MotionSummary(nn.Module):
         return second - weights @ frames
 
 
+@lru_cache(maxsize=64)
 def time_weights(n_frames: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the frames' weights (T,), their sums per tap (3,), and the frames' weights per pair of taps (3, 3, T)."""
-    weights = torch.full((n_frames,), 1.0 / (n_frames - 1), device=device, dtype=dtype)
-    weights[[0, -1]] /= 2
-    per_tap = shift_taps(weights)  # (3, T)
-    return weights, per_tap.sum(1), shift_taps(per_tap)
+    """Return the frames' weights (T,), their sums per tap (3,), and the frames' weights per pair of taps (3, 3, T).
+
+    Made once: do not write to them.
+    """
+    # A cached tensor made in inference mode could not take part in training later.
+    with torch.inference_mode(False):
+        weights = torch.full((n_frames,), 1.0 / (n_frames - 1), device=device, dtype=dtype)
+        weights[0] /= 2
+        weights[-1] /= 2
+        per_tap = shift_taps(weights)  # (3, T)
+        return weights, per_tap.sum(1), shift_taps(per_tap)
 
 
 def shift_taps(weights: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Chamfer++ and the family of matching functions that it was compared with."""
 
-import itertools
 import math
 from typing import Literal, get_args
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features
 from fsar.heads.head import Outputs, TableHead, register_head
-from fsar.heads.layers.frame_tuples import slot_vectors, tuple_slots
+from fsar.heads.layers.frame_tuples import all_tuples, slot_vectors, tuple_slots
 from fsar.heads.layers.functional import (
     MAX_COSINE_DISTANCE,
     class_scores,
@@ -134,22 +133,22 @@ class Chamfer(TableHead):
         labels, n_way = episodes.support_labels, episodes.n_way
         similarity = 1 - frame_distances(query["tuples"], support["tuples"])
         if self.joint:
-            scores = self._joint(similarity, labels, n_way, episodes.n_shot)
+            scores = self._joint(similarity, episodes)
         else:
             scores = class_scores(self._score(similarity), labels, n_way)
         return {"logits": scores * self.temperature_weight * self.temperature, "similarity": similarity}
 
-    def _joint(self, similarity: Tensor, labels: Tensor, n_way: int, n_shot: int) -> Tensor:
+    def _joint(self, similarity: Tensor, episodes: EpisodeBatch) -> Tensor:
         """Return scores (B, Q, N) of queries against the supports of a class side by side."""
-        index, mask = group_by_class(labels, n_way, n_shot)  # (B, N, K)
-        if n_way * n_shot == labels.shape[1]:
+        labels = episodes.support_labels
+        index, _ = group_by_class(labels, episodes.n_way, episodes.n_shot)  # (B, N, K)
+        if episodes.n_way * episodes.n_shot == labels.shape[1]:
             return self._score(side_by_side(similarity, index))
-        counts = mask.sum(-1)
         # Unequal shots: each class has a map of a width of its own.
         columns = []
-        for episode in range(len(labels)):
+        for episode, shots in enumerate(episodes.shots):
             one = similarity[episode : episode + 1]
-            rows = [index[episode, c, : int(counts[episode, c])].view(1, 1, -1) for c in range(n_way)]
+            rows = [row[:n].view(1, 1, -1) for row, n in zip(index[episode], shots, strict=True)]
             columns.append(torch.cat([self._score(side_by_side(one, row)) for row in rows], -1))
         return torch.cat(columns)
 
@@ -206,8 +205,7 @@ def plain_tuples(frames: Tensor, length: int) -> Tensor:
         return frames
     if frames.shape[-2] < length:
         raise InputError(f"tuples of {length} frames need at least {length} frames per video, got {frames.shape[-2]}")
-    index = torch.tensor(list(itertools.combinations(range(frames.shape[-2]), length)), device=frames.device)
-    return frames[..., index, :].flatten(-2)
+    return frames[..., all_tuples(frames.shape[-2], length, frames.device), :].flatten(-2)
 
 
 def side_by_side(similarity: Tensor, index: Tensor) -> Tensor:

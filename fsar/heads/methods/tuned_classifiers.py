@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fsar.device import sent
 from fsar.heads.batch import EpisodeBatch, Features
 from fsar.heads.head import Outputs, TableHead, register_head
 from fsar.heads.layers.adam import adam
@@ -75,7 +76,7 @@ class Baseline(TableHead):
         generator = torch.Generator().manual_seed(self.seed)
         start = self.first_weights(support, episodes, generator)
         orders = torch.stack([torch.randperm(support.shape[1], generator=generator) for _ in range(self.n_rounds)])
-        weight, bias = self.adapt(support, episodes.support_labels, start, orders.to(support.device))
+        weight, bias = self.adapt(support, episodes.support_labels, start, sent(orders, support.device))
         logits = self.answer(query, weight, bias)
         return {"logits": logits.to(episodes.query["video"].dtype), "weight": weight, "bias": bias}
 
@@ -83,7 +84,7 @@ class Baseline(TableHead):
         """Return the classifiers (B, N, D + 1) to start from, the bias last: uniform within 1 / sqrt(D)."""
         dim = support.shape[-1]
         rows = (2 * torch.rand(batch.n_way, dim + 1, generator=generator) - 1) / math.sqrt(dim)
-        return rows.to(support.device)[self._class_order(support, batch)]
+        return sent(rows, support.device)[self._class_order(support, batch)]
 
     def prepared(self, support: Tensor) -> Tensor:
         """Return what the classifier is trained on, (B, S, D) from mean frames (B, S, D)."""
@@ -184,7 +185,7 @@ class TSL(TableHead):
         keys = class_means(support.mean((-1, -2)).unsqueeze(-1), episodes.support_labels, episodes.n_way).squeeze(-1)
         generator = torch.Generator().manual_seed(self.seed)
         rows = TSL_START * torch.randn(episodes.n_way, support.shape[-1], generator=generator)
-        start = rows.to(support.device)[keys.argsort(1).argsort(1)]
+        start = sent(rows, support.device)[keys.argsort(1).argsort(1)]
         start = torch.cat((start, torch.zeros_like(start[..., :1])), -1)
         weight, bias = self.adapt(support, episodes.support_labels, start)
         probabilities = self.probabilities(query, weight, bias)

@@ -285,7 +285,7 @@ def _train(experiment: Experiment, head: Head, pool: EpisodePool, folder: RunFol
         _Batches(experiment, source, pool),
         val.validate(experiment.task, source) if val else None,
         folder.path,
-        replace(experiment.train_options(), prefetch=not source.resident),
+        replace(experiment.train_options(), prefetch=source.reads_ahead),
         device=experiment.task.device,
         quiet=quiet,
     )

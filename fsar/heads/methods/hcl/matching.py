@@ -6,13 +6,13 @@ differentiated.
 """
 
 from collections.abc import Iterator
-from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fsar.errors import InputError
+from fsar.heads.layers.frame_tuples import all_tuples
 
 CHUNK_BYTES = {"cpu": 2 * 2**20}
 """Largest temporary of a chunk by device. On a CPU the products are reduced while they are in its cache."""
@@ -29,14 +29,14 @@ def unit(x: Tensor) -> Tensor:
 
 
 def frame_tuples(n_frames: int, cardinality: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return all ascending tuples of `cardinality` frames in lexicographic order, (G, t) int64.
+    """Return all ascending tuples of `cardinality` frames in lexicographic order, (G, t) int64. Do not write to them.
 
     Raises:
         InputError: the videos have fewer frames than a tuple.
     """
     if cardinality > n_frames:
         raise InputError(f"tuples of {cardinality} frames need videos of at least {cardinality} frames, got {n_frames}")
-    return torch.tensor(list(combinations(range(n_frames), cardinality)), device=device)
+    return all_tuples(n_frames, cardinality, torch.device(device))
 
 
 def slices(length: int, bytes_each: int, device: torch.device) -> Iterator[slice]:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsar.errors import InputError
-from fsar.heads.layers.attention import sinusoid_table
+from fsar.heads.layers.attention import position_code, sinusoid_table
 from fsar.heads.layers.dropout import Dropout
 from fsar.heads.layers.tuple_attention import POSITION_SCALE
 
@@ -50,7 +50,7 @@ class PatchEnrichment(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Return enriched frames (..., D) of their patches (..., P, D)."""
         *lead, n_patches, dim = patches.shape
-        position = POSITION_SCALE * sinusoid_table(n_patches, dim).to(patches)
+        position = POSITION_SCALE * position_code(sinusoid_table, patches)
         y = self.dropout(patches + position).reshape(-1, n_patches, dim)
         folded = y.shape[0] * n_patches > FOLD_ABOVE * dim
         mixed = self._energies(y, folded).softmax(-1) @ y
@@ -93,11 +93,11 @@ class FrameEnrichment(nn.Module):
         Raises:
             InputError: T is not the number of frames that the head was made for.
         """
-        n_frames, dim = frames.shape[-2:]
+        n_frames = frames.shape[-2]
         if n_frames != self.n_frames:
             raise InputError(
                 f"strm mixes {self.n_frames} frames per video, got {n_frames}: make the head with n_frames={n_frames}"
             )
-        x = self.dropout(frames + POSITION_SCALE * sinusoid_table(n_frames, dim).to(frames))
+        x = self.dropout(frames + POSITION_SCALE * position_code(sinusoid_table, frames))
         x = x + self.time_out(F.relu(self.time_in(x.transpose(-1, -2)))).transpose(-1, -2)
         return x + self.channel_out(F.relu(self.channel_in(x)))
