@@ -4,7 +4,6 @@ import importlib
 import shlex
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +53,15 @@ def command(
         fsar-prep run configs/hmdb51.toml --out hmdb51 --set index.videos=/data/hmdb51
     """  # noqa: D301 - click wants the backspace itself
     from fsar.cli.run_file import read_config
+    from fsar.cli.run_names import check_names
 
-    processes = StageProcesses()
+    processes, folder = StageProcesses(), out or Path(config.stem)
     try:
-        stages = read_config(config, partial(stage_keys, with_names=not dry_run), overrides)
+        stages = read_config(config, stage_keys, overrides)
+        if not dry_run:
+            check_names(stages, folder, where=str(config))
     except InputError as error:
         raise UsageError(str(error)) from None
-    folder = out or Path(config.stem)
     _say(f"+ cd {shlex.quote(str(folder))}")
     if not dry_run:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,16 +88,11 @@ def stage_command(stage: str) -> click.Command:
     return importlib.import_module(module).command
 
 
-def stage_keys(stage: str, *, with_names: bool = False) -> "dict[str, Key]":
-    """Return the keys that a stage's table may have: the parameters of its command, arguments first.
-
-    Args:
-        stage: its name.
-        with_names: look up heads and networks, too, which imports them.
-    """
+def stage_keys(stage: str) -> "dict[str, Key]":
+    """Return the keys that a stage's table may have: the parameters of its command, arguments first."""
     parameters = stage_command(stage).params
     ordered = sorted(parameters, key=lambda parameter: not isinstance(parameter, click.Argument))
-    return {key.name: key for parameter in ordered for key in [_key(parameter, with_names)]}
+    return {key.name: key for parameter in ordered for key in [_key(parameter)]}
 
 
 def command_line(stage: "Stage") -> str:
@@ -112,7 +108,7 @@ def run_stage(stage: "Stage", folder: Path, processes: StageProcesses, *, stdout
     return processes.run(program, module, arguments, folder, stdout_is_data=stdout_is_data)
 
 
-def _key(parameter: click.Parameter, with_names: bool) -> "Key":
+def _key(parameter: click.Parameter) -> "Key":
     from fsar.cli.run_file import Key
 
     is_argument = isinstance(parameter, click.Argument)
@@ -126,12 +122,12 @@ def _key(parameter: click.Parameter, with_names: bool) -> "Key":
         takes_many=parameter.multiple or parameter.nargs == -1,
         n_values=max(parameter.nargs, 1),
         off=parameter.secondary_opts[0] if parameter.secondary_opts else None,
-        check=lambda text: _check(parameter, text, with_names),
+        check=lambda text: _check(parameter, text),
     )
 
 
-def _check(parameter: click.Parameter, text: str, with_names: bool) -> None:
-    """Refuse a value that the parameter's type refuses, and, if asked to, names that no head or network has.
+def _check(parameter: click.Parameter, text: str) -> None:
+    """Refuse a value that the parameter's type refuses.
 
     Whether a path exists is seen when its stage starts: an earlier one may make it.
     """
@@ -141,18 +137,6 @@ def _check(parameter: click.Parameter, text: str, with_names: bool) -> None:
         parameter.type.convert(text, parameter, None)
     except click.BadParameter as error:
         raise InputError(error.message) from None
-    if not with_names:
-        return
-    if parameter.name == "head":
-        from fsar.heads.head import head_type
-
-        head_type(text)
-    elif parameter.name in ("backbone", "finetune"):
-        from fsar.heads.finetune.settings import LAST_BLOCKS
-        from fsar.pipeline.backbones.names import check_known
-
-        if not text.startswith(LAST_BLOCKS):
-            check_known(text)
 
 
 def _say_end(stage: "Stage", code: int) -> None:

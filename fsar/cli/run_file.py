@@ -69,6 +69,8 @@ class Stage:
     name: str
     arguments: tuple[str, ...]
     """What follows the command's name on its command line."""
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    """The same by key, without flags."""
 
 
 def read_config(path: str | Path, keys_of: Callable[[str], Keys], overrides: Sequence[str] = ()) -> list[Stage]:
@@ -88,7 +90,7 @@ def read_config(path: str | Path, keys_of: Callable[[str], Keys], overrides: Seq
     for text in overrides:
         _override(tables, text, keys_of)
     return [
-        Stage(name, _arguments(table, keys_of(name), f"{path}, [{name}]"))
+        _stage(name, table, keys_of(name), f"{path}, [{name}]")
         for name in STAGES
         for repeated in tables.get(name, ())
         for table in _combinations(repeated, f"{path}, [{name}]")
@@ -193,7 +195,7 @@ def _known_key(name: str, keys: Keys, where: str) -> Key:
     raise InputError(f"{where}: {unknown_name('key', name, keys)}")
 
 
-def _arguments(table: Mapping[str, Any], keys: Keys, where: str) -> tuple[str, ...]:
+def _stage(stage: str, table: Mapping[str, Any], keys: Keys, where: str) -> Stage:
     given: dict[str, Any] = {}
     for name, value in table.items():
         key = _known_key(name, keys, where)
@@ -206,7 +208,12 @@ def _arguments(table: Mapping[str, Any], keys: Keys, where: str) -> tuple[str, .
             arguments += _written(key, given[key.name], where)
         elif key.required:
             raise InputError(f"{where}: key {key.name!r} is missing")
-    return tuple(arguments)
+    values = {
+        name: tuple(map(str, value if isinstance(value, list) else [value]))
+        for name, value in given.items()
+        if not keys[name].is_flag
+    }
+    return Stage(stage, tuple(arguments), values)
 
 
 def _written(key: Key, value: Any, where: str) -> list[str]:

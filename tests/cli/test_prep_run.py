@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 import tomllib
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from click.testing import CliRunner
 from fsar import list_heads, list_splits
 from fsar.cli import prep_run, stage_process
 from fsar.cli.run_file import STAGES, Stage, read_config
+from fsar.cli.run_names import check_names
 from fsar.cli.signals import INTERRUPTED
 from fsar.errors import InputError, UsageError
 
@@ -40,6 +40,7 @@ def index_config(tmp_path, **more):
 def test_every_shipped_config_fits_the_commands(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stages = read_config(path, prep_run.stage_keys)
+    check_names(stages, tmp_path, where=str(path))
     for stage in stages:
         prep_run.stage_command(stage.name).make_context(stage.name, list(stage.arguments)).close()
     wanted = {"train", "report"} if path.stem == "leaderboard" else {"index", "encode", "train", "eval"}
@@ -149,17 +150,17 @@ def test_overrides_reach_the_command(tmp_path):
 
 
 def test_the_chain_stops_at_the_first_failing_stage(tmp_path, capfd):
-    path = index_config(tmp_path, split="no-such-split")
+    path = index_config(tmp_path, split="none.csv")
     path.write_text(path.read_text().replace("[index]", "[[index]]") * 2)
     result = invoke(path, "--out", tmp_path / "run")
     assert result.return_value == 1
     assert result.output.count("+ fsar-prep index") == 1
     assert "stage index ended with exit code 1" in result.output
-    assert "unknown split 'no-such-split'" in capfd.readouterr().err
+    assert "no split file none.csv" in capfd.readouterr().err
 
 
 def test_keep_going_goes_on_after_partial_failures(tmp_path, capfd):
-    path = index_config(tmp_path, split="no-such-split")
+    path = index_config(tmp_path, split="none.csv")
     path.write_text(path.read_text().replace("[index]", "[[index]]") * 2)
     result = invoke(path, "--out", tmp_path / "run", "--keep-going")
     assert result.return_value == 1
@@ -190,9 +191,33 @@ def test_a_wrong_value_is_refused_before_anything_runs(tmp_path):
         ('[encode]\ncatalog = "c"\nout = "o.zarr"\nbackbone = "random:hf/cilp"\n', "'cilp': did you mean clip"),
         ('[tune]\ncatalog = "c"\nout = "o"\nbackbone = "random:torchvision/resnet19@3"\n', "did you mean resnet1"),
         ('[tune]\ncatalog = "c"\nout = "o"\nbackbone = "open_clip:ViT-B-15/FILE.pt"\n', "did you mean ViT-B-1"),
+        ('[train]\nhead = "otam"\nstore = "s"\nsplit = "ssv2-smal"\n', r"\[train\]: split: .* did you mean ssv2-small"),
+        (
+            '[train]\nhead = "otam"\nstore = "s"\npreset = "cache"\n',
+            "preset: unknown preset 'cache': did you mean cached",
+        ),
+        ('[train]\nhead = "otam"\nstore = "s"\noption = "adapte=none"\n', "option: .*did you mean adapter"),
+        ('[train]\nhead = "otam"\nstore = "s"\noption = "adapter=nine"\n', "option: option adapter of head 'otam'"),
+        ('[train]\nhead = "otam"\nstore = "s"\ndevice = "gpu"\n', "device: unknown device 'gpu'"),
+        ('[train]\nhead = "otam"\nfinetune = "timm:test_resnet"\nimages = "squish"\n', "did you mean squash"),
+        ('[eval]\nheads = ["otam", "otan"]\nstore = "s"\n', r"\[eval\]: heads: .*'otan': did you mean .*otam"),
+        ('[eval]\nheads = "otam"\nstore = "s"\ncompare = "txr"\n', "compare: unknown run folder or head 'txr'"),
+        (
+            '[eval]\nheads = "otam"\nstore = "s"\nsplit = "hmdb52"\n',
+            "split: unknown split 'hmdb52': did you mean hmdb51",
+        ),
+        (
+            '[text]\nstore = "s"\nencoder = "clip:ViT-B-32"\n',
+            r"\[text\]: encoder: text encoder 'clip:ViT-B-32' must be",
+        ),
+        ('[text]\nstore = "s"\nencoder = "open_clip:ViT-B-33/openai"\n', "encoder: .*did you mean ViT-B-32"),
+        ('[text]\nstore = "s"\nencoder = "bert"\ntemplates = "clip-fsr"\n', "templates: .*did you mean clip-fsar"),
+        ('[encode]\ncatalog = "c"\nout = "o"\nbackbone = "timm:test_resnet"\nsampler = "dens"\n', "did you mean dense"),
+        ('[encode]\ncatalog = "c"\nout = "o"\nbackbone = "timm:test_resnet"\npixels = "trz"\n', "did you mean trx"),
+        ('[encode]\ncatalog = "c"\nout = "o"\nbackbone = "timm:test_resnet"\ndecoder = "pyaw"\n', "did you mean pyav"),
     ],
 )
-def test_a_head_or_network_that_nobody_has_is_refused_before_anything_runs(tmp_path, stage, message):
+def test_a_name_that_nobody_has_is_refused_before_anything_runs(tmp_path, stage, message):
     path = index_config(tmp_path)
     path.write_text(path.read_text() + stage)
     result = invoke(path, "--out", tmp_path / "run")
@@ -201,13 +226,18 @@ def test_a_head_or_network_that_nobody_has_is_refused_before_anything_runs(tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_a_stage_will_make_are_not_looked_for(tmp_path):
+def test_what_a_stage_will_make_is_not_looked_for(tmp_path):
     path = index_config(tmp_path)
     path.write_text(
         path.read_text() + '[encode]\ncatalog = "catalog.csv"\nout = "o.zarr"\nbackbone = "timm:test_resnet/tuned.pt"\n'
-        '[train]\nhead = "otam"\nfinetune = "hf:folder/of/mine"\n'
+        '[train]\nhead = "otam"\nfinetune = "hf:folder/of/mine"\nout = "mine"\nsplit = "made/split"\n'
+        '[text]\nstore = "s.zarr"\nencoder = "bert:folder"\ntemplates = "prompts.txt"\nsplit = "split.csv"\n'
+        '[eval]\nheads = ["mine", "there", "runs/trx", "otam"]\nstore = "s.zarr"\ncompare = "tsn"\nsplit = "SSv2-CMN"\n'
     )
-    assert len(read_config(path, partial(prep_run.stage_keys, with_names=True))) == 3
+    (tmp_path / "there").mkdir()
+    stages = read_config(path, prep_run.stage_keys)
+    assert [stage.name for stage in stages] == ["index", "encode", "text", "train", "eval"]
+    check_names(stages, tmp_path, where="file")
 
 
 def test_a_mistake_in_the_file_is_one_of_usage(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -77,21 +77,30 @@ def load_text_encoder(
     """
     if pooling is not None and pooling not in POOLINGS:
         raise unknown_name("pooling", pooling, POOLINGS)
-    kind, _, name = spec.partition(":")
+    kind = encoder_kind(spec)
     if kind == "bert":
         from fsar.pipeline.text.bert import BertEncoder
 
-        return BertEncoder(name or DEFAULT_BERT, pooling)
+        return BertEncoder(spec.partition(":")[2] or DEFAULT_BERT, pooling)
     if pooling is not None:
         raise InputError(f"--pooling is for BERT models; {spec} has its own")
-    if spec.startswith(("open_clip:", "random:open_clip/")):
+    if kind == "open_clip":
         from fsar.pipeline.text.clip import ClipTextEncoder
 
         return ClipTextEncoder(spec, weights, image_size)
-    if spec.startswith(("hf:", "random:hf/")):
-        from fsar.pipeline.text.hf import HfTextEncoder
+    from fsar.pipeline.text.hf import HfTextEncoder
 
-        return HfTextEncoder(spec, weights, image_size)
+    return HfTextEncoder(spec, weights, image_size)
+
+
+def encoder_kind(spec: str) -> Literal["bert", "open_clip", "hf"]:
+    """Return which library has the text encoder of this name; raises InputError where none has."""
+    if spec.partition(":")[0] == "bert":
+        return "bert"
+    if spec.startswith(("open_clip:", "random:open_clip/")):
+        return "open_clip"
+    if spec.startswith(("hf:", "random:hf/")):
+        return "hf"
     raise InputError(
         f"text encoder {spec!r} must be open_clip:NAME/TAG|FILE, hf:REPOSITORY|FOLDER, random:open_clip/NAME, "
         "random:hf/NAME, or bert:FOLDER|NAME"
