@@ -196,7 +196,7 @@ def test_a_wrong_value_is_refused_before_anything_runs(tmp_path):
             '[train]\nhead = "otam"\nstore = "s"\npreset = "cache"\n',
             "preset: unknown preset 'cache': did you mean cached",
         ),
-        ('[train]\nhead = "otam"\nstore = "s"\noption = "adapte=none"\n', "option: .*did you mean adapter"),
+        ('[train]\nhead = "otam"\nstore = "s"\noption = "adap=none"\n', "option: .*did you mean adapter"),
         ('[train]\nhead = "otam"\nstore = "s"\noption = "adapter=nine"\n', "option: option adapter of head 'otam'"),
         ('[train]\nhead = "otam"\nstore = "s"\ndevice = "gpu"\n', "device: unknown device 'gpu'"),
         ('[train]\nhead = "otam"\nfinetune = "timm:test_resnet"\nimages = "squish"\n', "did you mean squash"),
