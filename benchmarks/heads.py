@@ -26,6 +26,7 @@ from plain_heads import plain_chamfer, plain_cmn, plain_hyrsm, plain_otam, plain
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from fsar.allocator import keep_big_buffers
 from fsar.heads import EpisodeBatch, Features, Head, create_head, seeded
 from fsar.heads.episodes.batches import EpisodeData
 from fsar.heads.episodes.sampler import EpisodePool, EpisodeSampler, EpisodeShape
@@ -305,6 +306,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--plain-episodes", type=int, default=30)
     options = parser.parse_args()
+    keep_big_buffers()  # as the commands do
     torch.set_num_threads(options.threads)
     name = torch.cuda.get_device_name() if options.device != "cpu" else f"CPU, {options.threads} threads"
     print(f"{name}, torch {torch.__version__}\n\n{'':58s} {'published':>9s} {'ours':>8s}")

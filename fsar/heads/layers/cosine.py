@@ -17,10 +17,11 @@ class OffsetCosine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, offset: float) -> Tensor:
         """Return the cosines."""
+        product = a @ b.transpose(-1, -2)
         norm_a = torch.linalg.vector_norm(a, dim=-1, keepdim=True)
         norm_b = torch.linalg.vector_norm(b, dim=-1, keepdim=True)
         scale = (norm_a * norm_b.transpose(-1, -2)).add_(offset)
-        cosine: Tensor = (a @ b.transpose(-1, -2)) / scale
+        cosine = product.div_(scale)
         ctx.save_for_backward(a, b, norm_a, norm_b, scale, cosine)
         return cosine
 

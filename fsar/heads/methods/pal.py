@@ -1,12 +1,14 @@
 """PAL: prototypes that have seen each other, and queries that have seen the prototypes' videos."""
 
+import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fsar.heads.batch import EpisodeBatch, Targets
-from fsar.heads.head import Head, Losses, Outputs, cross_entropy, register_head
+from fsar.heads.batch import EpisodeBatch, Features, Targets
+from fsar.heads.head import Losses, Outputs, TableHead, cross_entropy, register_head
 from fsar.heads.layers.functional import class_means, membership, offset_cosine
 from fsar.heads.layers.option_checks import check_choice
 
@@ -14,13 +16,16 @@ CONTRAST_OFFSET = 0.1
 
 
 @register_head("pal")
-class PAL(Head):
+class PAL(TableHead):
     """Prototype-centred attentive learning.
 
     Zhu et al., "Few-shot Action Recognition with Prototype-centered Attentive Learning", BMVC 2021,
     https://arxiv.org/abs/2101.08085. Supports (mean frames) attend to each other, then queries to the updated supports,
     with the same attention; a query is scored by its cosine to the means of the updated supports. Training adds a loss
     that asks of each prototype that its own queries be the closest ones.
+
+    What attention returns is maps of single videos, mixed by weights that sum to one. So the output map, and the second
+    round's maps of what the first found, are done video by video (`embed`); an episode mixes them (`match`).
 
     The paper's authors published no code; this is the re-implementation by TRX's author. One difference: the second
     loss passes over classes without a query, for which the original is infinite (`compat="official"` gives that back).
@@ -46,13 +51,29 @@ class PAL(Head):
         self.contrast_weight = contrast_weight
         self.skip_empty = check_choice("compat", compat, ("fixed", "official")) == "fixed"
 
+    def embed(self, features: Features, class_text: Tensor | None = None) -> Features:
+        """Return of each video its mean frame, "video", and the maps of it that episodes mix, (..., D) each."""
+        video = features["frames"].mean(-2)
+        return {"video": video, **self._maps(video, video)}
+
     def outputs(self, batch: EpisodeBatch) -> Outputs:
-        """Return "logits" (B, Q, N) in [-1, 1], "prototypes" (B, N, D) and the attended "queries" (B, Q, D)."""
+        """Embed, then match; nobody looks for anything in queries."""
         support, query = (part["frames"].mean(2) for part in (batch.support, batch.query))
-        support = support + self._attend(support, support)
-        query = query + self._attend(query, support)
-        prototypes = class_means(support, batch.support_labels, batch.n_way)
-        return {"logits": offset_cosine(query, prototypes), "prototypes": prototypes, "queries": query}
+        maps = self._maps(support, torch.cat((support, query), 1))
+        of_support, of_query = maps.pop("ask").tensor_split([support.shape[1]], 1)
+        found = {"video": support, "ask": of_support, **maps}
+        return self.match(batch.embedded(found, {"video": query, "ask": of_query}))
+
+    def match(self, episodes: EpisodeBatch) -> Outputs:
+        """Return "logits" (B, Q, N) in [-1, 1], "prototypes" (B, N, D) and the attended "queries" (B, Q, D)."""
+        support, query = episodes.support, episodes.query
+        weights = _attention(support["ask"], support["key"])  # (B, S, S)
+        videos = support["video"] + weights @ support["value"]
+        keys = support["key"] + weights @ support["value_key"]
+        values = support["value"] + weights @ support["value_value"]
+        queries = query["video"] + _attention(query["ask"], keys) @ values
+        prototypes = class_means(videos, episodes.support_labels, episodes.n_way)
+        return {"logits": offset_cosine(queries, prototypes), "prototypes": prototypes, "queries": queries}
 
     def loss(self, batch: EpisodeBatch, outputs: Outputs, targets: Targets) -> Losses:
         """Return "classification" (mean over queries), "contrast" (mean over prototypes) and their weighted "total"."""
@@ -61,8 +82,27 @@ class PAL(Head):
         total = classification + self.contrast_weight * contrast
         return {"classification": classification, "contrast": contrast, "total": total}
 
-    def _attend(self, x: Tensor, memory: Tensor) -> Tensor:
-        return self.mha(x, memory, memory, need_weights=False)[0]
+    def _maps(self, video: Tensor, asking: Tensor) -> Features:
+        """Return the attention's maps of videos (..., D): as "key" and "value", this one behind the output map.
+
+        Also what the value adds to a key and a value in the second round, and "ask", the scaled queries of `asking`.
+        Each weight meets as many videos at once as can be: its gradient takes the time of a training step.
+        """
+        to_ask, to_key, to_value = self.mha.in_proj_weight.chunk(3)
+        ask_bias, key_bias, value_bias = self.mha.in_proj_bias.chunk(3)
+        value = self.mha.out_proj(F.linear(video, to_value, value_bias))
+        key, value_key = F.linear(torch.stack((video, value)), to_key).unbind()
+        return {
+            "ask": F.linear(asking, to_ask, ask_bias) / math.sqrt(video.shape[-1]),
+            "key": key + key_bias,
+            "value": value,
+            "value_key": value_key,
+            "value_value": F.linear(F.linear(value, to_value), self.mha.out_proj.weight),
+        }
+
+
+def _attention(ask: Tensor, key: Tensor) -> Tensor:
+    return (ask @ key.transpose(-1, -2)).softmax(-1)
 
 
 def prototype_contrast(logits: Tensor, labels: Tensor, *, skip_empty: bool = True) -> Tensor:
