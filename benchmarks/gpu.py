@@ -3,19 +3,24 @@
     python benchmarks/gpu.py [--json gpu.json] [--videos FOLDER] [--jobs N]
     python benchmarks/gpu.py --device cpu --tiny       # the logic alone, on a machine without a GPU
 
-It prints, under the name of the GPU: what the device computes against what the CPU computes; encoding against the bare
-forward pass, from ready clips and with decoding; kernels, copies and waits of a training step; heads against the plain
-statements of their algorithms; a test of many episodes; a step of fine-tuning and its peak memory.
+It prints, under the name of the GPU: what the device computes against what the CPU computes, heads and, by precision,
+features; alignment in one kernel against the same in small steps; encoding against the bare forward pass, from ready
+clips and with decoding, in float32, with TF32 and in half precision; kernels, copies and waits of a training step;
+heads against the plain statements of their algorithms; a test of many episodes; a step of fine-tuning and its peak
+memory.
 """
 
 import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +37,20 @@ from fsar.heads.finetune.groups import finetune_optimizer
 from fsar.heads.finetune.step import Memory, train_step
 from fsar.heads.finetune.tuning import Tuning
 from fsar.heads.head import head_type
+from fsar.heads.layers.alignment import ProductAlignment, fused_alignment, log_alignment
 from fsar.heads.recipes.presets import CACHED
 from fsar.heads.training.optim import make_optimizer
 from fsar.heads.training.step import train_step as head_step
+from fsar.pipeline.backbones import load_backbone
+from fsar.pipeline.backbones.taps import TapExtractor
+from fsar.pipeline.encode.encode import EncodeOptions
+from fsar.pipeline.encode.forward import Forward
+from fsar.pipeline.encode.plan import recipe_of
+from fsar.pipeline.encode.precision import has_tf32
+from fsar.pipeline.pixels.prepare import CENTRE
 
 Row = dict[str, Any]
+LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
@@ -53,8 +67,10 @@ class Sizes:
     """1 measures every case, 4 every fourth."""
     rounds: int = 5
     encoded: tuple[str, ...] = ("ViT-B-16", "RN50", "small")
-    precisions: tuple[str, ...] = ("fp32", "amp-bf16")
-    n_clips: int = 2000
+    precisions: tuple[str, ...] = ("fp32", "tf32", "amp-bf16")
+    n_clips: int = 1500
+    aligned: tuple[tuple[int, int], ...] = ((125, 8), (625, 8), (10_000, 8), (625, 16), (625, 32))
+    """Matrices and frames: an episode of 1 and of 5 shots, 16 of these, and longer videos."""
     tuned: tuple[str, ...] = ("resnet18 224", "ViT-B-32 224")
 
 
@@ -66,8 +82,9 @@ TINY = Sizes(
     every_case=4,
     rounds=1,
     encoded=("small",),
-    precisions=("fp32",),
+    precisions=("fp32", "tf32", "amp-bf16"),
     n_clips=24,
+    aligned=((10, 8), (3, 5)),
     tuned=("test_resnet 64",),
 )
 encode_benchmark.MODELS["ViT-B-16"] = ("random:open_clip/ViT-B-16", 224, 64)
@@ -122,7 +139,7 @@ def encoding(device: str, sizes: Sizes, arguments: argparse.Namespace) -> list[R
         folder = Path(name)
         videos = sorted(arguments.videos.iterdir()) if arguments.videos else encode_benchmark.write_clips(folder)
         for precision in sizes.precisions:
-            for model in sizes.encoded:
+            for model in sizes.encoded if has_precision(precision, device) else ():
                 options = argparse.Namespace(
                     device=device, batch_size=None, jobs=arguments.jobs, precision=precision, clips=sizes.n_clips
                 )
@@ -138,6 +155,77 @@ def encoding(device: str, sizes: Sizes, arguments: argparse.Namespace) -> list[R
                         "peak MiB (host)": row.peak_bytes / 2**20,
                     }
                 )
+    return rows
+
+
+def has_precision(precision: str, device: str) -> bool:
+    """Return whether a device can encode with a precision."""
+    return precision != "tf32" or has_tf32(torch.device(device))
+
+
+def arithmetic(device: str, sizes: Sizes) -> list[Row]:
+    """Return how far features on the device are from those of the CPU in float32, by precision."""
+    rows = []
+    clip = torch.randint(
+        0, 256, (8, 240, 320, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    ).numpy()
+    for model in sizes.encoded:
+        expected = features_of(model, clip, "fp32", "cpu")
+        for precision in sizes.precisions:
+            if not has_precision(precision, device):
+                continue
+            found = features_of(model, clip, precision, device)
+            rows.append(
+                {
+                    "backbone": model,
+                    "precision": precision,
+                    "relative difference": float((found - expected).abs().max() / expected.abs().max()),
+                    "least cosine": float(torch.cosine_similarity(found, expected).min()),
+                }
+            )
+    return rows
+
+
+def features_of(model: str, clip: Any, precision: Any, device: str) -> torch.Tensor:
+    """Return the pooled features (T, D) of one clip."""
+    spec, size, _ = encode_benchmark.MODELS[model]
+    options = EncodeOptions(spec, n_slots=len(clip), size=size, precision=precision, dtype="float32")
+    backbone = load_backbone(spec, size=size)
+    recipe, _ = recipe_of(backbone, options)
+    with (
+        closing(TapExtractor(backbone, recipe.taps)) as extractor,
+        closing(Forward(extractor, recipe, device)) as forward,
+    ):
+        features = forward.start([(clip, CENTRE)]).result()["pooled"][0]
+    return torch.from_numpy(features)
+
+
+def alignment(device: str, sizes: Sizes) -> list[Row]:
+    """Return cost and gradient of soft alignment both ways: small steps against one kernel each, where there is one."""
+    rows = []
+    for n_matrices, n_frames in sizes.aligned:
+        distance = 2 * torch.rand(n_matrices, n_frames, n_frames, generator=torch.Generator().manual_seed(0))
+        x = distance.to(device)
+        forms: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+            "small steps": lambda d: ProductAlignment.apply(d, 0.1, True),
+            "logarithms": lambda d: log_alignment(d, 0.1) + log_alignment(d.transpose(-1, -2), 0.1),
+        }
+        if (fused := fused_alignment(x)) is not None:
+            forms["one kernel"] = lambda d, fused=fused: fused.apply(d, 0.1, True)  # type: ignore[misc]
+        expected = forms["logarithms"](distance.double())
+        for form, align in forms.items():
+
+            def work(align: Any = align, x: torch.Tensor = x) -> torch.Tensor:
+                leaf = x.detach().requires_grad_()
+                align(leaf).sum().backward()
+                return leaf
+
+            error = float((align(x).cpu().double() - expected).abs().max())
+            counts = calls(work, device)
+            took = 1e3 * seconds(work, device, sizes.rounds)
+            rows.append(
+                {"matrices": n_matrices, "frames": n_frames, "form": form, **counts, "ms": took, "error": error}
+            )
     return rows
 
 
@@ -175,7 +263,7 @@ def calls(work: Callable[[], object], device: str) -> Row:
     if device == "cpu":
         return {"operations": sum(n for name, n in counts.items() if name.startswith("aten::"))}
     return {
-        "kernels": counts["cudaLaunchKernel"] + counts["cuLaunchKernel"] + counts["cudaLaunchKernelExC"],
+        "kernels": sum(counts[name] for name in LAUNCHES),
         "copies": counts["cudaMemcpyAsync"],
         "waits": sum(counts[name] for name in WAITS),
     }
@@ -252,7 +340,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="sizes that show the logic and no speed")
     parser.add_argument("--videos", type=Path, help="folder of videos; made up when not given")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", default="", help="tables whose title contains this")
+    parser.add_argument(
+        "--only", default="", help="tables whose title has this in it, or one of several with | between"
+    )
     parser.add_argument("--json", type=Path, help="also write everything here")
     arguments = parser.parse_args()
     device, sizes = arguments.device, TINY if arguments.tiny else Sizes()
@@ -262,19 +352,30 @@ def main() -> None:
     print(f"## {name}, torch {torch.__version__}, {arguments.jobs} decode processes")
     tables = {
         "The device against the CPU": lambda: parity(device, sizes),
+        "Arithmetic of features": lambda: arithmetic(device, sizes),
+        "Alignment": lambda: alignment(device, sizes),
         "Encoding": lambda: encoding(device, sizes, arguments),
         "A training step": lambda: steps(device, sizes),
         "Heads against their plain statements": lambda: algorithms(device, sizes),
         "A step of fine-tuning": lambda: tuning(device, sizes),
     }
+    failed: list[str] = []
     measured: Row = {"device": name, "torch": torch.__version__}
     for title, measure in tables.items():
-        if arguments.only not in title:
+        if not any(part in title for part in arguments.only.split("|")):
             continue
-        measured[title] = measure()
-        show(title, measured[title])
+        try:
+            measured[title] = measure()
+        except Exception as error:  # the other tables are worth the machine's time
+            failed.append(title)
+            measured[title] = f"failed: {error}"
+            traceback.print_exc()
+        else:
+            show(title, measured[title])
     if arguments.json:
         arguments.json.write_text(json.dumps(measured, indent=2))
+    if failed:
+        sys.exit(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

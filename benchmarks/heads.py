@@ -143,20 +143,23 @@ def sides(case: Case, device: str) -> tuple[Callable[[], None], Callable[[], Non
 
 
 def check_equal(plain: Callable[[], Tensor], ours: Callable[[], Tensor], leaves: list[Tensor], labels: Tensor) -> None:
-    """Fail unless logits agree, and gradients to 1e-3 of their largest entry (float32, thousands of terms)."""
+    """Fail unless logits agree, and gradients to 1e-3 of their largest entry (float32, thousands of terms).
+
+    Those that only rounding keeps from zero agree to 1e-5 of the largest of all.
+    """
     a, b = plain(), ours()
     torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-3)
     if not leaves:
         return
-    for leaf, x, y in zip(
-        leaves,
-        torch.autograd.grad(cross_entropy(a, labels), leaves, allow_unused=True),
-        torch.autograd.grad(cross_entropy(b, labels), leaves, allow_unused=True),
-        strict=True,
-    ):
+    expected = torch.autograd.grad(cross_entropy(a, labels), leaves, allow_unused=True)
+    found = torch.autograd.grad(cross_entropy(b, labels), leaves, allow_unused=True)
+    largest = max(float(x.abs().max()) for x in expected if x is not None)
+    for leaf, x, y in zip(leaves, expected, found, strict=True):
         if x is not None and y is not None:
             worst, size = float((x - y).abs().max()), float(x.abs().max())
-            assert worst <= 1e-3 * size + 1e-7, f"gradients of {tuple(leaf.shape)} differ by {worst:.1e} of {size:.1e}"
+            assert worst <= 1e-3 * size + 1e-5 * largest, (
+                f"gradients of {tuple(leaf.shape)} differ by {worst:.1e} of {size:.1e}"
+            )
 
 
 def least_times(functions: list[Callable[[], None]], rounds: int) -> list[float]:
