@@ -166,7 +166,7 @@ _EXPONENT = {2: (np.uint16, 0x7C00), 4: (np.uint32, 0x7F800000)}
 
 
 def _finite(array: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
-    """Return which rows (R,) of an array (R, ...) are finite; by their bits, which is several times faster than by the numbers."""
+    """Return which rows (R,) of an array (R, ...) are finite, by their bits: several times faster than by numbers."""
     unsigned, exponent = _EXPONENT[array.itemsize]
     bits = array.reshape(len(array), -1).view(unsigned)
     finite: npt.NDArray[np.bool_] = ((bits & exponent) != exponent).all(1)
