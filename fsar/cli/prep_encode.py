@@ -183,6 +183,8 @@ def command(
         raise InputError(f"{chosen.backbone} sees clips: say --clips, --clip-length and --clip-stride, not --frames")
     for note in prepared.notes:
         echo(page([f"note: {note}"]), err=True)
+    if cluster and cluster.cluster != "local" and chosen.precision is None and not path.exists():
+        _tell_default_elsewhere(prepared.recipe.precision)
     if estimate:
         return _estimate(rows, prepared, chosen, as_json=as_json)
     if cluster:
@@ -207,6 +209,15 @@ def command(
         echo(f"warning: {describe_duplicates(report.duplicates)}", err=True)
     summary(_report_data(report), _report_text(report), as_json=as_json)
     return EXIT_FAILED if report.failures else EXIT_DONE
+
+
+def _tell_default_elsewhere(precision: str) -> None:
+    """Say which precision a store gets whose workers may have GPUs that this machine has not."""
+    if precision == "fp32":
+        echo(
+            "note: precision fp32, the default on this machine; if the workers have GPUs, say --precision tf32",
+            err=True,
+        )
 
 
 def _estimate(rows: Any, prepared: Any, chosen: Any, *, as_json: bool) -> int:

@@ -96,7 +96,10 @@ def edges() -> dict[str, bool]:
     walled[:, 1] = math.inf
     empty = torch.zeros(0, 3, 4, 4, requires_grad=True)
     FusedAlignment.apply(empty, 0.1).sum().backward()
+    with torch.inference_mode():
+        inside = FusedAlignment.apply(1 * x, 0.1, True)
     return {
+        "the same in inference mode": torch.equal(inside[:1], FusedAlignment.apply(x, 0.1, True)[:1]),
         "NaN stays in its matrix": cost.isnan().tolist() == [False, True, False, False],
         "infinitely far": bool(cost[2] == math.inf),
         "a wall is gone around": torch.allclose(FusedAlignment.apply(walled, 0.1), log_alignment(walled, 0.1)),

@@ -152,6 +152,16 @@ def test_the_command_says_the_default_once_and_in_its_plan(run, tmp_path, rows, 
     assert "error: precision tf32 is arithmetic of NVIDIA GPUs" in err
 
 
+def test_where_workers_are_elsewhere_the_default_of_this_machine_is_said(run, tmp_path, rows):
+    write_catalog(Catalog(tuple(rows), "made-up"), tmp_path / "c.csv")
+    line = ("fsar-prep", "encode", "c.csv", "--backbone", TINY.backbone, "--size", 32, "--out", "s.zarr", "--dry-run")
+    said = "note: precision fp32, the default on this machine; if the workers have GPUs, say --precision tf32\n"
+    slurm = ("--cluster", "slurm", "--workers", 2)
+    assert said in run(*line, *slurm)[1]
+    for options in ((*slurm, "--precision", "fp32"), (*slurm, "--precision", "tf32"), ("--cluster", "local"), ()):
+        assert "note: precision" not in run(*line, *options)[1]
+
+
 def test_a_clip_for_features_of_tf32_is_encoded_without_it_and_that_is_said(tmp_path, rows):
     recipe = dataclasses.replace(plan(rows, TINY).recipe, precision="tf32").to_dict()
     encoder = ClipEncoder(recipe, device="cpu", cache=tmp_path)

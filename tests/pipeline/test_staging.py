@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsar.pipeline.encode.staging import Item, Staging, alike
 from fsar.pipeline.pixels.prepare import CENTRE, View, draw_view, prepare
@@ -54,6 +55,26 @@ def test_a_batch_holds_what_each_clip_alone_gives(spec, device):
             else:
                 alone = prepare(torch.from_numpy(frames).to(device), spec, view)
                 torch.testing.assert_close(place, alone, rtol=0, atol=1e-6)
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies into a batch."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += func is torch.ops.aten.copy_.default and args[0].dtype == torch.float32
+        return func(*args, **(kwargs or {}))
+
+
+def test_clips_of_one_size_are_placed_in_one_go(device):
+    clips = [(clip(40, 50, seed), CENTRE) for seed in range(4)]
+    batch = torch.empty(4 * T, 3, SIZE, SIZE, device=device)
+    with Copies() as copies:
+        Staging(device, 1).prepare(clips, SPECS[0], batch)
+    assert copies.n == 1
+    alone = [prepare(torch.from_numpy(frames).to(device), SPECS[0], view) for frames, view in clips]
+    torch.testing.assert_close(batch, torch.cat(alone), rtol=0, atol=1e-6)
 
 
 def test_a_batch_of_failed_videos_is_black(device):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fsar.device import sent
 from fsar.heads.batch import Features
 from fsar.heads.episodes.counter_rng import Counter
 from fsar.heads.episodes.sampler import Ints
@@ -65,7 +66,7 @@ class TowerFeatures:
     def gather(self, rows: Ints, views: Ints | None = None, frames: Ints | None = None) -> Features:
         """Return role -> (R, T, ...) of `rows` (R,)."""
         places = torch.from_numpy(self._place[rows])
-        return {role: table[places.to(table.device)] for role, table in self._features.items()}
+        return {role: table[sent(places, table.device)] for role, table in self._features.items()}
 
     def draw_visits(self, counter: Counter, indices: Ints, n_videos: int) -> tuple[None, None]:
         """Return nothing: there is one view."""

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fsar.device import sent
 from fsar.files import write_atomic
 from fsar.heads.episodes.sampler import EpisodePool, Ints
 from fsar.heads.finetune.processes import Processes
@@ -139,7 +140,7 @@ class FrameSource:
             if isinstance(frames, DecodeFailure):  # the others are taken, or they would be left over
                 failed = failed or VideoFailed(visit.row, video_id, frames)
                 continue
-            placed = torch.from_numpy(frames).to(self.device, non_blocking=True)
+            placed = sent(torch.from_numpy(frames), self.device)
             clips.append(self.images.train(placed, role, seed=self._seed, step=episode, video_id=video_id))
         if failed is not None:
             raise failed
@@ -151,6 +152,6 @@ class FrameSource:
         return [
             frames
             if isinstance(frames, DecodeFailure)
-            else prepare(torch.from_numpy(frames).to(self.device), self.images.test)
+            else prepare(sent(torch.from_numpy(frames), self.device), self.images.test)
             for frames in self._reader.read(visits)
         ]

@@ -23,6 +23,8 @@ from torch.autograd.function import once_differentiable
 
 TILE = 64
 """Cells of the columns that a program holds, at least: two a lane."""
+SIZES = ("n_matrices", "n_rows", "n_columns")
+"""Any: nothing is compiled anew for round numbers or for 1."""
 LAUNCH = {"num_warps": 1, "enable_fp_fusion": True}
 LOG_TWO = tl.constexpr(0.6931471805599453)
 
@@ -62,7 +64,7 @@ def _exits(row, n_rows):
     return tl.where(row < n_rows, ways, -float("inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def cost_kernel(
     distance,  # (R, L, M), contiguous
     cost,  # (R,)
@@ -112,7 +114,7 @@ def cost_kernel(
     tl.store(cost + matrix, -log_weight * tl.full((), SMOOTHING, tl.float64), mask=matrix < n_matrices)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gradient_kernel(
     distance,  # (R, L, M), contiguous
     of_cost,  # (R,)

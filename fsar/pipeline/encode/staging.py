@@ -54,6 +54,9 @@ class Staging:
         for group, raw in zip(groups, frames_of, strict=True):
             view = items[group[0]][1]
             prepared = prepare(raw, spec, view).view(len(group), *places.shape[1:])
+            if group[-1] - group[0] + 1 == len(group):  # side by side, as clips of one dataset mostly are
+                places[group[0] : group[-1] + 1].copy_(prepared)
+                continue
             for place, clip in zip(group, prepared, strict=True):
                 places[place].copy_(clip)
 
