@@ -248,6 +248,7 @@ def print_case(case: Case, device: str, rounds: int) -> None:
 class InMemory:
     """Features of the test videos, in the form that evaluation reads."""
 
+    reads_ahead = False
     store = None
     """No recipe to compare with that of a training: the heads are untrained."""
 

@@ -1,5 +1,6 @@
 """What of episodes crosses to a device, and how; on torch's device "meta", which has no numbers."""
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from torch.overrides import TorchFunctionMode
 
 from fsar.device import pinned, sent
+from fsar.heads import create_head
 from fsar.heads.batch import move
 from fsar.heads.episodes import feature_source
 from fsar.heads.episodes.batches import EpisodeData, PairData
@@ -84,6 +86,21 @@ def test_batches_are_made_ahead_where_there_is_a_disk_or_a_device_to_wait_for(st
     resident.device = "cuda:0"
     assert resident.reads_ahead
     assert FeatureSource(store, {"frames": "pooled"}, store.ok_rows, where="disk").reads_ahead
+
+
+@pytest.mark.parametrize(("where", "thread"), [("disk", "prefetch"), ("memory", "MainThread")])
+def test_a_test_without_tables_reads_the_next_episodes_meanwhile(store, monkeypatch, where, thread):
+    monkeypatch.setattr(evaluation, "MAX_BATCH", 3)
+    source = FeatureSource(store, {"frames": "pooled"}, store.ok_rows, where=where)
+    episodes = EpisodeSampler(store_parts(store).pool("train"), EpisodeShape(2, 1, 1), seed=0).draw(0, 10)
+    data, makers = EpisodeData(source), []
+    monkeypatch.setattr(data, "batch", lambda part: (makers.append(threading.current_thread().name), make(part))[1])
+    make, head = EpisodeData(source).batch, create_head("otam").eval()
+    found = list(evaluation.episode_logits(head, data, episodes, table_bytes=0))
+    assert makers == [thread] * 4
+    assert [len(part) for part, _ in found] == [3, 3, 3, 1]
+    expected = torch.cat([logits for _, logits in evaluation.episode_logits(head, EpisodeData(source), episodes)])
+    torch.testing.assert_close(torch.cat([logits for _, logits in found]), expected)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fsar.pipeline.encode.precision import (
     require_precision,
 )
 from fsar.pipeline.encode.report import EngineOptions
-from fsar.pipeline.store import open_writer
+from fsar.pipeline.store import open_store, open_writer
 from fsar.predict.encoder import ClipEncoder
 from tests.pipeline.encode_helpers import fake_decode, made_up_rows
 
@@ -150,6 +150,24 @@ def test_the_command_says_the_default_once_and_in_its_plan(run, tmp_path, rows, 
     assert "precision" not in err
     err = run(*line, "--device", "cpu", "--precision", "tf32", code=1)[1]
     assert "error: precision tf32 is arithmetic of NVIDIA GPUs" in err
+
+
+@pytest.mark.gpu
+def test_a_gpu_encodes_as_its_precision_says(tmp_path, rows):
+    """TF32 moves features by its rounding and no more; fp32 is what a CPU computes."""
+    on_gpu = dataclasses.replace(TINY, dtype="float32", engine=EngineOptions("cuda", jobs=0, decode=fake_decode))
+    stores = {
+        name: encode(rows, tmp_path / f"{name}.zarr", dataclasses.replace(options, precision=precision)).path
+        for name, options, precision in (
+            ("cpu", dataclasses.replace(TINY, dtype="float32"), "fp32"),
+            ("fp32", on_gpu, "fp32"),
+            ("default", on_gpu, None),
+        )
+    }
+    cpu, fp32, default = (open_store(path).load("pooled") for path in stores.values())
+    torch.testing.assert_close(fp32, cpu, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(default, cpu, rtol=2e-2, atol=2e-3)
+    assert open_store(stores["default"]).recipe["precision"] == default_precision(torch.device("cuda", 0))
 
 
 def test_where_workers_are_elsewhere_the_default_of_this_machine_is_said(run, tmp_path, rows):

@@ -13,7 +13,7 @@ from torch import Tensor
 from fsar.device import pinned, sent
 from fsar.errors import InputError
 from fsar.heads.batch import EpisodeBatch, Features
-from fsar.heads.episodes.batches import EpisodeData
+from fsar.heads.episodes.batches import EpisodeData, prefetched
 from fsar.heads.episodes.feature_source import free_bytes
 from fsar.heads.episodes.sampler import Episodes, Ints
 from fsar.heads.head import Head, TableHead, TextTableHead
@@ -122,8 +122,22 @@ def episode_logits(
     """Yield consecutive episodes and their logits (B, Q, N); each video is embedded once where the head allows it."""
     limit = _room(data.source.device, table_bytes)
     tables = _Tables.build(head, data, episodes, limit) if _embeds_alone(head, episodes) else None
-    for part in episodes.batches(_batch_size(episodes, tables, data)):
-        yield part, head(data.batch(part)[0]) if tables is None else tables.logits(part)
+    parts = list(episodes.batches(_batch_size(episodes, tables, data)))
+    if tables is not None:
+        yield from ((part, tables.logits(part)) for part in parts)
+        return
+    for part, batch in zip(parts, _batches(data, parts), strict=True):
+        yield part, head(batch)
+
+
+def _batches(data: EpisodeData, parts: Sequence[Episodes]) -> Iterator[EpisodeBatch]:
+    """Yield the batch of each part, made while the one before is computed where there is something to wait for."""
+
+    def make(number: int) -> EpisodeBatch:
+        return data.batch(parts[number])[0]
+
+    numbers = range(len(parts))
+    return prefetched(make, numbers, ahead=1) if data.source.reads_ahead else map(make, numbers)
 
 
 def _embeds_alone(head: Head, episodes: Episodes) -> TypeGuard[TableHead]:

@@ -63,6 +63,11 @@ class TowerFeatures:
         """True: they are in memory."""
         return True
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether batches are better made while the last one is computed."""
+        return self.device.startswith("cuda")
+
     def gather(self, rows: Ints, views: Ints | None = None, frames: Ints | None = None) -> Features:
         """Return role -> (R, T, ...) of `rows` (R,)."""
         places = torch.from_numpy(self._place[rows])

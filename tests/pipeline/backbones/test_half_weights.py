@@ -59,6 +59,22 @@ def test_features_are_the_same_and_no_weight_is_cast_any_more(spec, size, taps, 
     assert {name for name in still if not (native and ".attn." in name)} <= own
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("spec", "size", "taps"), BACKBONES, ids=[spec for spec, *_ in BACKBONES])
+def test_features_are_the_same_on_a_gpu(spec, size, taps, dtype):
+    backbone = load_backbone(spec, size=size)
+    backbone.module.to("cuda")
+    extractor = TapExtractor(backbone, taps)
+    frames = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)).cuda()
+    results = []
+    for cast in (False, True):
+        assert not cast or cast_weights(extractor, dtype) > 0
+        with torch.inference_mode(), torch.autocast("cuda", dtype):
+            results.append(extractor(frames))
+    assert all(torch.equal(results[0][tap], results[1][tap]) for tap in taps)
+
+
 class Odd(nn.Module):
     """Does more with a weight than multiply by it."""
 
