@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.heads.stores import ordered_store
 from tests.videos import write_clip
 
@@ -10,20 +12,26 @@ PLAN = """
 import sys
 from fsar.cli.lean_imports import LateModule
 from fsar.cli.prep import main
-sys.argv = ["fsar-prep", "encode", sys.argv[1], "--backbone", "random:timm/test_resnet", "--out", "x.zarr", "--dry-run"]
+sys.argv = ["fsar-prep", "encode", sys.argv[1], "--backbone", sys.argv[2], "--out", "x.zarr", "--dry-run"]
 try:
     main()
 except SystemExit as ended:
     assert not ended.code
 assert isinstance(sys.modules["torch._dynamo"], LateModule)
+import torch
+doubled = torch.compile(lambda x: 2 * x, backend="eager")  # who asks for the compiler gets it, whole
+assert doubled(torch.ones(1)) == 2 and not isinstance(sys.modules["torch._dynamo"], LateModule)
 """
 
 
-def test_planning_with_a_backbone_imports_no_compiler(tmp_path):
+@pytest.mark.parametrize("backbone", ["random:timm/test_resnet", "random:hf/clip-tiny"])
+def test_planning_with_a_backbone_imports_no_compiler(tmp_path, backbone):
     write_clip(tmp_path / "a.mp4", n_frames=2)
     catalog = tmp_path / "catalog.csv"
     catalog.write_text("video_id,path,class\na,a.mp4,x\n")
-    ended = subprocess.run([sys.executable, "-c", PLAN, str(catalog)], capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        [sys.executable, "-c", PLAN, str(catalog), backbone], capture_output=True, text=True, timeout=300
+    )
     assert ended.returncode == 0, ended.stderr
     assert "1 video" in ended.stdout
 
