@@ -100,6 +100,7 @@ def edges() -> dict[str, bool]:
         inside = FusedAlignment.apply(1 * x, 0.1, True)
     return {
         "the same in inference mode": torch.equal(inside[:1], FusedAlignment.apply(x, 0.1, True)[:1]),
+        "it is found to agree": alignment.agrees(FusedAlignment, x.device),
         "NaN stays in its matrix": cost.isnan().tolist() == [False, True, False, False],
         "infinitely far": bool(cost[2] == math.inf),
         "a wall is gone around": torch.allclose(FusedAlignment.apply(walled, 0.1), log_alignment(walled, 0.1)),

@@ -129,6 +129,17 @@ def test_square_matrices_are_aligned_both_ways_at_once_and_others_one_by_one(mon
     assert calls == [((2, 4, 4), True), ((2, 4, 6), False), ((2, 6, 4), False), ((2, 4, 4), False)]
 
 
+def test_a_kernel_that_gives_other_numbers_is_not_used(monkeypatch):
+    class Doubled(alignment.ProductAlignment):
+        @staticmethod
+        def apply(*arguments):
+            return 2 * alignment.ProductAlignment.apply(*arguments)
+
+    with torch.inference_mode():
+        assert alignment.agrees(alignment.ProductAlignment, torch.device("cpu"))
+        assert not alignment.agrees(Doubled, torch.device("cpu"))
+
+
 def test_a_machine_where_triton_cannot_be_used_says_so_once(monkeypatch, capsys):
     pytest.importorskip("triton")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
