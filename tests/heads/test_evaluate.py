@@ -9,7 +9,15 @@ from fsar.errors import InputError
 from fsar.heads import list_heads
 from fsar.heads.episodes.feature_source import FeatureSource
 from fsar.heads.episodes.sampler import EpisodeSampler, EpisodeShape
-from fsar.heads.evaluation.evaluate import TABLE_BYTES, Evaluation, compare, episode_logits, evaluate, half_width
+from fsar.heads.evaluation.evaluate import (
+    TABLE_BYTES,
+    Evaluation,
+    compare,
+    episode_logits,
+    evaluate,
+    half_width,
+    table_room,
+)
 from fsar.heads.evaluation.protocol import Plan, describe_result, measure, plan_test, refuse_seen
 from fsar.heads.evaluation.report import marks
 from fsar.heads.head import _REGISTRY, create_head, head_type, register_head
@@ -52,6 +60,12 @@ def test_embedding_each_video_once_gives_what_episodes_give_one_by_one(store, na
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         result = evaluate(head, data, episodes, pool.class_names, table_bytes=table_bytes)
         np.testing.assert_allclose(result.accuracies, (expected.argmax(-1).numpy() == episodes.query_labels).mean(1))
+
+
+def test_tables_take_at_most_half_of_what_is_free_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("fsar.heads.evaluation.evaluate.free_bytes", lambda device: 1000)
+    assert [table_room("cuda:0", limit) for limit in (800, 400)] == [500, 400]
+    assert table_room("cpu", 800) == 800
 
 
 def test_unlabelled_videos_are_read_in_a_test_as_well(store):

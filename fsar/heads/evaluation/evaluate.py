@@ -120,7 +120,7 @@ def episode_logits(
     head: Head, data: EpisodeData, episodes: Episodes, *, table_bytes: int = TABLE_BYTES
 ) -> Iterator[tuple[Episodes, Tensor]]:
     """Yield consecutive episodes and their logits (B, Q, N); each video is embedded once where the head allows it."""
-    limit = _room(data.source.device, table_bytes)
+    limit = table_room(data.source.device, table_bytes)
     tables = _Tables.build(head, data, episodes, limit) if _embeds_alone(head, episodes) else None
     parts = list(episodes.batches(_batch_size(episodes, tables, data)))
     if tables is not None:
@@ -146,7 +146,7 @@ def _embeds_alone(head: Head, episodes: Episodes) -> TypeGuard[TableHead]:
     return isinstance(head, TableHead) and head.embeds_alone(_n_shot(episodes)) and not joined
 
 
-def _room(device: str, limit: int) -> int:
+def table_room(device: str, limit: int) -> int:
     """Return the largest table: `limit`, or half of what is free on a GPU if that is less."""
     return min(limit, free_bytes(device) // 2) if device.startswith("cuda") else limit
 
