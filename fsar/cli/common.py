@@ -15,6 +15,8 @@ from fsar.cli.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, heed_termination
 from fsar.errors import InputError, Terminated, UsageError, printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+STDERR = 2
+"""The last of the numbers that every program is started with."""
 SWITCHES = ("--debug", "--allow-http")
 """Options of every command."""
 MANY_FILES = 65_536
@@ -55,6 +57,7 @@ def run_command(command: click.Command, prog_name: str) -> None:
     ours and always shows it. `--allow-http` anywhere on the line lets addresses of other machines be unencrypted.
     """
     _speak_utf8()
+    _open_closed_streams()
     arguments = [argument for argument in sys.argv[1:] if argument not in SWITCHES]
     debug = "--debug" in sys.argv[1:]
     if "--allow-http" in sys.argv[1:]:
@@ -126,6 +129,16 @@ def _speak_utf8() -> None:
     if sys.getfilesystemencoding() != "utf-8" and "PYTHONUTF8" not in os.environ:
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _open_closed_streams() -> None:
+    """Lead what the caller closed (`>&-`) nowhere; else writers fail, or write to the next file that is opened."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # for as long as we run
 
 
 def _bounded(line: str) -> str:

@@ -16,10 +16,13 @@ INTERRUPTED = (EXIT_INTERRUPTED, EXIT_TERMINATED)
 def heed_termination() -> None:
     """Make SIGTERM raise `Terminated` in the main thread, whatever this process inherited.
 
-    A process may be started with signals blocked, and with SIGTERM ignored. SIGINT is left alone: a shell that starts
+    A process may be started with signals blocked, and with SIGTERM ignored; or SIGCHLD, so that the system forgets how
+    its children ended. SIGINT is left alone: a shell that starts
     a job in the background has it ignore Ctrl-C, which is then meant for the job in front.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 

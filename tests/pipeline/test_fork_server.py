@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tests.videos import write_clip
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 
 POOL = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 from fsar.pipeline.encode.clip_task import ClipTask, DecodedClip
 from fsar.pipeline.encode.workers import DecodePool
@@ -67,8 +68,9 @@ WAITS = """
 """
 
 
-def begin(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    line = [sys.executable, "-c", POOL + code, *map(str, arguments)]
+def begin(code: str, *arguments: object, prepare: str = "") -> "subprocess.Popen[str]":
+    pool = POOL.replace("def prepare():", f"def prepare():{prepare}")
+    line = [sys.executable, "-c", pool + code, *map(str, arguments)]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -109,13 +111,51 @@ def test_a_killed_server_is_an_error_and_not_a_wait(tmp_path):
     os.kill(pids[0], signal.SIGKILL)
     _, errors = program.communicate(timeout=60)
     assert program.returncode == 1
-    assert "the process that starts worker processes was killed: run again" in errors
+    assert "ChildProcessError: the process that starts worker processes was killed: run again" in errors
     wait_until_gone(pids)
 
 
+DIES_ASKING = """
+    from multiprocessing import Pipe
+    from fsar.pipeline.jobs.exchange import Exchange
+    server = fork_server()
+    os.kill(server._pid, signal.SIGSTOP)
+    os.waitpid(server._pid, os.WUNTRACED)
+    say(pid=server._pid)
+    server._answer = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    server.start(Pipe()[0], Exchange.create(), print, "mark")
+"""
+
+
+def test_a_kill_while_processes_are_forked_shows_nothing(tmp_path):
+    program = begin(DIES_ASKING, tmp_path)
+    assert program.stdout is not None
+    pid = next(json.loads(line)["pid"] for line in program.stdout if line.startswith("{"))
+    program.wait(timeout=60)
+    os.kill(pid, signal.SIGCONT)
+    assert program.communicate(timeout=60)[1] == ""
+
+
+def test_a_process_too_many_is_said_as_the_system_says_it(tmp_path):
+    refuse = """
+    from multiprocessing import popen_fork
+    def none_left(process):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    popen_fork.Popen = none_left
+"""
+    program = begin(WAITS, tmp_path, prepare=refuse)
+    errors = program.communicate(timeout=60)[1]
+    assert program.returncode == 1
+    assert errors.rstrip().endswith("BlockingIOError: [Errno 11] Resource temporarily unavailable")
+
+
 def wait_until_gone(pids: list[int]) -> None:
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+    while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

@@ -34,24 +34,33 @@ class ForkServer:
 
     def __init__(self, prepare: Callable[[], None]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sys.stdout.flush()  # else a fork prints it again
-        sys.stderr.flush()
-        self._pid = os.fork()
-        if self._pid == 0:
-            self._socket.close()
-            _be_server(theirs, prepare)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()  # else a fork prints it again
+        with _holding_signals():  # until it ignores them, it would take them for this process
+            self._pid = os.fork()
+            if self._pid == 0:
+                self._socket.close()
+                _be_server(theirs, prepare)
         theirs.close()
 
     def start(
         self, connection: Connection, exchange: Exchange, function: Callable[[Any], object], mark: str
     ) -> ForkedProcess:
-        """Start a process that runs `serve` with these arguments. Raises RuntimeError if the server is gone."""
+        """Start a process that runs `serve` with these arguments.
+
+        Raises:
+            ChildProcessError: the server is gone.
+            OSError: the system lets it start no more processes.
+        """
         request = pickle.dumps(("start", (exchange.folder, pickle.dumps(function), mark)))
         try:
             socket.send_fds(self._socket, [request], [connection.fileno(), exchange.descriptor])
-            return ForkedProcess(self._answer(), self)
+            answer = self._answer()
         except OSError as error:
-            raise RuntimeError("the process that starts worker processes was killed: run again") from error
+            raise ChildProcessError("the process that starts worker processes was killed: run again") from error
+        if isinstance(answer, OSError):
+            raise answer
+        return ForkedProcess(answer, self)
 
     def wait(self, pid: int, timeout_seconds: float | None) -> int | None:
         """Wait for a process to end and return its exit code, -n for signal n; None when it takes longer."""
@@ -62,7 +71,7 @@ class ForkServer:
     def close(self) -> None:
         """End the server; processes that it started end soon after."""
         self._socket.close()
-        os.kill(self._pid, signal.SIGTERM)
+        os.kill(self._pid, signal.SIGKILL)  # also one that was stopped
         os.waitpid(self._pid, 0)
 
     def _answer(self) -> Any:
@@ -110,14 +119,25 @@ def fork_server() -> ForkServer | None:
     return _running[0] if _running else None
 
 
+@contextmanager
+def _holding_signals() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _be_server(requests: socket.socket, prepare: Callable[[], None]) -> NoReturn:
     """Fork a process for each request, until the other side is gone, and end this one."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _running.clear()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
         prepare()
-        _serve_forks(requests)
+        with contextlib.suppress(ConnectionError):  # the other side was killed while it was being answered
+            _serve_forks(requests)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -132,9 +152,15 @@ def _serve_forks(requests: socket.socket) -> None:
             return
         kind, arguments = pickle.loads(request)
         if kind == "start":
-            process = _forked(requests, descriptors, *arguments)
-            processes[process.pid or 0] = process
-            requests.send(pickle.dumps(process.pid))
+            answer: int | OSError | None
+            try:
+                process = _forked(requests, descriptors, *arguments)
+            except OSError as error:
+                answer = error
+            else:
+                answer = process.pid
+                processes[process.pid or 0] = process
+            requests.send(pickle.dumps(answer))
         else:
             pid, timeout_seconds = arguments
             processes[pid].join(timeout_seconds)
@@ -144,9 +170,11 @@ def _serve_forks(requests: socket.socket) -> None:
 def _forked(requests: socket.socket, descriptors: list[int], *arguments: Any) -> BaseProcess:
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_work, args=(requests, *descriptors, *arguments), daemon=True)
-    process.start()
-    for descriptor in descriptors:
-        os.close(descriptor)
+    try:
+        process.start()
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
     return process
 
 

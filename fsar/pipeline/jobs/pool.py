@@ -236,13 +236,15 @@ class WorkerPool(Generic[Task, Result]):
         now = time.monotonic()
         for worker in list(self._workers):
             if now >= worker.deadline and not worker.ready:
-                raise RuntimeError(f"a worker process did not start within {START_SECONDS:.0f} s")
+                raise ChildProcessError(f"a worker process did not start within {START_SECONDS:.0f} s")
             if now >= worker.deadline and worker.job is not None:
                 self._lost(worker, "timeout", f"not finished within {self._timeout_seconds:g} s")
 
     def _lost(self, worker: _Worker, reason: str, message: str) -> None:
         if not worker.ready:
-            raise RuntimeError(f"a worker process ended while it started ({message}); --jobs 0 or 1 works without any")
+            raise ChildProcessError(
+                f"a worker process ended while it started ({message}); --jobs 0 or 1 works without any"
+            )
         job = worker.job
         self._replace(worker)
         if job is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -27,18 +28,12 @@ def serve(connection: Connection, exchange: Exchange, function: Callable[[Any], 
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     keep_big_buffers()
     mark_temporaries(mark)
-    connection.send(("ready", None))
-    if hasattr(signal, "pthread_sigmask"):  # the parent holds signals off while processes start
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            connection.send(_answer(function, task, exchange))
-        except BrokenPipeError:
-            return
+    with contextlib.suppress(EOFError, OSError):  # until the parent is gone
+        connection.send(("ready", None))
+        if hasattr(signal, "pthread_sigmask"):  # the parent holds signals off while processes start
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        while True:
+            connection.send(_answer(function, connection.recv(), exchange))
 
 
 def _answer(function: Callable[[Any], object], task: object, exchange: Exchange) -> tuple[str, Any]:
