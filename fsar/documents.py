@@ -108,4 +108,6 @@ def _of_width(lines: Iterator[tuple[int, list[str]]], width: int, path: Path) ->
         if len(cells) > width:
             raise InputError(f"{path}, line {number}: more cells than the header has")
         if cells:
-            yield number, cells + [""] * (width - len(cells))
+            if len(cells) < width:
+                cells += [""] * (width - len(cells))
+            yield number, cells
