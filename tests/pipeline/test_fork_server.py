@@ -27,6 +27,10 @@ from fsar.pipeline.jobs import pool as pool_module
 from fsar.pipeline.jobs.fork_server import ForkedProcess, fork_server, forking
 from tests.pipeline.encode_helpers import fake_decode
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever was inherited
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+
 def task(name):
     return ClipTask(name, str(Path(sys.argv[1]) / name), "uniform-center", 4, 1, 0)
 
