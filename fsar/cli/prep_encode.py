@@ -190,7 +190,7 @@ def command(
     if cluster:
         work = _work(path, prepared, chosen.n_workers)
         start, n_before = time.monotonic(), work.work.n_done()
-        make = partial(_make, path, prepared, chosen)
+        make = partial(_make, path, prepared, chosen, is_here=cluster.cluster == "local")
         ended = run_elsewhere(cluster, work, dry_run=dry_run, as_json=as_json, quiet=quiet, before=make)
         if ended is not None:
             return ended
@@ -237,10 +237,14 @@ def _work(out: Path, prepared: Any, n_workers: int) -> Assignment:
     return Assignment(PREP, [["encode", *typed_arguments()]] * n_workers, out, work, "encode")
 
 
-def _make(path: Path, prepared: Any, chosen: Any) -> None:
-    """Make the store for the workers."""
+def _make(path: Path, prepared: Any, chosen: Any, *, is_here: bool) -> None:
+    """Make the store for the workers; if they run here, only where they can compute as it says."""
+    from fsar.device import resolve_device
     from fsar.pipeline.encode.encode import open_or_make
+    from fsar.pipeline.encode.precision import require_precision
 
+    if is_here:
+        require_precision(prepared.recipe.precision, resolve_device(chosen.engine.device))
     open_or_make(path, prepared, chosen).close()
 
 

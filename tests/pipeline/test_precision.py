@@ -148,8 +148,10 @@ def test_the_command_says_the_default_once_and_in_its_plan(run, tmp_path, rows, 
     out, err = run(*line, "--dry-run", "--json", "--precision", "fp32")
     assert json.loads(out)["recipe"]["precision"] == "fp32"
     assert "precision" not in err
-    err = run(*line, "--device", "cpu", "--precision", "tf32", code=1)[1]
-    assert "error: precision tf32 is arithmetic of NVIDIA GPUs" in err
+    for workers in ((), ("--cluster", "local", "--workers", 2)):
+        err = run(*line, "--device", "cpu", "--precision", "tf32", *workers, code=1)[1]
+        assert "error: precision tf32 is arithmetic of NVIDIA GPUs" in err
+        assert not (tmp_path / "s.zarr").exists()
 
 
 @pytest.mark.gpu
