@@ -22,11 +22,15 @@ __all__ = ["alone", "catalog", "namespaces"]
 
 
 class HostTask(Task):
-    """A worker on a host of its own: nobody else can tell whether its process lives."""
+    """A worker on a host of its own: nobody else can tell whether its process lives.
+
+    All but the first begin when the first has been stopped, else they might do its work before it has started.
+    """
 
     def argv(self, index: str | None = None, *, tied: bool = False) -> list[str]:
-        naming = f'hostname node{self.index} && exec "$@"'
-        return [*NAMESPACES, "sh", "-c", naming, "host", *super().argv(index, tied=tied)]
+        turn = f'[ {self.index} = 0 ] || until [ -e "$FIRST_HAS_STOPPED" ]; do sleep 0.1; done'
+        begin = f'hostname node{self.index} && {{ {turn}; }} && exec "$@"'
+        return [*NAMESPACES, "sh", "-c", begin, "host", *super().argv(index, tied=tied)]
 
 
 class Hosts(LocalEngine):
@@ -49,7 +53,8 @@ class Hosts(LocalEngine):
 def test_what_a_killed_host_held_is_free_at_once(
     lives: int, workers: int, catalog: Path, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hosts, out, killed = Hosts(), tmp_path / "s.zarr", []
+    hosts, out, stopped, killed = Hosts(), tmp_path / "s.zarr", tmp_path / "stopped", []
+    monkeypatch.setenv("FIRST_HAS_STOPPED", str(stopped))
     monkeypatch.setattr(engines, "open_engine", lambda *choice: hosts)
     monkeypatch.setattr(launching, "POLL_SECONDS", 0.2)
     monkeypatch.setattr(launching, "MAX_LIVES", lives)
@@ -57,7 +62,10 @@ def test_what_a_killed_host_held_is_free_at_once(
     def kill() -> None:
         while hosts.first is None:
             time.sleep(0.01)
-        stop_with_a_claim(hosts.first, out, 0)
+        try:
+            stop_with_a_claim(hosts.first, out, 0)
+        finally:
+            stopped.touch()
         os.killpg(hosts.first.pid, signal.SIGKILL)
         killed.append(time.monotonic())
 
@@ -67,6 +75,7 @@ def test_what_a_killed_host_held_is_free_at_once(
     ended = time.monotonic()
     thread.join()
     assert (summary["n_videos"], summary["n_failed"]) == (N_VIDEOS, 1)
+    stopped.unlink()
     assert without_logs(out) == alone
     assert ended - killed[0] < STALE_SECONDS  # nobody had to wait for a heart that beats no more
     assert f"worker 0: {'killed' if lives == 1 else 'done, started 2 times'}" in summary["stderr"]
