@@ -6,7 +6,7 @@ The public names below are imported on first use, so that `import fsar` stays as
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "InputError": "fsar.errors",
