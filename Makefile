@@ -17,6 +17,7 @@ demo: $(BIN)/.installed
 
 test: lint types docs
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m docs
 
 test-slow: $(BIN)/.installed
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -24,6 +24,7 @@ def test_every_block_says_what_it_is(name: str) -> None:
             json.loads(block.code)
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("name", sorted(set(EXECUTED) - set(RUN_ELSEWHERE)))
 def test_the_snippets_of_a_page_run(name: str, tmp_path: Path) -> None:
     prepare: Callable[[Path], None] = PREPARE.get(name, lambda folder: None)

@@ -30,7 +30,8 @@ TIMEOUT_SECONDS = 30.0
 PACE_SECONDS, PACE_BYTES = 60.0, 60 << 10
 """A connection that brings fewer bytes than this in that time has stalled, though it is not silent."""
 MAX_REDIRECTS = 5
-SMALL_BODY_BYTES = 16 << 10
+SMALL_BODY_BYTES, REST_SECONDS = 16 << 10, 1.0
+"""An answer that nobody wants is read to its end, to keep the connection, if it is no larger and takes no longer."""
 MAX_LISTING_BYTES = 16 << 20
 MAX_RETRY_AFTER_SECONDS = 60.0
 ALLOW_HTTP = "FSAR_ALLOW_HTTP"
@@ -188,9 +189,10 @@ class HttpTransport:
 
     def _give_back(self, url: str, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
         """Keep a connection whose answer was read whole for the next request; close any other."""
-        if not response.isclosed() and response.length is not None and response.length <= SMALL_BODY_BYTES:
+        is_small = response.length is not None and response.length <= SMALL_BODY_BYTES
+        if is_small and not response.isclosed() and connection.sock is not None:
             with suppress(OSError, http.client.HTTPException):
-                response.read()  # the page of a 404: cheaper than another handshake
+                _read_rest(response, connection.sock)  # the page of a 404: cheaper than another handshake
         if not response.isclosed() or response.will_close or connection.sock is None:
             response.close()
             connection.close()
@@ -321,6 +323,18 @@ def _blocks(response: http.client.HTTPResponse, location: str) -> Iterator[bytes
             if n_bytes < PACE_BYTES:
                 raise TransientError(f"{location}: the server has stalled ({n_bytes} bytes in {PACE_SECONDS:.0f} s)")
             since, n_bytes = now, 0
+
+
+def _read_rest(response: http.client.HTTPResponse, connection: socket.socket) -> None:
+    """Read what is left of a small answer, but not for long: a server that trickles would hold us up for hours."""
+    until = time.monotonic() + REST_SECONDS
+    connection.settimeout(REST_SECONDS)
+    while response.length and time.monotonic() < until:
+        if not response.read1(SMALL_BODY_BYTES):
+            return
+    if not response.length:
+        response.read()  # marks it as read whole
+        connection.settimeout(TIMEOUT_SECONDS)
 
 
 def _capped(blocks: Iterator[bytes], n_bytes: int, location: str) -> Iterator[bytes]:

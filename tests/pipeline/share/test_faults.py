@@ -1,6 +1,7 @@
 """Servers that die, stall, lie, redirect or send something else: one clear error, and nothing wrong is kept."""
 
 import gzip
+import threading
 import time
 from pathlib import Path
 
@@ -192,22 +193,31 @@ def test_a_silent_server_is_left(server, store, tmp_path, monkeypatch, capsys):
 
 def test_a_trickle_is_a_stall(server, store, tmp_path, monkeypatch):
     monkeypatch.setattr(http_transport, "PACE_SECONDS", 0.2)
+    monkeypatch.setattr(http_transport, "REST_SECONDS", 0.2)
     monkeypatch.setattr(download, "N_TRIES", 1)
+    n_bytes, n_sent, is_left = (store / TARGET).stat().st_size, [0], threading.Event()
 
     def trickle(handler: Handler, path: str) -> bool:
         if not path.endswith(TARGET):
             return False
         handler.send_response(200)
-        handler.send_header("Content-Length", str((handler.server.folder / path.lstrip("/")).stat().st_size))
+        handler.send_header("Content-Length", str(n_bytes))
         handler.end_headers()
-        for _ in range(60):
-            handler.wfile.write(b"x")
-            time.sleep(0.05)
+        try:
+            for _ in range(n_bytes):
+                handler.wfile.write(b"x")
+                n_sent[0] += 1
+                time.sleep(0.05)
+        except OSError:
+            is_left.set()
+        handler.close_connection = True
         return True
 
     server.fault = trickle
     with pytest.raises(OSError, match="has stalled"):
         pulled(server, tmp_path / "out.zarr")
+    assert is_left.wait(60)  # nobody waits for the rest
+    assert n_sent[0] < n_bytes
 
 
 class TestRedirects:
