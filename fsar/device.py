@@ -35,6 +35,14 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def compute_capability(device: torch.device) -> tuple[int, int]:
+    """Return the generation of an NVIDIA GPU, such as (8, 0); (0, 0) for any other device."""
+    import torch
+
+    is_nvidia = device.type == "cuda" and torch.version.cuda is not None  # AMD's are called cuda, too
+    return torch.cuda.get_device_capability(device) if is_nvidia else (0, 0)
+
+
 def pinned(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
     """Return a tensor of the CPU where a GPU can fetch it by itself; as it is for other devices."""
     import torch

@@ -63,16 +63,20 @@ def _parse(parser: Callable[[Any], Any], text: str | bytes, wrong: str) -> Any:
 
 
 def read_csv(path: Path, required: Sequence[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Return what `parse_csv` does of a file; raises InputError as it does, and as `read_text` does."""
+    return parse_csv(read_text(path), path, required)
+
+
+def parse_csv(text: str, path: Path, required: Sequence[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Return the names of a CSV's columns, in small letters, and its lines: (number, a cell for each column).
 
     Cells may begin and end with blanks, which stay unless the header has blanks after commas, too. Empty lines are
     passed over; cells that a line lacks are empty.
 
     Raises:
-        InputError: as `read_text`; no CSV; a column of `required` lacks; or a line has more cells than the header (the
+        InputError: no CSV; a column of `required` lacks; or a line has more cells than the header (the
             last two while lines are taken).
     """
-    text = read_text(path)
     first_line = text.partition("\n")[0]
     lines = csv_lines(text, path)
     names = [name.strip().lower() for name in next(lines, (1, []))[1]]

@@ -90,10 +90,9 @@ def _templates(text: str) -> None:
 
 
 def _sampler(text: str) -> None:
-    from fsar.pipeline.video.sample import list_samplers
+    from fsar.pipeline.video.sample import is_random_sampler
 
-    if text not in list_samplers():
-        raise unknown_name("sampler", text, list_samplers())
+    is_random_sampler(text)
 
 
 def _pixels(text: str) -> None:

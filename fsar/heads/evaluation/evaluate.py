@@ -160,7 +160,12 @@ def _batch_size(episodes: Episodes, tables: "_Tables | None", data: EpisodeData)
     raw = 4 * data.source.bytes_per_video
     of_support, of_query = (_bytes_each(tables.support), _bytes_each(tables.query)) if tables else (raw, raw)
     n_bytes = n_support * of_support + n_query * of_query
-    return int(np.clip(_batch_bytes(data.source.device) // max(n_bytes, 1), 1, MAX_BATCH))
+    return _at_once(data.source.device, n_bytes)
+
+
+def _at_once(device: str, bytes_each: int, *, least: int = 1) -> int:
+    """Return how many episodes, or videos, of a size are computed at once."""
+    return int(np.clip(_batch_bytes(device) // max(bytes_each, 1), least, MAX_BATCH))
 
 
 def _batch_bytes(device: str) -> int:
@@ -260,9 +265,7 @@ def _embed(
     `classes` says whose text each video has as a support. None if the tables would be larger than `limit` bytes.
     """
     text = data.class_text
-    chunk = int(
-        np.clip(_batch_bytes(data.source.device) // max(4 * data.source.bytes_per_video, 1), MIN_CHUNK, MAX_BATCH)
-    )
+    chunk = _at_once(data.source.device, 4 * data.source.bytes_per_video, least=MIN_CHUNK)
     tables: tuple[Features, ...] = ()
     for start in range(0, len(rows), chunk):
         features = data.source.gather(rows[start : start + chunk])

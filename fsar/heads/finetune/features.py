@@ -59,11 +59,6 @@ class TowerFeatures:
         return sum(table[0].numel() * 2 for table in self._features.values())
 
     @property
-    def resident(self) -> bool:
-        """True: they are in memory."""
-        return True
-
-    @property
     def reads_ahead(self) -> bool:
         """Whether batches are better made while the last one is computed."""
         return self.device.startswith("cuda")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fsar.device import compute_capability
 from fsar.errors import one_line
 from fsar.progress import say
 
@@ -24,6 +25,9 @@ LARGEST_EXPONENT = 600.0
 
 LARGE_COLUMN = 1 << 15
 """From this many cells torch shares a step among threads."""
+
+FIRST_TRIED = (8, 0)
+"""Compute capability from which on the kernel for GPUs is known to compile."""
 
 MOST_FUSED_ROWS = 128
 """The kernel for GPUs keeps a column of a matrix in the registers of one warp."""
@@ -42,8 +46,7 @@ def fused_alignment(distance: Tensor) -> type[torch.autograd.Function] | None:
 
 @functools.cache
 def _kernel_of(device: torch.device) -> type[torch.autograd.Function] | None:
-    is_known = torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
-    if not is_known or importlib.util.find_spec("triton") is None:
+    if compute_capability(device) < FIRST_TRIED or importlib.util.find_spec("triton") is None:
         return None
     try:
         from fsar.heads.layers.alignment_kernel import FusedAlignment

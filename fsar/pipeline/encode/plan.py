@@ -111,20 +111,20 @@ def plan(rows: Sequence[CatalogRow], options: EncodeOptions, out: Path | None = 
     if packed is not None:
         recipe = replace(recipe, decoder=PACKED, packed=asdict(packed))
     note = describe_default(device) if options.precision is None else None
-    if (stored := _begun(out)) is not None:
+    if out is not None and (stored := _begun(out)) is not None:
         note = None
         if options.precision is None:
             recipe = replace(recipe, precision=stored.precision)
         if options.image == PixelOptions():
-            recipe, note = as_begun(recipe, stored, out or Path())
+            recipe, note = as_begun(recipe, stored, out)
     return EncodePlan(recipe, backbone, taps, videos, (note,) if note else ())
 
 
-def _begun(out: Path | None) -> Recipe | None:
+def _begun(out: Path) -> Recipe | None:
     """Return the recipe of the store at a path; None if there is none, or one that cannot be resumed anyway."""
     from fsar.pipeline.store import open_store
 
-    if out is None or not out.exists():
+    if not out.exists():
         return None
     try:
         return Recipe.from_dict(open_store(out, allow_unsealed=True).recipe)

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
+from fsar.device import compute_capability
 from fsar.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
 Precision = Literal["fp32", "tf32", "amp-bf16", "amp-fp16", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "amp-bf16", "amp-fp16", "bf16")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FIRST_WITH_TF32 = (8, 0)
 """Compute capability of NVIDIA's Ampere generation."""
 
 
 def has_tf32(device: torch.device) -> bool:
     """Return whether a device rounds the factors of float32 products to TF32, 10 bits after the point, where it may."""
-    import torch
-
-    if device.type != "cuda" or torch.version.cuda is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= FIRST_WITH_TF32
+    return compute_capability(device) >= FIRST_WITH_TF32
 
 
 def default_precision(device: torch.device) -> Precision:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fsar.documents import read_csv, read_text
+from fsar.documents import parse_csv, read_text
 from fsar.errors import InputError, unknown_name
 from fsar.pipeline.text.templates import TemplateSet, cleaned_name, published_name
 
@@ -160,9 +160,10 @@ def class_texts(
 
 def read_class_file(path: Path) -> dict[str, str]:
     """Return class -> text of a CSV with columns class,text, or of a file with one class a line."""
-    lines = read_text(path).splitlines()
+    text = read_text(path)
+    lines = text.splitlines()
     if lines and lines[0].strip().lower() == "class,text":
-        pairs = [(cells[0].strip(), cells[1].strip()) for _, cells in read_csv(path, ("class", "text"))[1]]
+        pairs = [(cells[0].strip(), cells[1].strip()) for _, cells in parse_csv(text, path, ("class", "text"))[1]]
     else:
         pairs = [(line.strip(), line.strip()) for line in lines if line.strip()]
     texts = dict(pairs)
